@@ -1,0 +1,414 @@
+//! Everything that user space and the kernel programs share: map names, keys, values, limits and
+//! numbers.
+//!
+//! Rules. Fields are fixed-width integers and byte arrays; padding is a named `pad` field that is
+//! always zero. Each field has one meaning. Numbers are explicit and never reused. Any change here
+//! changes [`ABI_VERSION`], and with it the directory of pins, so that a daemon never adopts maps
+//! of another layout. `docs/maps.md` explains every map; `cargo xtask tidy` keeps the two together.
+//!
+//! Index 0 of every arena is reserved and means "none", so a zeroed record refers to nothing.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::addr::{Addr, PortBe};
+
+/// Number of this layout. Raised with every change of this file's types or meanings.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of the maps, as they stand in the object, in pins and in `bpftool map`.
+///
+/// The kernel cuts names at 15 characters (`BPF_OBJ_NAME_LEN`).
+pub mod map {
+    /// Array, one [`super::Commit`], mmap-able: the word whose store commits a policy.
+    pub const COMMIT: &str = "COMMIT";
+    /// Hash, [`super::FrontendKey`] to index into [`PLAN_PAIRS`].
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// Array of [`super::PlanPair`], mmap-able.
+    pub const PLAN_PAIRS: &str = "PLAN_PAIRS";
+    /// Array of [`super::Plan`], mmap-able.
+    pub const PLANS: &str = "PLANS";
+    /// Array of [`super::Route`], mmap-able.
+    pub const ROUTES: &str = "ROUTES";
+    /// Array of [`super::Match`], mmap-able.
+    pub const MATCHES: &str = "MATCHES";
+    /// Array of [`super::Wheel`], mmap-able.
+    pub const WHEELS: &str = "WHEELS";
+    /// Array of eight-byte cells, mmap-able: slots of long wheels, affinity thresholds.
+    pub const CELLS: &str = "CELLS";
+    /// Array of [`super::Subset`], mmap-able.
+    pub const SUBSETS: &str = "SUBSETS";
+    /// Array of [`super::Backend`], mmap-able.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Per-CPU array of `u64`: [`super::Reason`] numbers first, then allocated counters.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Socket storage, [`super::SocketState`]: what was dialled, for services that ask for it.
+    pub const SOCKETS: &str = "SOCKETS";
+}
+
+/// Largest number of slots of a wheel. Larger reduced weight sums are apportioned onto it.
+pub const MAX_WHEEL: u32 = 10_000;
+/// Most compiled routes of one service. A route with several matches counts once per match.
+pub const MAX_ROUTES: u32 = 16;
+/// Most subsets that one route may split between.
+pub const MAX_SPLIT: u32 = 16;
+/// Most subsets of one service.
+pub const MAX_SUBSETS: u32 = 255;
+/// Most backends of one subset.
+pub const MAX_BACKENDS: u32 = 4_096;
+/// Slots that fit into the wheel's own record; longer wheels use [`map::CELLS`].
+pub const INLINE_SLOTS: u32 = 40;
+/// Slots in one cell of a long wheel.
+pub const SLOTS_PER_CELL: u32 = 4;
+/// Bytes of a task's command name with its terminating zero (`TASK_COMM_LEN`).
+pub const COMMAND_LEN: usize = 16;
+/// Counters below this index are reasons; above, they are allocated to routes, subsets, backends.
+pub const FIRST_COUNTER: u32 = 16;
+/// Fixed point of affinity thresholds: the whole range of a 32-bit hash.
+pub const AFFINITY_RANGE: u64 = 1 << 32;
+
+/// `IPPROTO_TCP`.
+pub const TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+pub const UDP: u8 = 17;
+
+/// Asserts at compile time that a type has the size, and each field the offset, that the other
+/// side relies on, and that no byte of it is hidden padding.
+macro_rules! layout {
+    ($type:ty, size $size:literal, { $($field:ident @ $offset:literal : $bytes:literal),+ $(,)? }) => {
+        const _: () = {
+            assert!(core::mem::size_of::<$type>() == $size, "size");
+            assert!(0 $(+ $bytes)+ == $size, "hidden padding");
+            $(assert!(core::mem::offset_of!($type, $field) == $offset, stringify!($field));)+
+        };
+    };
+}
+
+/// What a client dials. Key of [`map::FRONTENDS`]; compared by its bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct FrontendKey {
+    /// Dialled address.
+    pub addr: Addr,
+    /// Dialled port.
+    pub port_be: PortBe,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+layout!(FrontendKey, size 20, { addr @ 0: 16, port_be @ 16: 2, protocol @ 18: 1, pad @ 19: 1 });
+
+/// The committed state. The store to `generation` is what commits a policy.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Commit {
+    /// Number of the committed policy; plans with a higher number do not count yet.
+    pub generation: u64,
+    /// [`commit_flag`] bits. Hints that are set before and cleared after the commit they serve.
+    pub flags: u32,
+    /// [`ABI_VERSION`] of the maps.
+    pub abi_version: u32,
+}
+layout!(Commit, size 16, { generation @ 0: 8, flags @ 8: 4, abi_version @ 12: 4 });
+
+/// Bits of [`Commit::flags`].
+pub mod commit_flag {
+    /// Some service keeps per-socket state, so stale state must be cleared on a missed connect.
+    pub const SOCKET_STATE: u32 = 1;
+}
+
+/// The plan in force and its successor, in one word that is read and written whole.
+///
+/// Readers load the pair first and the committed generation second. Every pair holds at least one
+/// plan that was in force when the pair was loaded, so a reader always finds one, without retries.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct PlanPair(pub u64);
+
+impl PlanPair {
+    /// A pair of indices into [`map::PLANS`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(older: u32, newer: u32) -> Self {
+        Self((newer as u64) << 32 | older as u64)
+    }
+
+    /// The plan that counts until the newer one is committed; 0 passes connections through.
+    #[inline(always)]
+    #[must_use]
+    pub const fn older(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The plan that counts as soon as the committed generation reaches its own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn newer(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// One service in one generation. Never changed while a [`PlanPair`] refers to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Plan {
+    /// The generation from which this plan counts.
+    pub generation: u64,
+    /// Identity of the service: hash of its name.
+    pub service: u64,
+    /// First of `n_routes` consecutive records in [`map::ROUTES`].
+    pub routes: u32,
+    /// Number of routes; 0 passes every connection through, which is how a frontend is retired.
+    pub n_routes: u16,
+    /// [`plan_flag`] bits.
+    pub flags: u16,
+    /// First of `n_subsets` consecutive records in [`map::SUBSETS`].
+    pub subsets: u32,
+    /// Number of subsets of the service.
+    pub n_subsets: u16,
+    /// Always zero.
+    pub pad: u16,
+}
+layout!(Plan, size 32, {
+    generation @ 0: 8, service @ 8: 8, routes @ 16: 4, n_routes @ 20: 2, flags @ 22: 2,
+    subsets @ 24: 4, n_subsets @ 28: 2, pad @ 30: 2,
+});
+
+/// Bits of [`Plan::flags`].
+pub mod plan_flag {
+    /// `getpeername` answers the dialled frontend, which needs per-socket state.
+    pub const ANSWER_FRONTEND: u16 = 1;
+}
+
+/// One compiled route: which clients it takes and what happens to their connections.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Route {
+    /// Salt of the affinity hash, so that services do not share buckets.
+    pub salt: u64,
+    /// Identity within the service: hash of the route's name.
+    pub id: u32,
+    /// Index into [`map::MATCHES`]; 0 takes every client.
+    pub client: u32,
+    /// Index into [`map::WHEELS`] for [`action::SPLIT`] with [`pick`] `TICKET` or `RANDOM`; first
+    /// of `n_thresholds` cells in [`map::CELLS`] for affinity; 0 where `only` decides.
+    pub wheel: u32,
+    /// Index into [`map::COUNTERS`].
+    pub counter: u32,
+    /// [`action`] number.
+    pub action: u8,
+    /// [`pick`] number.
+    pub pick: u8,
+    /// [`client_key`] number that affinity hashes.
+    pub affinity: u8,
+    /// Number of affinity thresholds.
+    pub n_thresholds: u8,
+    /// `errno` of [`action::REJECT`], positive.
+    pub errno: u16,
+    /// Subset ordinal of a split that has only one, where no ticket is needed.
+    pub only: u16,
+}
+layout!(Route, size 32, {
+    salt @ 0: 8, id @ 8: 4, client @ 12: 4, wheel @ 16: 4, counter @ 20: 4, action @ 24: 1,
+    pick @ 25: 1, affinity @ 26: 1, n_thresholds @ 27: 1, errno @ 28: 2, only @ 30: 2,
+});
+
+/// What a route does with a connection.
+pub mod action {
+    /// Leave the dialled address alone.
+    pub const PASS: u8 = 1;
+    /// Fail `connect()` with the route's errno.
+    pub const REJECT: u8 = 2;
+    /// Choose a subset, then a backend of it.
+    pub const SPLIT: u8 = 3;
+}
+
+/// How an ordinal is chosen, at either level.
+pub mod pick {
+    /// There is only one choice.
+    pub const ONLY: u8 = 1;
+    /// The wheel's ticket: exact.
+    pub const TICKET: u8 = 2;
+    /// A random slot of the wheel.
+    pub const RANDOM: u8 = 3;
+    /// The client's hash.
+    pub const CLIENT: u8 = 4;
+}
+
+/// What stands for the client in an affinity hash.
+pub mod client_key {
+    /// Effective user id of the connecting task.
+    pub const UID: u8 = 1;
+    /// Effective group id of the connecting task.
+    pub const GID: u8 = 2;
+    /// Command name of the connecting thread.
+    pub const COMMAND: u8 = 3;
+    /// Id of the task's cgroup (v2).
+    pub const CGROUP: u8 = 4;
+    /// Process id (thread group).
+    pub const PROCESS: u8 = 5;
+    /// Cookie of the socket's network namespace.
+    pub const NETNS: u8 = 6;
+}
+
+/// Which clients a route takes: every field whose bit is set must be equal.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Match {
+    /// [`match_flag`] bits.
+    pub flags: u32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Depth of `cgroup` below the cgroup v2 root, whose depth is 0.
+    pub cgroup_level: u32,
+    /// Id of the cgroup at the root of the subtree.
+    pub cgroup: u64,
+    /// Command name, zero-padded.
+    pub command: [u8; COMMAND_LEN],
+}
+layout!(Match, size 40, {
+    flags @ 0: 4, uid @ 4: 4, gid @ 8: 4, cgroup_level @ 12: 4, cgroup @ 16: 8, command @ 24: 16,
+});
+
+/// Bits of [`Match::flags`].
+pub mod match_flag {
+    /// Compare the user id.
+    pub const UID: u32 = 1;
+    /// Compare the group id.
+    pub const GID: u32 = 2;
+    /// Compare the command name.
+    pub const COMMAND: u32 = 4;
+    /// Compare the task's ancestor cgroup.
+    pub const CGROUP: u32 = 8;
+    /// Nobody: the cgroup that the policy names does not exist.
+    pub const NEVER: u32 = 16;
+}
+
+/// A fixed order of slots and the ticket that walks it, alone on one 64-byte cache line.
+///
+/// The ticket is the only part that changes after it was published. A wheel whose slots are the
+/// same in the next policy keeps its record, and so its place.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Wheel {
+    /// Number of picks so far; the next pick is slot `ticket % len`.
+    pub ticket: u64,
+    /// Number of slots.
+    pub len: u32,
+    /// First of `len / SLOTS_PER_CELL` cells, rounded up; 0 where the slots are inline.
+    pub cells: u32,
+    /// Identity within the service: hash of the route's or subset's name.
+    pub id: u32,
+    /// Always zero.
+    pub pad: u32,
+    /// Ordinals of a short wheel.
+    pub slots: [u8; INLINE_SLOTS as usize],
+}
+layout!(Wheel, size 64, {
+    ticket @ 0: 8, len @ 8: 4, cells @ 12: 4, id @ 16: 4, pad @ 20: 4, slots @ 24: 40,
+});
+
+/// A named group of backends.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Subset {
+    /// Identity within the service: hash of the subset's name.
+    pub id: u32,
+    /// Index into [`map::WHEELS`] where `pick` needs one.
+    pub wheel: u32,
+    /// First of `n_backends` consecutive records in [`map::BACKENDS`].
+    pub backends: u32,
+    /// Index into [`map::COUNTERS`].
+    pub counter: u32,
+    /// Number of backends; 0 rejects the subset's share.
+    pub n_backends: u16,
+    /// Backend ordinal of a subset that has only one with a weight.
+    pub only: u16,
+    /// [`pick`] number.
+    pub pick: u8,
+    /// [`client_key`] number that `pick` `CLIENT` hashes.
+    pub affinity: u8,
+    /// Always zero.
+    pub pad: u16,
+}
+layout!(Subset, size 24, {
+    id @ 0: 4, wheel @ 4: 4, backends @ 8: 4, counter @ 12: 4, n_backends @ 16: 2, only @ 18: 2,
+    pick @ 20: 1, affinity @ 21: 1, pad @ 22: 2,
+});
+
+/// Where a connection goes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Backend {
+    /// Address, of the same family as the frontends of its service.
+    pub addr: Addr,
+    /// Port.
+    pub port_be: PortBe,
+    /// Always zero.
+    pub pad: u16,
+    /// Index into [`map::COUNTERS`].
+    pub counter: u32,
+}
+layout!(Backend, size 24, { addr @ 0: 16, port_be @ 16: 2, pad @ 18: 2, counter @ 20: 4 });
+
+/// What `getpeername` needs to know of a rewritten socket. Value of [`map::SOCKETS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct SocketState {
+    /// What the client dialled.
+    pub frontend: Addr,
+    /// Where the connection went; the state counts only while this is the socket's peer.
+    pub backend: Addr,
+    /// Dialled port.
+    pub frontend_port_be: PortBe,
+    /// Port of the backend.
+    pub backend_port_be: PortBe,
+    /// Always zero.
+    pub pad: u32,
+}
+layout!(SocketState, size 40, {
+    frontend @ 0: 16, backend @ 16: 16, frontend_port_be @ 32: 2, backend_port_be @ 34: 2, pad @ 36: 4,
+});
+
+/// Why a connection to a known frontend was not rewritten. The number is the counter's index.
+///
+/// Rewritten connections are counted at their route, subset and backend.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No route of the service takes this client; the connection passes through untouched.
+    NoRoute = 1,
+    /// The route passes the connection through untouched.
+    Passed = 2,
+    /// The route rejects the connection with its errno.
+    Rejected = 3,
+    /// The chosen subset has no backend; its share fails with `ECONNREFUSED`.
+    EmptySubset = 4,
+    /// A record refers to nothing; the connection fails with `EHOSTUNREACH`. Never seen unless the
+    /// maps were changed by something other than the daemon.
+    Broken = 5,
+}
+
+impl Reason {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; 5] =
+        [Self::NoRoute, Self::Passed, Self::Rejected, Self::EmptySubset, Self::Broken];
+
+    /// The word for it in metrics, JSON and `docs/operations.md`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no-route",
+            Self::Passed => "passed",
+            Self::Rejected => "rejected",
+            Self::EmptySubset => "empty-subset",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+const _: () = assert!((Reason::ALL.len() as u32) < FIRST_COUNTER);
+const _: () = assert!(MAX_SPLIT <= 255 && MAX_SUBSETS <= 255, "inline slots are bytes");
+const _: () = assert!(MAX_BACKENDS <= u16::MAX as u32, "slots in cells are 16 bits");

@@ -1,0 +1,2 @@
+//! The `splitter` binary.
+fn main() {}

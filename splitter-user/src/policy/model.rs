@@ -1,0 +1,202 @@
+//! A valid policy.
+//!
+//! These types are what every input form is lowered to and what the compiler reads. They are made
+//! only by the front ends in this module's siblings, after every rule of `docs/policy.md` held, so
+//! readers need no checks: names are unique, ordinals exist, weights of a split sum to more than
+//! zero, addresses of a service are of one family.
+
+use std::net::SocketAddr;
+
+/// All services of a node, sorted by name; names and frontends are unique.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Sorted by [`Service::name`].
+    pub services: Vec<Service>,
+}
+
+/// A named unit of policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// `metadata.name`, or `metadata.namespace/metadata.name` where a namespace is given.
+    pub name: String,
+    /// What clients dial; at least one, sorted, unique over the policy.
+    pub frontends: Vec<Frontend>,
+    /// What `getpeername` answers on a rewritten socket.
+    pub getpeername: PeerName,
+    /// Groups of backends, in the order of the text; at most `abi::MAX_SUBSETS`.
+    pub subsets: Vec<Subset>,
+    /// Tried in order; the first that takes the client counts. At least one. The number of
+    /// routes, counting one per [`ClientMatch`], is at most `abi::MAX_ROUTES`.
+    pub routes: Vec<Route>,
+}
+
+/// An address, port and protocol that clients dial. v4-mapped IPv6 is stored as IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// Address and port; neither unspecified nor multicast, port not 0, no scope id.
+    pub addr: SocketAddr,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP (and MPTCP, which connects as TCP).
+    Tcp,
+    /// Connected UDP.
+    Udp,
+}
+
+/// What `getpeername` answers on a rewritten socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerName {
+    /// The backend, as the kernel does by itself. Costs nothing.
+    #[default]
+    Backend,
+    /// The dialled frontend. Costs per-socket state.
+    Frontend,
+}
+
+/// A named group of backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subset {
+    /// Unique within the service.
+    pub name: String,
+    /// In the order of the text, addresses unique within the subset; may be empty; at most
+    /// `abi::MAX_BACKENDS`. All of the family of the service's frontends.
+    pub backends: Vec<Backend>,
+    /// How a backend of the subset is chosen.
+    pub balance: Balance,
+}
+
+/// One address that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Address and port, IPv4 never v4-mapped.
+    pub addr: SocketAddr,
+    /// Relative to the other backends of the subset; 0 gets nothing. 1 where the text has none.
+    pub weight: u32,
+}
+
+/// How a backend of a subset is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, exactly by endpoint weight.
+    #[default]
+    RoundRobin,
+    /// At random, by endpoint weight.
+    Random,
+    /// By the client's hash, by endpoint weight; few clients move when backends change.
+    ClientHash(ClientKey),
+}
+
+/// What stands for the client in a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientKey {
+    /// Effective user id.
+    Uid,
+    /// Effective group id.
+    Gid,
+    /// Command name of the connecting thread.
+    Command,
+    /// Cgroup of the task.
+    Cgroup,
+    /// Process id.
+    Process,
+    /// Network namespace of the socket.
+    Netns,
+}
+
+/// Which clients, and what becomes of their connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Unique within the service; `route-N` (counted from 1) where the text gives none.
+    pub name: String,
+    /// Takes clients that fit any of these; takes every client where empty.
+    pub matches: Vec<ClientMatch>,
+    /// What becomes of the connection.
+    pub action: Action,
+}
+
+/// A client fits when every given field is equal. At least one is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientMatch {
+    /// Effective user id.
+    pub uid: Option<u32>,
+    /// Effective group id.
+    pub gid: Option<u32>,
+    /// Command name of the connecting thread, 1 to 15 bytes (`TASK_COMM_LEN` less the zero).
+    pub command: Option<String>,
+    /// Cgroup v2 directory whose subtree the client's task is in, as a path from the root of the
+    /// cgroup2 hierarchy (`/system.slice/foo.service`): starts with `/`, does not end with one
+    /// unless it is the root itself, has no `.` or `..`.
+    pub cgroup: Option<String>,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Rewritten to a backend.
+    Split(Split),
+    /// Failed with this errno.
+    Reject(Errno),
+    /// Left alone: it goes to the dialled address.
+    Pass,
+}
+
+/// Weighted choice between subsets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Ordinal into [`Service::subsets`] and weight, each subset at most once, in the order of the
+    /// text, 1 to `abi::MAX_SPLIT` of them, weights summing to more than 0 and at most `u32::MAX`.
+    pub weights: Vec<(usize, u32)>,
+    /// How the subset is chosen.
+    pub pick: Pick,
+    /// What becomes of the share of a subset without usable backends.
+    pub on_empty: OnEmpty,
+}
+
+/// How a subset is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pick {
+    /// Exactly by weight: any number of connections is split to within one.
+    #[default]
+    Exact,
+    /// At random by weight.
+    Random,
+    /// By the client's hash: a client keeps its subset while the weights stand.
+    Affinity(ClientKey),
+}
+
+/// What becomes of the share of a subset without usable backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnEmpty {
+    /// It fails with `ECONNREFUSED`.
+    #[default]
+    Reject,
+    /// It goes to the other subsets, by their weights.
+    Spill,
+}
+
+/// An errno that a policy may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno {
+    /// `ECONNREFUSED`.
+    pub name: &'static str,
+    /// 111, on the architecture that runs.
+    pub number: u16,
+}
+
+impl Errno {
+    /// What `connect(2)` may honestly answer. EPERM is left out on purpose: kernel clients such
+    /// as NFS retry it for ever.
+    pub const ALL: [Self; 6] = [
+        Self { name: "ECONNREFUSED", number: 111 },
+        Self { name: "EHOSTUNREACH", number: 113 },
+        Self { name: "ENETUNREACH", number: 101 },
+        Self { name: "ETIMEDOUT", number: 110 },
+        Self { name: "EACCES", number: 13 },
+        Self { name: "ECONNRESET", number: 104 },
+    ];
+}
