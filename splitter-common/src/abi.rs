@@ -180,37 +180,53 @@ pub mod plan_flag {
     pub const ANSWER_FRONTEND: u16 = 1;
 }
 
+/// How one ordinal is chosen: a subset of a route, or a backend of a subset.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Choice {
+    /// Salt of the client's hash, so that services and levels do not share buckets.
+    pub salt: u64,
+    /// Index into [`map::WHEELS`]; with [`pick::THRESHOLD`] the first of `n_thresholds` cells in
+    /// [`map::CELLS`]; 0 with [`pick::ONLY`].
+    pub wheel: u32,
+    /// The ordinal of [`pick::ONLY`].
+    pub only: u16,
+    /// [`pick`] number in force.
+    pub pick: u8,
+    /// [`client_key`] number that is hashed.
+    pub client: u8,
+    /// Number of affinity thresholds.
+    pub n_thresholds: u16,
+    /// Always zero.
+    pub pad: [u16; 3],
+}
+layout!(Choice, size 24, {
+    salt @ 0: 8, wheel @ 8: 4, only @ 12: 2, pick @ 14: 1, client @ 15: 1, n_thresholds @ 16: 2,
+    pad @ 18: 6,
+});
+
 /// One compiled route: which clients it takes and what happens to their connections.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Route {
-    /// Salt of the affinity hash, so that services do not share buckets.
-    pub salt: u64,
+    /// Subset of [`action::SPLIT`].
+    pub choice: Choice,
     /// Identity within the service: hash of the route's name.
     pub id: u32,
     /// Index into [`map::MATCHES`]; 0 takes every client.
     pub client: u32,
-    /// Index into [`map::WHEELS`] for [`action::SPLIT`] with [`pick`] `TICKET` or `RANDOM`; first
-    /// of `n_thresholds` cells in [`map::CELLS`] for affinity; 0 where `only` decides.
-    pub wheel: u32,
     /// Index into [`map::COUNTERS`].
     pub counter: u32,
-    /// [`action`] number.
-    pub action: u8,
-    /// [`pick`] number.
-    pub pick: u8,
-    /// [`client_key`] number that affinity hashes.
-    pub affinity: u8,
-    /// Number of affinity thresholds.
-    pub n_thresholds: u8,
     /// `errno` of [`action::REJECT`], positive.
     pub errno: u16,
-    /// Subset ordinal of a split that has only one, where no ticket is needed.
-    pub only: u16,
+    /// [`action`] number.
+    pub action: u8,
+    /// Always zero.
+    pub pad: u8,
 }
-layout!(Route, size 32, {
-    salt @ 0: 8, id @ 8: 4, client @ 12: 4, wheel @ 16: 4, counter @ 20: 4, action @ 24: 1,
-    pick @ 25: 1, affinity @ 26: 1, n_thresholds @ 27: 1, errno @ 28: 2, only @ 30: 2,
+layout!(Route, size 40, {
+    choice @ 0: 24, id @ 24: 4, client @ 28: 4, counter @ 32: 4, errno @ 36: 2, action @ 38: 1,
+    pad @ 39: 1,
 });
 
 /// What a route does with a connection.
@@ -227,12 +243,14 @@ pub mod action {
 pub mod pick {
     /// There is only one choice.
     pub const ONLY: u8 = 1;
-    /// The wheel's ticket: exact.
+    /// The slot under the wheel's ticket: exact.
     pub const TICKET: u8 = 2;
     /// A random slot of the wheel.
     pub const RANDOM: u8 = 3;
-    /// The client's hash.
+    /// The slot of the wheel at the client's hash.
     pub const CLIENT: u8 = 4;
+    /// The range of hashes that the client's falls into.
+    pub const THRESHOLD: u8 = 5;
 }
 
 /// What stands for the client in an affinity hash.
@@ -314,28 +332,21 @@ layout!(Wheel, size 64, {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Subset {
+    /// Backend of the subset.
+    pub choice: Choice,
     /// Identity within the service: hash of the subset's name.
     pub id: u32,
-    /// Index into [`map::WHEELS`] where `pick` needs one.
-    pub wheel: u32,
     /// First of `n_backends` consecutive records in [`map::BACKENDS`].
     pub backends: u32,
     /// Index into [`map::COUNTERS`].
     pub counter: u32,
     /// Number of backends; 0 rejects the subset's share.
     pub n_backends: u16,
-    /// Backend ordinal of a subset that has only one with a weight.
-    pub only: u16,
-    /// [`pick`] number.
-    pub pick: u8,
-    /// [`client_key`] number that `pick` `CLIENT` hashes.
-    pub affinity: u8,
     /// Always zero.
     pub pad: u16,
 }
-layout!(Subset, size 24, {
-    id @ 0: 4, wheel @ 4: 4, backends @ 8: 4, counter @ 12: 4, n_backends @ 16: 2, only @ 18: 2,
-    pick @ 20: 1, affinity @ 21: 1, pad @ 22: 2,
+layout!(Subset, size 40, {
+    choice @ 0: 24, id @ 24: 4, backends @ 28: 4, counter @ 32: 4, n_backends @ 36: 2, pad @ 38: 2,
 });
 
 /// Where a connection goes.

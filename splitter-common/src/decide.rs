@@ -11,8 +11,10 @@
     clippy::panic
 )]
 
+use core::borrow::Borrow;
+
 use crate::abi::{
-    AFFINITY_RANGE, Backend, COMMAND_LEN, FrontendKey, MAX_ROUTES, MAX_SPLIT, Match, Plan,
+    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, MAX_SPLIT, Match, Plan,
     PlanPair, Reason, Route, Subset, action, match_flag, pick, plan_flag,
 };
 use crate::hash::{mix, scale};
@@ -29,6 +31,8 @@ pub const EHOSTUNREACH: u16 = 113;
 pub trait World {
     /// A handle on one wheel.
     type Wheel: WheelRef;
+    /// A backend, or a reference to one where a copy is dear.
+    type Backend: Copy + Borrow<Backend>;
 
     /// Index of the plan pair of a dialled address; `None` for addresses without a policy.
     fn frontend(&self, key: &FrontendKey) -> Option<u32>;
@@ -49,7 +53,7 @@ pub trait World {
     /// A subset.
     fn subset(&self, index: u32) -> Option<Subset>;
     /// A backend.
-    fn backend(&self, index: u32) -> Option<Backend>;
+    fn backend(&self, index: u32) -> Option<Self::Backend>;
 
     /// Effective user id of the client in the low half, group id in the high half.
     fn uid_gid(&self) -> u64;
@@ -70,7 +74,7 @@ pub trait WheelRef {
     /// First cell of a long wheel; 0 where the slots are inline.
     fn cells(&self) -> u32;
     /// Ordinal in an inline slot.
-    fn inline_slot(&self, slot: u32) -> Option<u16>;
+    fn inline_slot(&self, slot: u32) -> u32;
     /// Advances the ticket and returns its value before.
     fn take_ticket(&self) -> u64;
 }
@@ -78,6 +82,8 @@ pub trait WheelRef {
 /// Indices of the counters to raise by one; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// Why the connection was not rewritten: a [`Reason`] number.
+    pub reason: u32,
     /// Counter of the route that took the connection.
     pub route: u32,
     /// Counter of the chosen subset.
@@ -86,35 +92,74 @@ pub struct Tally {
     pub backend: u32,
 }
 
+/// What is to be done with a connection, and what to count.
+///
+/// Every field always has a value: the verifier refuses a program that so much as copies one that
+/// an enum's other variant left undefined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision<B> {
+    /// What is to be done.
+    pub verdict: Verdict,
+    /// Positive errno of [`Verdict::Reject`], else 0.
+    pub errno: u16,
+    /// Whether `getpeername` is to answer the dialled address, which needs per-socket state.
+    pub answer_frontend: bool,
+    /// Where [`Verdict::Rewrite`] goes.
+    pub backend: Option<B>,
+    /// What to count.
+    pub tally: Tally,
+}
+
 /// What is to be done with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum Verdict {
     /// No policy knows the address: leave it alone and count nothing.
     Miss,
     /// Leave the address alone.
-    Pass(Reason, Tally),
-    /// Fail `connect()` with a positive errno.
-    Reject(Reason, u16, Tally),
+    Pass,
+    /// Fail `connect()`.
+    Reject,
     /// Connect to the backend instead.
-    Rewrite {
-        /// Where to.
-        backend: Backend,
-        /// Whether `getpeername` is to answer the dialled address, which needs per-socket state.
-        answer_frontend: bool,
-        /// What to count.
-        tally: Tally,
-    },
+    Rewrite,
+}
+
+impl<B> Decision<B> {
+    #[inline(always)]
+    fn new(verdict: Verdict) -> Self {
+        let tally = Tally::default();
+        Self { verdict, errno: 0, answer_frontend: false, backend: None, tally }
+    }
+
+    #[inline(always)]
+    fn because(self, reason: Reason) -> Self {
+        Self { tally: Tally { reason: reason as u32, ..self.tally }, ..self }
+    }
+
+    #[inline(always)]
+    fn reject(reason: Reason, errno: u16) -> Self {
+        Self { errno, ..Self::new(Verdict::Reject) }.because(reason)
+    }
+
+    #[inline(always)]
+    fn broken() -> Self {
+        Self::reject(Reason::Broken, EHOSTUNREACH)
+    }
 }
 
 /// Decides one connection to `key`.
 #[inline(always)]
-pub fn decide<W: World>(world: &W, key: &FrontendKey) -> Decision {
-    let Some(frontend) = world.frontend(key) else { return Decision::Miss };
-    let Some(plan) = plan_in_force(world, frontend) else { return Decision::Miss };
+pub fn decide<W: World>(world: &W, key: &FrontendKey) -> Decision<W::Backend> {
+    let Some(plan) = find_plan(world, key) else { return Decision::new(Verdict::Miss) };
     match first_route(world, &plan) {
         Some(route) => follow(world, &plan, &route),
-        None => Decision::Pass(Reason::NoRoute, Tally::default()),
+        None => Decision::new(Verdict::Pass).because(Reason::NoRoute),
     }
+}
+
+/// The plan in force for a dialled address.
+#[inline(always)]
+fn find_plan<W: World>(world: &W, key: &FrontendKey) -> Option<Plan> {
+    plan_in_force(world, world.frontend(key)?)
 }
 
 /// The newest plan of a frontend that is committed. `None` where the frontend is not yet, or no
@@ -138,141 +183,134 @@ fn nonzero(plan: Option<Plan>) -> Option<Plan> {
 /// The first route that takes the client.
 #[inline(always)]
 fn first_route<W: World>(world: &W, plan: &Plan) -> Option<Route> {
+    let first = world.route(plan.routes)?;
+    if first.client == 0 {
+        return Some(first);
+    }
+    world.route(search_routes(world, plan.routes, plan.n_routes)?)
+}
+
+/// Index of the first route that takes the client, of a service that looks at its clients.
+///
+/// Not inlined, and it returns a number rather than a record, so that the verifier walks the rest
+/// of the decision once instead of once per route.
+#[inline(never)]
+fn search_routes<W: World>(world: &W, routes: u32, n_routes: u16) -> Option<u32> {
+    let client = Client { ids: world.uid_gid(), command: world.command() };
     let mut i = 0_u32;
-    while i < MAX_ROUTES && i < u32::from(plan.n_routes) {
-        let route = world.route(plan.routes.wrapping_add(i))?;
-        if route.client == 0 || takes(world, route.client) {
-            return Some(route);
+    while i < MAX_ROUTES && i < u32::from(n_routes) {
+        let index = routes.wrapping_add(i);
+        let wanted = world.route(index)?.client;
+        if wanted == 0 || takes(world, &client, &world.client_match(wanted)?) {
+            return Some(index);
         }
         i = i.wrapping_add(1);
     }
     None
 }
 
-/// Whether the client fits a match: every field that the match names is equal.
-#[inline(always)]
-fn takes<W: World>(world: &W, index: u32) -> bool {
-    let Some(wanted) = world.client_match(index) else { return false };
-    let names = |flag: u32| wanted.flags & flag != 0;
-    if names(match_flag::NEVER) {
-        return false;
-    }
-    let ids = world.uid_gid();
-    if names(match_flag::UID) && ids as u32 != wanted.uid {
-        return false;
-    }
-    if names(match_flag::GID) && (ids >> 32) as u32 != wanted.gid {
-        return false;
-    }
-    if names(match_flag::COMMAND) && !same_command(&world.command(), &wanted.command) {
-        return false;
-    }
-    !names(match_flag::CGROUP) || world.ancestor_cgroup(wanted.cgroup_level) == wanted.cgroup
+/// What a client is matched by, looked up once.
+struct Client {
+    ids: u64,
+    command: [u8; COMMAND_LEN],
 }
 
-/// Two command names as two words each: a byte-wise comparison would be a loop or a call.
+/// Whether the client fits a match: every field that the match names is equal.
+///
+/// Differences are gathered in one word rather than branched on: the verifier would follow every
+/// combination of branches, in every round of the loop.
 #[inline(always)]
-fn same_command(a: &[u8; COMMAND_LEN], b: &[u8; COMMAND_LEN]) -> bool {
-    u128::from_ne_bytes(*a) == u128::from_ne_bytes(*b)
+fn takes<W: World>(world: &W, client: &Client, wanted: &Match) -> bool {
+    let named = |flag: u32| u64::from(wanted.flags & flag != 0).wrapping_neg();
+    let command = u128::from_ne_bytes(client.command) ^ u128::from_ne_bytes(wanted.command);
+    let mut differs = named(match_flag::NEVER);
+    differs |= named(match_flag::UID) & u64::from(client.ids as u32 ^ wanted.uid);
+    differs |= named(match_flag::GID) & u64::from((client.ids >> 32) as u32 ^ wanted.gid);
+    differs |= named(match_flag::COMMAND) & (command as u64 | (command >> 64) as u64);
+    if wanted.flags & match_flag::CGROUP != 0 {
+        differs |= world.ancestor_cgroup(wanted.cgroup_level) ^ wanted.cgroup;
+    }
+    differs == 0
 }
 
 /// Carries out a route's action.
 #[inline(always)]
-fn follow<W: World>(world: &W, plan: &Plan, route: &Route) -> Decision {
-    let tally = Tally { route: route.counter, ..Tally::default() };
-    match route.action {
-        action::PASS => Decision::Pass(Reason::Passed, tally),
-        action::REJECT => Decision::Reject(Reason::Rejected, route.errno, tally),
-        action::SPLIT => split(world, plan, route, tally),
-        _ => broken(tally),
-    }
+fn follow<W: World>(world: &W, plan: &Plan, route: &Route) -> Decision<W::Backend> {
+    let mut decision = match route.action {
+        action::SPLIT => split(world, plan, route),
+        action::PASS => Decision::new(Verdict::Pass).because(Reason::Passed),
+        action::REJECT => Decision::reject(Reason::Rejected, route.errno),
+        _ => Decision::broken(),
+    };
+    decision.tally.route = route.counter;
+    decision
 }
 
 /// Both levels of a split: the subset, then the backend inside it.
 #[inline(always)]
-fn split<W: World>(world: &W, plan: &Plan, route: &Route, tally: Tally) -> Decision {
-    let Some(ordinal) = pick_subset(world, route) else { return broken(tally) };
-    let Some(subset) = world.subset(plan.subsets.wrapping_add(u32::from(ordinal))) else {
-        return broken(tally);
+fn split<W: World>(world: &W, plan: &Plan, route: &Route) -> Decision<W::Backend> {
+    let Some(subset) = choose(world, &route.choice)
+        .and_then(|ordinal| world.subset(plan.subsets.wrapping_add(ordinal)))
+    else {
+        return Decision::broken();
     };
-    let tally = Tally { subset: subset.counter, ..tally };
+    let mut decision = serve(world, &subset);
+    decision.answer_frontend = plan.flags & plan_flag::ANSWER_FRONTEND != 0;
+    decision.tally.subset = subset.counter;
+    decision
+}
+
+/// A backend of the chosen subset.
+#[inline(always)]
+fn serve<W: World>(world: &W, subset: &Subset) -> Decision<W::Backend> {
     if subset.n_backends == 0 {
-        return Decision::Reject(Reason::EmptySubset, ECONNREFUSED, tally);
+        return Decision::reject(Reason::EmptySubset, ECONNREFUSED);
     }
-    let Some(ordinal) = pick_backend(world, &subset, route.salt) else { return broken(tally) };
-    let Some(backend) = world.backend(subset.backends.wrapping_add(u32::from(ordinal))) else {
-        return broken(tally);
+    let Some(backend) = choose(world, &subset.choice)
+        .and_then(|ordinal| world.backend(subset.backends.wrapping_add(ordinal)))
+    else {
+        return Decision::broken();
     };
-    Decision::Rewrite {
-        backend,
-        answer_frontend: plan.flags & plan_flag::ANSWER_FRONTEND != 0,
-        tally: Tally { backend: backend.counter, ..tally },
-    }
+    let mut decision = Decision::new(Verdict::Rewrite);
+    decision.backend = Some(backend);
+    decision.tally.backend = backend.borrow().counter;
+    decision
 }
 
-#[inline(always)]
-fn broken(tally: Tally) -> Decision {
-    Decision::Reject(Reason::Broken, EHOSTUNREACH, tally)
-}
-
-/// Level one: the ordinal of a subset.
-#[inline(always)]
-fn pick_subset<W: World>(world: &W, route: &Route) -> Option<u16> {
-    match route.pick {
-        pick::ONLY => Some(route.only),
-        pick::TICKET => next_slot(world, route.wheel),
-        pick::RANDOM => hashed_slot(world, route.wheel, world.random()),
-        pick::CLIENT => {
-            let hash = mix(route.salt, world.client(route.affinity));
-            below_threshold(world, route, (hash >> 32) as u32)
-        }
+/// Makes one choice: the ordinal of a subset or of a backend.
+///
+/// Not inlined: both levels share it, and the verifier need not follow every way through the
+/// first choice once more for every way through the second.
+#[inline(never)]
+fn choose<W: World>(world: &W, choice: &Choice) -> Option<u32> {
+    match choice.pick {
+        pick::ONLY => Some(u32::from(choice.only)),
+        pick::THRESHOLD => below_threshold(world, choice, client_hash(world, choice)),
+        pick::TICKET | pick::RANDOM | pick::CLIENT => slot(world, choice),
         _ => None,
     }
 }
 
-/// Level two: the ordinal of a backend. The hash is salted differently from level one's, or the
-/// clients of one subset would all share a few buckets of the next.
+/// Which 32-bit bucket the client falls into.
 #[inline(always)]
-fn pick_backend<W: World>(world: &W, subset: &Subset, salt: u64) -> Option<u16> {
-    match subset.pick {
-        pick::ONLY => Some(subset.only),
-        pick::TICKET => next_slot(world, subset.wheel),
-        pick::RANDOM => hashed_slot(world, subset.wheel, world.random()),
-        pick::CLIENT => {
-            let hash = mix(!salt, world.client(subset.affinity));
-            hashed_slot(world, subset.wheel, (hash >> 32) as u32)
-        }
-        _ => None,
-    }
+fn client_hash<W: World>(world: &W, choice: &Choice) -> u32 {
+    (mix(choice.salt, world.client(choice.client)) >> 32) as u32
 }
 
-/// The slot under the wheel's next ticket.
+/// The ordinal in one slot of the choice's wheel.
 #[inline(always)]
-fn next_slot<W: World>(world: &W, index: u32) -> Option<u16> {
-    let wheel = world.wheel(index)?;
-    let len = u64::from(wheel.len());
-    if len == 0 {
-        return None;
-    }
-    let slot = wheel.take_ticket().checked_rem(len)?;
-    slot_of(world, &wheel, slot as u32)
-}
-
-/// The slot at a place given by 32 evenly spread bits.
-#[inline(always)]
-fn hashed_slot<W: World>(world: &W, index: u32, bits: u32) -> Option<u16> {
-    let wheel = world.wheel(index)?;
-    let slot = scale(bits, wheel.len());
-    slot_of(world, &wheel, slot)
-}
-
-#[inline(always)]
-fn slot_of<W: World>(world: &W, wheel: &W::Wheel, slot: u32) -> Option<u16> {
+fn slot<W: World>(world: &W, choice: &Choice) -> Option<u32> {
+    let wheel = world.wheel(choice.wheel)?;
+    let at = match choice.pick {
+        pick::TICKET => wheel.take_ticket().checked_rem(u64::from(wheel.len()))? as u32,
+        pick::RANDOM => scale(world.random(), wheel.len()),
+        _ => scale(client_hash(world, choice), wheel.len()),
+    };
     match wheel.cells() {
-        0 => wheel.inline_slot(slot),
+        0 => Some(wheel.inline_slot(at)),
         first => {
-            let cell = world.cell(first.wrapping_add(slot >> 2))?;
-            Some((cell >> ((slot & 3) << 4)) as u16)
+            let cell = world.cell(first.wrapping_add(at >> 2))?;
+            Some(u32::from((cell >> ((at & 3) << 4)) as u16))
         }
     }
 }
@@ -281,13 +319,13 @@ fn slot_of<W: World>(world: &W, wheel: &W::Wheel, slot: u32) -> Option<u16> {
 /// exclusive, above 16 bits of subset ordinal, so raising the last subset's weight only ever moves
 /// clients to it.
 #[inline(always)]
-fn below_threshold<W: World>(world: &W, route: &Route, hash: u32) -> Option<u16> {
+fn below_threshold<W: World>(world: &W, choice: &Choice, hash: u32) -> Option<u32> {
     const { assert!(AFFINITY_RANGE < 1 << 48) };
     let mut i = 0_u32;
-    while i < MAX_SPLIT && i < u32::from(route.n_thresholds) {
-        let cell = world.cell(route.wheel.wrapping_add(i))?;
+    while i < MAX_SPLIT && i < u32::from(choice.n_thresholds) {
+        let cell = world.cell(choice.wheel.wrapping_add(i))?;
         if u64::from(hash) < cell >> 16 {
-            return Some(cell as u16);
+            return Some(u32::from(cell as u16));
         }
         i = i.wrapping_add(1);
     }

@@ -1,2 +1,53 @@
+//! The kernel half: cgroup hooks that ask the decision and apply its answer.
+//!
+//! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
+//! [`tables`] lets the decision read the [`maps`], [`effects`] counts and remembers.
+//! No choice is made here; all of them are made by `splitter_common::decide`.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the only fetch-and-add that exists on the BPF target")]
+
+mod atomic;
+mod effects;
+mod maps;
+mod sock_addr;
+mod tables;
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use sock_addr::{V4, V6};
+
+/// `connect(2)` on an `AF_INET` socket.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn split_connect4(ctx: SockAddrContext) -> i32 {
+    sock_addr::connect::<V4>(&ctx)
+}
+
+/// `connect(2)` on an `AF_INET6` socket, v4-mapped destinations included.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn split_connect6(ctx: SockAddrContext) -> i32 {
+    sock_addr::connect::<V6>(&ctx)
+}
+
+/// `getpeername(2)` on an `AF_INET` socket.
+#[cgroup_sock_addr(getpeername4)]
+pub(crate) fn split_peername4(ctx: SockAddrContext) -> i32 {
+    sock_addr::getpeername::<V4>(&ctx)
+}
+
+/// `getpeername(2)` on an `AF_INET6` socket.
+#[cgroup_sock_addr(getpeername6)]
+pub(crate) fn split_peername6(ctx: SockAddrContext) -> i32 {
+    sock_addr::getpeername::<V6>(&ctx)
+}
+
+/// Unreachable: nothing in the programs can panic, and a test looks for panic symbols.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Socket storage and `bpf_set_retval` are GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,52 @@
+//! The maps. `splitter_common::abi` describes their contents and `docs/maps.md` their lives.
+//!
+//! Sizes here are placeholders; the loader sets each from the daemon's options.
+
+use aya_ebpf::{
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, PerCpuArray},
+};
+use splitter_common::abi::{
+    Backend, Commit, FrontendKey, Match, Plan, PlanPair, Route, SocketState, Subset, Wheel,
+};
+
+/// `BPF_F_MMAPABLE`: user space writes these arrays through a mapping, without a system call.
+const MMAPABLE: u32 = 1 << 10;
+
+/// The word whose store commits a policy.
+#[map]
+pub(crate) static COMMIT: Array<Commit> = Array::with_max_entries(1, MMAPABLE);
+/// Dialled address to the index of its plan pair.
+#[map]
+pub(crate) static FRONTENDS: HashMap<FrontendKey, u32> = HashMap::with_max_entries(1, 0);
+/// The plan in force and its successor, one word per frontend.
+#[map]
+pub(crate) static PLAN_PAIRS: Array<PlanPair> = Array::with_max_entries(1, MMAPABLE);
+/// One service in one generation.
+#[map]
+pub(crate) static PLANS: Array<Plan> = Array::with_max_entries(1, MMAPABLE);
+/// Compiled routes.
+#[map]
+pub(crate) static ROUTES: Array<Route> = Array::with_max_entries(1, MMAPABLE);
+/// Client matches.
+#[map]
+pub(crate) static MATCHES: Array<Match> = Array::with_max_entries(1, MMAPABLE);
+/// Wheels and their tickets.
+#[map]
+pub(crate) static WHEELS: Array<Wheel> = Array::with_max_entries(1, MMAPABLE);
+/// Slots of long wheels and affinity thresholds.
+#[map]
+pub(crate) static CELLS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+/// Subsets.
+#[map]
+pub(crate) static SUBSETS: Array<Subset> = Array::with_max_entries(1, MMAPABLE);
+/// Backends.
+#[map]
+pub(crate) static BACKENDS: Array<Backend> = Array::with_max_entries(1, MMAPABLE);
+/// What happened, per CPU.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// What was dialled, for sockets of services that ask for it. Freed with the socket.
+#[btf_map]
+pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();

@@ -1,0 +1,153 @@
+//! From a hook's context to a question for the decision, and from its answer to writes.
+//!
+//! The only code that touches a context. Fields are copied one by one: the verifier refuses a
+//! block copy ("dereference of modified ctx ptr").
+
+use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
+use aya_log_ebpf::debug;
+use splitter_common::{
+    abi::{Backend, FrontendKey},
+    addr::{Addr, PortBe},
+    decide::{Tally, Verdict, decide},
+};
+
+use crate::{effects, maps, tables::Maps};
+
+/// What a hook answers to let the call go on.
+const PROCEED: i32 = 1;
+/// What a hook answers to fail the call, with the errno that was set.
+const FAIL: i32 = 0;
+
+/// The address fields of one socket family.
+pub(crate) trait Family {
+    /// The address in the context.
+    ///
+    /// # Safety
+    ///
+    /// `sa` must be the context of a running hook of this family.
+    unsafe fn addr(sa: *const bpf_sock_addr) -> Addr;
+    /// Replaces the address in the context.
+    ///
+    /// # Safety
+    ///
+    /// As [`Family::addr`].
+    unsafe fn set_addr(sa: *mut bpf_sock_addr, addr: Addr);
+}
+
+/// `AF_INET`.
+pub(crate) struct V4;
+/// `AF_INET6`.
+pub(crate) struct V6;
+
+impl Family for V4 {
+    #[inline(always)]
+    unsafe fn addr(sa: *const bpf_sock_addr) -> Addr {
+        // SAFETY: see the trait.
+        Addr::from_v4(unsafe { (*sa).user_ip4 }.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    unsafe fn set_addr(sa: *mut bpf_sock_addr, addr: Addr) {
+        let [.., a, b, c, d] = addr.0;
+        // SAFETY: see the trait.
+        unsafe { (*sa).user_ip4 = u32::from_ne_bytes([a, b, c, d]) };
+    }
+}
+
+impl Family for V6 {
+    #[inline(always)]
+    unsafe fn addr(sa: *const bpf_sock_addr) -> Addr {
+        // SAFETY: see the trait.
+        let words =
+            unsafe { [(*sa).user_ip6[0], (*sa).user_ip6[1], (*sa).user_ip6[2], (*sa).user_ip6[3]] };
+        Addr(bytemuck::cast(words))
+    }
+
+    #[inline(always)]
+    unsafe fn set_addr(sa: *mut bpf_sock_addr, addr: Addr) {
+        let words: [u32; 4] = bytemuck::cast(addr.0);
+        // SAFETY: see the trait.
+        unsafe {
+            (*sa).user_ip6[0] = words[0];
+            (*sa).user_ip6[1] = words[1];
+            (*sa).user_ip6[2] = words[2];
+            (*sa).user_ip6[3] = words[3];
+        }
+    }
+}
+
+/// Reads what the socket dials.
+#[inline(always)]
+fn dialled<F: Family>(ctx: &SockAddrContext) -> FrontendKey {
+    let sa = ctx.sock_addr;
+    // SAFETY: the context of the running hook.
+    unsafe {
+        FrontendKey {
+            addr: F::addr(sa),
+            port_be: PortBe((*sa).user_port as u16),
+            protocol: (*sa).protocol as u8,
+            pad: 0,
+        }
+    }
+}
+
+/// The connect hooks.
+#[inline(always)]
+pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let key = dialled::<F>(ctx);
+    let decision = decide(&Maps { ctx: ctx.sock_addr }, &key);
+    if matches!(decision.verdict, Verdict::Miss) {
+        effects::forget(ctx);
+        return PROCEED;
+    }
+    let Tally { reason, subset, backend, .. } = decision.tally;
+    debug!(
+        ctx,
+        "connect: reason {}, subset counter {}, backend counter {}", reason, subset, backend
+    );
+    effects::count(&decision.tally);
+    match decision.backend {
+        Some(backend) if decision.answer_frontend => {
+            effects::remember(ctx, &key, backend);
+            rewrite::<F>(ctx, backend);
+        }
+        Some(backend) => {
+            effects::forget(ctx);
+            rewrite::<F>(ctx, backend);
+        }
+        None => effects::forget(ctx),
+    }
+    if decision.errno == 0 {
+        return PROCEED;
+    }
+    effects::set_errno(decision.errno);
+    FAIL
+}
+
+/// Sends the connection to a backend.
+#[inline(always)]
+fn rewrite<F: Family>(ctx: &SockAddrContext, backend: &Backend) {
+    // SAFETY: the context of the running hook.
+    unsafe {
+        F::set_addr(ctx.sock_addr, backend.addr);
+        (*ctx.sock_addr).user_port = u32::from(backend.port_be.0);
+    }
+}
+
+/// The getpeername hooks: answer the dialled frontend while the peer is the stored backend.
+#[inline(always)]
+pub(crate) fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: the context of the running hook, and storage that lives as long as its socket.
+    unsafe {
+        let state = maps::SOCKETS.get_ptr_mut(ctx);
+        if state.is_null() {
+            return PROCEED;
+        }
+        let sa = ctx.sock_addr;
+        if F::addr(sa) == (*state).backend && (*sa).user_port as u16 == (*state).backend_port_be.0 {
+            F::set_addr(sa, (*state).frontend);
+            (*sa).user_port = u32::from((*state).frontend_port_be.0);
+        }
+    }
+    PROCEED
+}

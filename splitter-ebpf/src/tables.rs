@@ -1,0 +1,173 @@
+//! The decision's view of the maps and of the connecting task. No branches on policy.
+
+use core::mem::offset_of;
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::{
+        bpf_get_current_comm,
+        generated::{
+            bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id,
+            bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_netns_cookie,
+            bpf_get_prandom_u32,
+        },
+    },
+    maps::Array,
+};
+use splitter_common::{
+    abi::{
+        Backend, COMMAND_LEN, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel, client_key,
+    },
+    decide::{WheelRef, World},
+    hash::mix,
+};
+
+use crate::{atomic, maps};
+
+/// The maps, as seen by the task that runs the hook.
+pub(crate) struct Maps {
+    /// The hook's context, for what belongs to the socket.
+    pub(crate) ctx: *mut bpf_sock_addr,
+}
+
+/// A wheel in its map.
+pub(crate) struct MapWheel(*mut Wheel);
+
+#[inline(always)]
+fn copy<T: Copy>(map: &Array<T>, index: u32) -> Option<T> {
+    map.get(index).copied()
+}
+
+impl World for Maps {
+    type Wheel = MapWheel;
+    type Backend = &'static Backend;
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        maps::FRONTENDS.get_ptr(key).map(|index| {
+            // SAFETY: a live element; values never change, and elements are not reused before a
+            // grace period has passed.
+            unsafe { *index }
+        })
+    }
+
+    #[inline(always)]
+    fn plan_pair(&self, index: u32) -> Option<PlanPair> {
+        maps::PLAN_PAIRS.get_ptr(index).map(|pair| {
+            // SAFETY: a live array element of one aligned word. Volatile keeps this load before
+            // the generation's, which is what makes a reader wait-free.
+            unsafe { pair.read_volatile() }
+        })
+    }
+
+    #[inline(always)]
+    fn generation(&self) -> u64 {
+        maps::COMMIT.get_ptr(0).map_or(0, |commit| {
+            // SAFETY: a live array element; one aligned word, written whole.
+            unsafe { (&raw const (*commit).generation).read_volatile() }
+        })
+    }
+
+    #[inline(always)]
+    fn plan(&self, index: u32) -> Option<Plan> {
+        copy(&maps::PLANS, index)
+    }
+
+    #[inline(always)]
+    fn route(&self, index: u32) -> Option<Route> {
+        copy(&maps::ROUTES, index)
+    }
+
+    #[inline(always)]
+    fn client_match(&self, index: u32) -> Option<Match> {
+        copy(&maps::MATCHES, index)
+    }
+
+    #[inline(always)]
+    fn wheel(&self, index: u32) -> Option<MapWheel> {
+        maps::WHEELS.get_ptr_mut(index).map(MapWheel)
+    }
+
+    #[inline(always)]
+    fn cell(&self, index: u32) -> Option<u64> {
+        copy(&maps::CELLS, index)
+    }
+
+    #[inline(always)]
+    fn subset(&self, index: u32) -> Option<Subset> {
+        copy(&maps::SUBSETS, index)
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u32) -> Option<&'static Backend> {
+        maps::BACKENDS.get(index)
+    }
+
+    #[inline(always)]
+    fn uid_gid(&self) -> u64 {
+        // SAFETY: takes nothing, reads the current task.
+        unsafe { bpf_get_current_uid_gid() }
+    }
+
+    #[inline(always)]
+    fn command(&self) -> [u8; COMMAND_LEN] {
+        bpf_get_current_comm().unwrap_or([0; COMMAND_LEN])
+    }
+
+    #[inline(always)]
+    fn ancestor_cgroup(&self, level: u32) -> u64 {
+        // SAFETY: the helper answers 0 for a level that does not exist.
+        unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
+    }
+
+    #[inline(always)]
+    fn client(&self, key: u8) -> u64 {
+        match key {
+            client_key::UID => self.uid_gid() & 0xffff_ffff,
+            client_key::GID => self.uid_gid() >> 32,
+            client_key::COMMAND => {
+                let words = u128::from_ne_bytes(self.command());
+                mix(words as u64, (words >> 64) as u64)
+            }
+            // SAFETY: the helpers read the current task and, the last, the context's socket.
+            client_key::CGROUP => unsafe { bpf_get_current_cgroup_id() },
+            client_key::PROCESS => unsafe { bpf_get_current_pid_tgid() >> 32 },
+            _ => unsafe { bpf_get_netns_cookie(self.ctx.cast()) },
+        }
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing.
+        unsafe { bpf_get_prandom_u32() }
+    }
+}
+
+impl WheelRef for MapWheel {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: a live array element; only its ticket ever changes.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn cells(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).cells }
+    }
+
+    #[inline(always)]
+    fn inline_slot(&self, slot: u32) -> u32 {
+        // A mask instead of a comparison: the compiler moves comparisons to where the verifier
+        // no longer connects them with the access, and a mask is always seen.
+        let at = (offset_of!(Wheel, slots) + slot as usize) & (size_of::<Wheel>() - 1);
+        // SAFETY: inside the record, whose size is a power of two.
+        u32::from(unsafe { self.0.cast::<u8>().add(at).read() })
+    }
+
+    #[inline(always)]
+    fn take_ticket(&self) -> u64 {
+        // SAFETY: a live, aligned map value that kernel and user space change atomically only.
+        unsafe { atomic::fetch_add(&raw mut (*self.0).ticket, 1) }
+    }
+}
