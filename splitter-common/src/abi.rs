@@ -56,7 +56,7 @@ pub const MAX_SUBSETS: u32 = 255;
 /// Most backends of one subset.
 pub const MAX_BACKENDS: u32 = 4_096;
 /// Slots that fit into the wheel's own record; longer wheels use [`map::CELLS`].
-pub const INLINE_SLOTS: u32 = 40;
+pub const INLINE_SLOTS: u32 = 48;
 /// Slots in one cell of a long wheel.
 pub const SLOTS_PER_CELL: u32 = 4;
 /// Bytes of a task's command name with its terminating zero (`TASK_COMM_LEN`).
@@ -317,15 +317,11 @@ pub struct Wheel {
     pub len: u32,
     /// First of `len / SLOTS_PER_CELL` cells, rounded up; 0 where the slots are inline.
     pub cells: u32,
-    /// Identity within the service: hash of the route's or subset's name.
-    pub id: u32,
-    /// Always zero.
-    pub pad: u32,
     /// Ordinals of a short wheel.
     pub slots: [u8; INLINE_SLOTS as usize],
 }
 layout!(Wheel, size 64, {
-    ticket @ 0: 8, len @ 8: 4, cells @ 12: 4, id @ 16: 4, pad @ 20: 4, slots @ 24: 40,
+    ticket @ 0: 8, len @ 8: 4, cells @ 12: 4, slots @ 16: 48,
 });
 
 /// A named group of backends.
@@ -342,11 +338,12 @@ pub struct Subset {
     pub counter: u32,
     /// Number of backends; 0 rejects the subset's share.
     pub n_backends: u16,
-    /// Always zero.
-    pub pad: u16,
+    /// Number of records at `backends`, those included that no choice ever reaches.
+    pub n_listed: u16,
 }
 layout!(Subset, size 40, {
-    choice @ 0: 24, id @ 24: 4, backends @ 28: 4, counter @ 32: 4, n_backends @ 36: 2, pad @ 38: 2,
+    choice @ 0: 24, id @ 24: 4, backends @ 28: 4, counter @ 32: 4, n_backends @ 36: 2,
+    n_listed @ 38: 2,
 });
 
 /// Where a connection goes.

@@ -4,4 +4,7 @@
 //! records, `publish` writes the difference to the running policy and commits it with one store,
 //! and `kernel` is the only module that talks to BPF.
 
+pub mod compile;
 pub mod policy;
+pub mod publish;
+pub mod tables;

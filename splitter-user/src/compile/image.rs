@@ -1,0 +1,110 @@
+//! One service as the kernel will see it, before it has a place in the maps.
+//!
+//! Two images that are equal decide alike, so the publisher writes nothing for a service whose
+//! image did not change. There are no names in here, only their hashes, because the kernel keeps
+//! no names: an image can be read back from the maps.
+
+use std::sync::Arc;
+
+use splitter_common::abi::{FrontendKey, Match};
+use splitter_common::addr::{Addr, PortBe};
+
+/// Identity of a service: hash of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(pub u64);
+
+/// One compiled service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceImage {
+    /// Who it is.
+    pub id: ServiceId,
+    /// What clients dial, sorted.
+    pub frontends: Vec<FrontendKey>,
+    /// Whether `getpeername` answers the frontend.
+    pub answer_frontend: bool,
+    /// Tried in order; at most `abi::MAX_ROUTES`.
+    pub routes: Vec<RouteImage>,
+    /// At most `abi::MAX_SUBSETS`.
+    pub subsets: Vec<SubsetImage>,
+}
+
+/// One compiled route. A route with several matches becomes several of these with one `id`, which
+/// share their wheel and counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteImage {
+    /// Hash of the route's name.
+    pub id: u32,
+    /// `None` takes every client.
+    pub client: Option<Match>,
+    /// What becomes of the connection.
+    pub action: ActionImage,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ActionImage {
+    /// Left alone.
+    Pass,
+    /// Failed with a positive errno.
+    Reject(u16),
+    /// Rewritten to a backend of the subset that is chosen so.
+    Split(ChoiceImage),
+}
+
+/// How an ordinal is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChoiceImage {
+    /// There is only this one.
+    Only(u16),
+    /// The slot under the wheel's ticket.
+    Ticket(Slots),
+    /// A random slot.
+    Random(Slots),
+    /// The slot at the client's hash.
+    Client {
+        /// `abi::client_key` number.
+        key: u8,
+        /// The table.
+        slots: Slots,
+    },
+    /// The range of 32-bit hashes that the client's falls into.
+    Threshold {
+        /// `abi::client_key` number.
+        key: u8,
+        /// End of each range, exclusive, and its ordinal; ends rise to `abi::AFFINITY_RANGE`.
+        ends: Vec<(u64, u16)>,
+    },
+}
+
+impl ChoiceImage {
+    /// The slots of a choice that has a wheel.
+    pub fn slots(&self) -> Option<&Slots> {
+        match self {
+            Self::Ticket(slots) | Self::Random(slots) | Self::Client { slots, .. } => Some(slots),
+            Self::Only(_) | Self::Threshold { .. } => None,
+        }
+    }
+}
+
+/// Ordinals in the order of a wheel; services with the same weights share them.
+pub type Slots = Arc<[u16]>;
+
+/// One compiled subset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubsetImage {
+    /// Hash of the subset's name.
+    pub id: u32,
+    /// `None` where no backend may be chosen: the subset's share is rejected.
+    pub choice: Option<ChoiceImage>,
+    /// At most `abi::MAX_BACKENDS`. Those without weight are listed and never chosen.
+    pub backends: Vec<BackendImage>,
+}
+
+/// Where a connection may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendImage {
+    /// Address.
+    pub addr: Addr,
+    /// Port.
+    pub port_be: PortBe,
+}

@@ -1,0 +1,312 @@
+//! A valid policy to images. Pure: no I/O, no clock, no randomness, the same bytes every time.
+//!
+//! What depends on the node, the ids of cgroups, is handed in.
+
+pub mod image;
+mod maglev;
+pub mod wheel;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use splitter_common::abi::{
+    AFFINITY_RANGE, COMMAND_LEN, FrontendKey, Match, TCP, UDP, client_key, match_flag,
+};
+use splitter_common::addr::{Addr, PortBe};
+
+use crate::policy::model::{
+    Action, Balance, ClientKey, ClientMatch, Frontend, OnEmpty, PeerName, Pick, Protocol, Route,
+    Service, Split, Subset,
+};
+use image::{
+    ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, Slots, SubsetImage,
+};
+
+/// Where a cgroup is in the v2 hierarchy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Its id, as `bpf_get_current_cgroup_id` answers it.
+    pub id: u64,
+    /// Its depth; the root's is 0.
+    pub level: u32,
+}
+
+/// The cgroups that a policy names and that exist, by path from the v2 root.
+pub type Cgroups = BTreeMap<String, Cgroup>;
+
+/// Something that a service asked for and gets only nearly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The reduced weights sum to more than a wheel holds, so shares are rounded.
+    Rounded {
+        /// Route or subset.
+        place: String,
+        /// Largest difference of a share from its weight, in parts per million.
+        error_ppm: u32,
+    },
+    /// A cgroup that a match names does not exist, so the match takes nobody.
+    NoCgroup {
+        /// Route.
+        place: String,
+        /// Path from the v2 root.
+        path: String,
+    },
+}
+
+/// Compiles services, sharing the wheels of equal weights.
+#[derive(Default)]
+pub struct Compiler {
+    wheels: HashMap<Vec<u32>, (Slots, u32)>,
+    cgroups: Cgroups,
+}
+
+impl Compiler {
+    /// A compiler that knows these cgroups.
+    pub fn new(cgroups: Cgroups) -> Self {
+        Self { wheels: HashMap::new(), cgroups }
+    }
+
+    /// Compiles one service.
+    pub fn compile(&mut self, service: &Service) -> (ServiceImage, Vec<Note>) {
+        let id = service_id(&service.name);
+        let mut notes = Vec::new();
+        let subset_ids = name_ids(service.subsets.iter().map(|subset| subset.name.as_str()));
+        let route_ids = name_ids(service.routes.iter().map(|route| route.name.as_str()));
+        let subsets = service.subsets.iter().zip(subset_ids);
+        let routes = service.routes.iter().zip(route_ids);
+        let image = ServiceImage {
+            id,
+            frontends: service.frontends.iter().map(frontend_key).collect(),
+            answer_frontend: service.getpeername == PeerName::Frontend,
+            subsets: subsets.map(|(s, id)| self.compile_subset(s, id, &mut notes)).collect(),
+            routes: routes
+                .flat_map(|(r, id)| self.compile_route(service, r, id, &mut notes))
+                .collect(),
+        };
+        (image, notes)
+    }
+
+    /// One image per match of the route.
+    fn compile_route(
+        &mut self,
+        service: &Service,
+        route: &Route,
+        id: u32,
+        notes: &mut Vec<Note>,
+    ) -> Vec<RouteImage> {
+        let action = match &route.action {
+            Action::Pass => ActionImage::Pass,
+            Action::Reject(errno) => ActionImage::Reject(errno.number),
+            Action::Split(split) => {
+                ActionImage::Split(self.compile_split(service, &route.name, split, notes))
+            }
+        };
+        if route.matches.is_empty() {
+            return vec![RouteImage { id, client: None, action }];
+        }
+        let client = |wanted| Some(self.compile_match(&route.name, wanted, notes));
+        let clients: Vec<_> = route.matches.iter().map(client).collect();
+        let image = |client| RouteImage { id, client, action: action.clone() };
+        clients.into_iter().map(image).collect()
+    }
+
+    fn compile_match(&self, route: &str, wanted: &ClientMatch, notes: &mut Vec<Note>) -> Match {
+        let mut image = Match::default();
+        if let Some(uid) = wanted.uid {
+            image.flags |= match_flag::UID;
+            image.uid = uid;
+        }
+        if let Some(gid) = wanted.gid {
+            image.flags |= match_flag::GID;
+            image.gid = gid;
+        }
+        if let Some(command) = &wanted.command {
+            image.flags |= match_flag::COMMAND;
+            image.command = command_bytes(command);
+        }
+        if let Some(path) = &wanted.cgroup {
+            if let Some(cgroup) = self.cgroups.get(path) {
+                image.flags |= match_flag::CGROUP;
+                image.cgroup = cgroup.id;
+                image.cgroup_level = cgroup.level;
+            } else {
+                image.flags |= match_flag::NEVER;
+                notes.push(Note::NoCgroup { place: route.to_owned(), path: path.clone() });
+            }
+        }
+        image
+    }
+
+    /// Level one. Weights become a list over all subsets of the service, so that ordinals agree.
+    fn compile_split(
+        &mut self,
+        service: &Service,
+        place: &str,
+        split: &Split,
+        notes: &mut Vec<Note>,
+    ) -> ChoiceImage {
+        let mut weights = vec![0; service.subsets.len()];
+        for (subset, weight) in &split.weights {
+            weights[*subset] = *weight;
+        }
+        if split.on_empty == OnEmpty::Spill {
+            spill(&mut weights, &service.subsets);
+        }
+        match split.pick {
+            Pick::Affinity(key) => thresholds(client_number(key), &weights),
+            Pick::Exact => self.choice(place, &weights, notes, ChoiceImage::Ticket),
+            Pick::Random => self.choice(place, &weights, notes, ChoiceImage::Random),
+        }
+    }
+
+    fn compile_subset(&mut self, subset: &Subset, id: u32, notes: &mut Vec<Note>) -> SubsetImage {
+        let backends: Vec<BackendImage> =
+            subset.backends.iter().map(|backend| backend_image(backend.addr)).collect();
+        let weights: Vec<u32> = subset.backends.iter().map(|backend| backend.weight).collect();
+        let choice = is_usable(subset).then(|| match subset.balance {
+            Balance::RoundRobin => self.choice(&subset.name, &weights, notes, ChoiceImage::Ticket),
+            Balance::Random => self.choice(&subset.name, &weights, notes, ChoiceImage::Random),
+            Balance::ClientHash(key) => hashed(client_number(key), &backends, &weights),
+        });
+        SubsetImage { id, choice, backends }
+    }
+
+    /// A choice by wheel, or none where only one ordinal has a weight.
+    fn choice(
+        &mut self,
+        place: &str,
+        weights: &[u32],
+        notes: &mut Vec<Note>,
+        kind: impl Fn(Slots) -> ChoiceImage,
+    ) -> ChoiceImage {
+        let (slots, error_ppm) = self.wheel(weights);
+        if error_ppm > 0 {
+            notes.push(Note::Rounded { place: place.to_owned(), error_ppm });
+        }
+        match slots[..] {
+            [only] => ChoiceImage::Only(only),
+            _ => kind(slots),
+        }
+    }
+
+    fn wheel(&mut self, weights: &[u32]) -> (Slots, u32) {
+        if let Some(known) = self.wheels.get(weights) {
+            return known.clone();
+        }
+        let wheel = wheel::build_wheel(weights);
+        let built: (Slots, u32) = (Arc::from(wheel.slots), wheel.error_ppm);
+        self.wheels.insert(weights.to_vec(), built.clone());
+        built
+    }
+}
+
+/// Whether a subset has a backend that may be chosen.
+fn is_usable(subset: &Subset) -> bool {
+    subset.backends.iter().any(|backend| backend.weight > 0)
+}
+
+/// Takes the weight of subsets without usable backends, unless nothing else would be left.
+fn spill(weights: &mut [u32], subsets: &[Subset]) {
+    let usable = |i: usize| is_usable(&subsets[i]);
+    if (0..weights.len()).any(|i| weights[i] > 0 && usable(i)) {
+        for (i, weight) in weights.iter_mut().enumerate() {
+            *weight = if usable(i) { *weight } else { 0 };
+        }
+    }
+}
+
+/// Level two by client: a Maglev table over the backends' addresses.
+fn hashed(key: u8, backends: &[BackendImage], weights: &[u32]) -> ChoiceImage {
+    let hash = |backend: &BackendImage| {
+        fnv64(bytemuck::bytes_of(&backend.addr)) ^ u64::from(backend.port_be.to_host())
+    };
+    let table: Vec<(u64, u32)> = backends.iter().map(hash).zip(weights.iter().copied()).collect();
+    ChoiceImage::Client { key, slots: maglev::build_table(&table).into() }
+}
+
+/// Level one by client: consecutive ranges of the hash, wide as the weights.
+fn thresholds(key: u8, weights: &[u32]) -> ChoiceImage {
+    let sum: u64 = weights.iter().copied().map(u64::from).sum();
+    let mut below = 0_u64;
+    let mut ends = Vec::new();
+    for (ordinal, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0) {
+        below += u64::from(*weight);
+        let end = u128::from(below) * u128::from(AFFINITY_RANGE) / u128::from(sum);
+        let ordinal = u16::try_from(ordinal).expect("at most MAX_SUBSETS");
+        ends.push((u64::try_from(end).expect("at most AFFINITY_RANGE"), ordinal));
+    }
+    match ends[..] {
+        [(_, only)] => ChoiceImage::Only(only),
+        _ => ChoiceImage::Threshold { key, ends },
+    }
+}
+
+/// Identity of a service.
+pub fn service_id(name: &str) -> ServiceId {
+    ServiceId(fnv64(name.as_bytes()).max(1))
+}
+
+/// Identities of names that are unique in a service: their hashes, moved on where two collide.
+pub fn name_ids<'a>(names: impl Iterator<Item = &'a str>) -> Vec<u32> {
+    let mut ids: Vec<u32> = Vec::new();
+    for name in names {
+        let hash = fnv64(name.as_bytes());
+        let mut id = (hash ^ (hash >> 32)) as u32;
+        while id == 0 || ids.contains(&id) {
+            id = id.wrapping_add(1);
+        }
+        ids.push(id);
+    }
+    ids
+}
+
+/// FNV-1a with 64 bits (Fowler, Noll, Vo): stable over versions, which std's hashers are not.
+fn fnv64(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The key of a frontend in the kernel.
+pub fn frontend_key(frontend: &Frontend) -> FrontendKey {
+    let protocol = match frontend.protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+    };
+    let (addr, port_be) = wire(frontend.addr);
+    FrontendKey { addr, port_be, protocol, pad: 0 }
+}
+
+fn backend_image(addr: SocketAddr) -> BackendImage {
+    let (addr, port_be) = wire(addr);
+    BackendImage { addr, port_be }
+}
+
+fn wire(addr: SocketAddr) -> (Addr, PortBe) {
+    let bytes = match addr.ip() {
+        IpAddr::V4(v4) => Addr::from_v4(v4.octets()),
+        IpAddr::V6(v6) => Addr(v6.octets()),
+    };
+    (bytes, PortBe::from_host(addr.port()))
+}
+
+/// A command name as the kernel keeps it.
+pub fn command_bytes(command: &str) -> [u8; COMMAND_LEN] {
+    let mut bytes = [0; COMMAND_LEN];
+    for (to, from) in bytes.iter_mut().take(COMMAND_LEN - 1).zip(command.bytes()) {
+        *to = from;
+    }
+    bytes
+}
+
+fn client_number(key: ClientKey) -> u8 {
+    match key {
+        ClientKey::Uid => client_key::UID,
+        ClientKey::Gid => client_key::GID,
+        ClientKey::Command => client_key::COMMAND,
+        ClientKey::Cgroup => client_key::CGROUP,
+        ClientKey::Process => client_key::PROCESS,
+        ClientKey::Netns => client_key::NETNS,
+    }
+}

@@ -1,0 +1,225 @@
+//! Reading a running policy back from the maps.
+//!
+//! What an earlier daemon committed is kept as it stands, tickets and counters included. What it
+//! wrote and did not commit is scrubbed: those plans bear a number that the next commit would
+//! reach. All of it is found by walking from the frontends; what the walk does not reach is free.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use splitter_common::abi::{
+    Backend, Choice, FrontendKey, MAX_WHEEL, Match, Plan, PlanPair, Route, SLOTS_PER_CELL, Subset,
+    Wheel, action, pick, plan_flag,
+};
+
+use super::place::{CounterOwner, Placed, PlacedWheel, WheelOwner};
+use crate::compile::image::{
+    ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, Slots, SubsetImage,
+};
+use crate::tables::{Arena, Maps, committed, read, write};
+
+/// A running policy could not be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The kernel refused an access.
+    #[error("read the running policy from the maps")]
+    Kernel(#[from] io::Error),
+    /// Records contradict each other; the maps were changed by something else.
+    #[error("the running policy is damaged: {what} of the plan at index {plan}")]
+    Damaged {
+        /// What does not fit.
+        what: &'static str,
+        /// Index of the plan.
+        plan: u32,
+    },
+}
+
+/// What the walk found.
+pub(super) struct Adopted {
+    pub(super) services: HashMap<ServiceId, Placed>,
+    /// Plan pair and owner of each frontend in force.
+    pub(super) frontends: HashMap<FrontendKey, (u32, ServiceId)>,
+    /// Frontends that no plan in force has, with their plan pairs.
+    pub(super) leftovers: Vec<(FrontendKey, u32)>,
+}
+
+/// Walks the maps, and scrubs what was not committed.
+pub(super) fn adopt<M: Maps>(maps: &mut M) -> Result<Adopted, AdoptError> {
+    let generation = committed(maps).generation;
+    let mut leftovers = Vec::new();
+    let mut by_plan: BTreeMap<u32, Vec<(FrontendKey, u32)>> = BTreeMap::new();
+    for (key, pair) in maps.frontends()? {
+        match settle_pair(maps, pair, generation)? {
+            Some(plan) => by_plan.entry(plan).or_default().push((key, pair)),
+            None => leftovers.push((key, pair)),
+        }
+    }
+    let mut services = HashMap::new();
+    let mut frontends = HashMap::new();
+    for (plan, mut keys) in by_plan {
+        keys.sort_unstable();
+        let placed = read_service(maps, plan, keys.iter().map(|(key, _)| *key).collect())?;
+        let id = placed.image.id;
+        frontends.extend(keys.into_iter().map(|(key, pair)| (key, (pair, id))));
+        services.insert(id, placed);
+    }
+    Ok(Adopted { services, frontends, leftovers })
+}
+
+/// The plan in force of a pair, after the pair was made to hold nothing else.
+fn settle_pair<M: Maps>(maps: &mut M, index: u32, generation: u64) -> io::Result<Option<u32>> {
+    let pair: PlanPair = read(maps, Arena::PlanPairs, index).unwrap_or_default();
+    let in_force = |maps: &M, plan: u32| {
+        let record: Plan = read(maps, Arena::Plans, plan).unwrap_or_default();
+        (1..=generation).contains(&record.generation).then_some(record.n_routes)
+    };
+    let plan = [pair.newer(), pair.older()]
+        .into_iter()
+        .find_map(|plan| in_force(maps, plan).map(|n_routes| (plan, n_routes)));
+    let settled = PlanPair::new(0, plan.map_or(0, |(plan, _)| plan));
+    if settled.newer() != pair.newer() {
+        write(maps, Arena::PlanPairs, index, &settled)?;
+    }
+    Ok(plan.filter(|(_, n_routes)| *n_routes > 0).map(|(plan, _)| plan))
+}
+
+fn read_service<M: Maps>(
+    maps: &M,
+    plan: u32,
+    frontends: Vec<FrontendKey>,
+) -> Result<Placed, AdoptError> {
+    let damaged = |what| AdoptError::Damaged { what, plan };
+    let record: Plan = read(maps, Arena::Plans, plan).ok_or_else(|| damaged("the plan"))?;
+    let image = ServiceImage {
+        id: ServiceId(record.service),
+        frontends,
+        answer_frontend: record.flags & plan_flag::ANSWER_FRONTEND != 0,
+        routes: Vec::new(),
+        subsets: Vec::new(),
+    };
+    let mut reader = Reader { maps, placed: empty(plan, &record, &image), image };
+    for i in 0..u32::from(record.n_subsets) {
+        reader.read_subset(record.subsets + i).ok_or_else(|| damaged("a subset"))?;
+    }
+    for i in 0..u32::from(record.n_routes) {
+        reader.read_route(record.routes + i).ok_or_else(|| damaged("a route"))?;
+    }
+    Ok(Placed { image: Arc::new(reader.image), ..reader.placed })
+}
+
+/// A place whose service is still to be read.
+fn empty(plan: u32, record: &Plan, image: &ServiceImage) -> Placed {
+    Placed {
+        image: Arc::new(image.clone()),
+        plan,
+        routes: record.routes,
+        subsets: record.subsets,
+        backends: Vec::new(),
+        matches: Vec::new(),
+        thresholds: Vec::new(),
+        wheels: Vec::new(),
+        counters: BTreeMap::new(),
+    }
+}
+
+/// Builds a place up from its records; `None` where one is missing or makes no sense.
+struct Reader<'a, M> {
+    maps: &'a M,
+    image: ServiceImage,
+    placed: Placed,
+}
+
+impl<M: Maps> Reader<'_, M> {
+    fn read_subset(&mut self, index: u32) -> Option<()> {
+        let record: Subset = read(self.maps, Arena::Subsets, index)?;
+        self.placed.backends.push(record.backends);
+        self.placed.counters.insert(CounterOwner::Subset(record.id), record.counter);
+        let mut backends = Vec::new();
+        for i in 0..u32::from(record.n_listed) {
+            let backend: Backend = read(self.maps, Arena::Backends, record.backends + i)?;
+            let image = BackendImage { addr: backend.addr, port_be: backend.port_be };
+            let owner = CounterOwner::Backend(record.id, image);
+            self.placed.counters.insert(owner, backend.counter);
+            backends.push(image);
+        }
+        let choice = if record.n_backends > 0 {
+            Some(self.read_choice(&record.choice, WheelOwner::Subset(record.id))?)
+        } else {
+            None
+        };
+        self.image.subsets.push(SubsetImage { id: record.id, choice, backends });
+        Some(())
+    }
+
+    fn read_route(&mut self, index: u32) -> Option<()> {
+        let record: Route = read(self.maps, Arena::Routes, index)?;
+        let client = match record.client {
+            0 => None,
+            index => Some(read::<Match, _>(self.maps, Arena::Matches, index)?),
+        };
+        let action = match record.action {
+            action::PASS => ActionImage::Pass,
+            action::REJECT => ActionImage::Reject(record.errno),
+            action::SPLIT => {
+                ActionImage::Split(self.read_choice(&record.choice, WheelOwner::Route(record.id))?)
+            }
+            _ => return None,
+        };
+        let thresholds = matches!(action, ActionImage::Split(ChoiceImage::Threshold { .. }));
+        self.placed.thresholds.push(if thresholds { record.choice.wheel } else { 0 });
+        self.placed.matches.push(record.client);
+        self.placed.counters.insert(CounterOwner::Route(record.id), record.counter);
+        self.image.routes.push(RouteImage { id: record.id, client, action });
+        Some(())
+    }
+
+    fn read_choice(&mut self, choice: &Choice, owner: WheelOwner) -> Option<ChoiceImage> {
+        let key = choice.client;
+        Some(match choice.pick {
+            pick::ONLY => ChoiceImage::Only(choice.only),
+            pick::TICKET => ChoiceImage::Ticket(self.read_wheel(choice.wheel, owner)?),
+            pick::RANDOM => ChoiceImage::Random(self.read_wheel(choice.wheel, owner)?),
+            pick::CLIENT => {
+                ChoiceImage::Client { key, slots: self.read_wheel(choice.wheel, owner)? }
+            }
+            pick::THRESHOLD => ChoiceImage::Threshold { key, ends: self.read_ends(choice)? },
+            _ => return None,
+        })
+    }
+
+    fn read_ends(&self, choice: &Choice) -> Option<Vec<(u64, u16)>> {
+        let cells = choice.wheel..choice.wheel.checked_add(u32::from(choice.n_thresholds))?;
+        cells
+            .map(|index| read::<u64, _>(self.maps, Arena::Cells, index))
+            .map(|cell| cell.map(|cell| (cell >> 16, low16(cell))))
+            .collect()
+    }
+
+    fn read_wheel(&mut self, index: u32, owner: WheelOwner) -> Option<Slots> {
+        if let Some(wheel) = self.placed.wheel(owner) {
+            return Some(wheel.slots.clone());
+        }
+        let record: Wheel = read(self.maps, Arena::Wheels, index)?;
+        let slots: Slots = self.read_slots(&record)?.into();
+        let cells = record.cells;
+        self.placed.wheels.push(PlacedWheel { owner, slots: Arc::clone(&slots), index, cells });
+        Some(slots)
+    }
+
+    fn read_slots(&self, wheel: &Wheel) -> Option<Vec<u16>> {
+        let n = usize::try_from(wheel.len.min(MAX_WHEEL)).ok()?;
+        if wheel.cells == 0 {
+            return Some(wheel.slots.get(..n)?.iter().map(|slot| u16::from(*slot)).collect());
+        }
+        let slot = |i: u32| {
+            let cell: u64 = read(self.maps, Arena::Cells, wheel.cells + i / SLOTS_PER_CELL)?;
+            Some(low16(cell >> (16 * (i % SLOTS_PER_CELL))))
+        };
+        (0..wheel.len.min(MAX_WHEEL)).map(slot).collect()
+    }
+}
+
+fn low16(word: u64) -> u16 {
+    (word & 0xffff) as u16
+}

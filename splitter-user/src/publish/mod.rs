@@ -1,0 +1,442 @@
+//! The only writer of policy: from changed images to ordered writes and one commit store.
+//!
+//! The order, and what a `connect()` that runs at that moment sees:
+//!
+//! 1. Wheels, backends, matches, subsets, routes, plans go into free records. Nothing refers to
+//!    them: everybody sees the old policy.
+//! 2. New frontends enter the hash with a pair of no plan and the new one. The new plan bears the
+//!    next generation, so it does not count: the address still passes through.
+//! 3. Pairs of changed frontends become old plan and new plan. The old one still counts.
+//! 4. The generation is stored: one aligned word. From here every decision of every changed
+//!    service is the new policy's.
+//! 5. Frontends that are no longer in the policy leave the hash.
+//! 6. After a grace period, when no decision of before the commit is under way any more, what the
+//!    old policy alone used is free again.
+//!
+//! The daemon may die between any two of these; [`Publisher::adopt`] puts things right.
+
+mod adopt;
+mod draft;
+mod fault;
+mod place;
+mod space;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use splitter_common::abi::{
+    ABI_VERSION, Commit, FIRST_COUNTER, FrontendKey, Plan, PlanPair, commit_flag,
+};
+
+pub use adopt::AdoptError;
+pub use fault::FaultyMaps;
+pub use place::CounterOwner;
+
+use crate::compile::image::{ServiceId, ServiceImage};
+use crate::tables::{Arena, Grace, Maps, committed, write};
+use draft::{Draft, NewPair};
+use place::Placed;
+use space::{NoRoom, Pool, Range, Space};
+
+/// A policy could not be published. The running policy is what it was.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// A map is too small.
+    #[error("the map {map} is full: {wanted} more needed, {used} of {size} in use")]
+    Full {
+        /// Name of the map.
+        map: &'static str,
+        /// Records that were needed.
+        wanted: u32,
+        /// Records in use.
+        used: u32,
+        /// Size of the map.
+        size: u32,
+    },
+    /// Two services have one frontend.
+    #[error("the frontend {0:?} belongs to another service")]
+    FrontendTaken(FrontendKey),
+    /// The kernel refused an access.
+    #[error("write the policy to the maps")]
+    Kernel(#[source] io::Error),
+}
+
+/// One change of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A service that is new or replaces the one with its id.
+    Put(Arc<ServiceImage>),
+    /// A service that goes.
+    Remove(ServiceId),
+}
+
+/// What a publish did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The committed generation, old if nothing changed.
+    pub generation: u64,
+    /// Services whose records were written.
+    pub changed: usize,
+    /// Services that went.
+    pub removed: usize,
+}
+
+/// Everything up to here was retired before this mark was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(u64);
+
+/// The owner of the policy maps.
+pub struct Publisher<M> {
+    maps: M,
+    generation: u64,
+    services: HashMap<ServiceId, Placed>,
+    frontends: HashMap<FrontendKey, (u32, ServiceId)>,
+    /// Services that keep per-socket state.
+    n_stateful: usize,
+    space: Space,
+    /// What readers of before a commit may still look at, with that commit's generation.
+    retired: Vec<(Mark, Vec<Range>)>,
+    /// When frontends last left the hash. It must not reuse their elements for others before
+    /// those who found them there have let go.
+    unsettled: Option<Mark>,
+}
+
+impl<M: Maps> Publisher<M> {
+    /// Takes over the maps, with whatever policy they hold.
+    pub fn adopt(mut maps: M) -> Result<Self, AdoptError> {
+        let found = adopt::adopt(&mut maps)?;
+        let keys: Vec<FrontendKey> = found.leftovers.iter().map(|(key, _)| *key).collect();
+        maps.delete_frontends(&keys)?;
+        // Readers may hold a scrubbed pair; the next commit would make its plan count.
+        maps.grace().wait()?;
+        let used: Vec<Range> = found
+            .services
+            .values()
+            .flat_map(|placed| placed.own_ranges(None))
+            .chain(found.frontends.values().map(|(pair, _)| pair_range(*pair)))
+            .collect();
+        let space = Space::with_used(maps.sizes(), FIRST_COUNTER, &used);
+        let generation = committed(&maps).generation;
+        let n_stateful = found.services.values().filter(|p| p.image.answer_frontend).count();
+        let mut publisher = Self {
+            maps,
+            generation,
+            services: found.services,
+            frontends: found.frontends,
+            n_stateful,
+            space,
+            retired: Vec::new(),
+            unsettled: None,
+        };
+        publisher.zero_free_counters(&used)?;
+        publisher.store_commit()?;
+        Ok(publisher)
+    }
+
+    /// The maps, for readers.
+    pub fn maps(&self) -> &M {
+        &self.maps
+    }
+
+    /// The committed generation.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Ids of the services in force.
+    pub fn services(&self) -> impl Iterator<Item = ServiceId> {
+        self.services.keys().copied()
+    }
+
+    /// The image in force of a service.
+    pub fn image(&self, id: ServiceId) -> Option<&ServiceImage> {
+        self.services.get(&id).map(|placed| placed.image.as_ref())
+    }
+
+    /// The counters of a service: indices into the counters map.
+    pub fn counters(&self, id: ServiceId) -> Option<&BTreeMap<CounterOwner, u32>> {
+        self.services.get(&id).map(|placed| &placed.counters)
+    }
+
+    /// Records in use and in all, by map name, the reserved ones included.
+    pub fn usage(&self) -> Vec<(&'static str, u32, u32)> {
+        let arenas = Arena::ALL.into_iter().skip(1).map(Pool::Arena).chain([Pool::Counters]);
+        arenas.map(|pool| (pool_name(pool), self.space.used(pool), self.size(pool))).collect()
+    }
+
+    /// Publishes changes: all of them or, with an error, none.
+    pub fn publish(&mut self, changes: Vec<Change>) -> Result<Published, PublishError> {
+        let changes = self.real_changes(changes);
+        if changes.is_empty() {
+            return Ok(Published { generation: self.generation, changed: 0, removed: 0 });
+        }
+        let draft = self.draft_with_room(&changes)?;
+        if let Err(error) = self.write_draft(&draft) {
+            self.undo(draft);
+            return Err(PublishError::Kernel(error));
+        }
+        self.take_over(draft).map_err(PublishError::Kernel)
+    }
+
+    /// What is retired now. Once a [`Grace`] that was asked for after this has waited,
+    /// [`Publisher::release`] may be called with it. `None` where nothing is retired.
+    pub fn retired(&self) -> Option<(Mark, Arc<dyn Grace>)> {
+        self.retired.last().map(|(mark, _)| (*mark, self.maps.grace()))
+    }
+
+    /// Makes room of what was retired up to a mark. Readers of it must have ended.
+    pub fn release(&mut self, mark: Mark) -> io::Result<()> {
+        let n = self.retired.iter().take_while(|(retired, _)| *retired <= mark).count();
+        for (_, ranges) in self.retired.drain(..n) {
+            let counters: Vec<u32> = ranges
+                .iter()
+                .filter(|range| range.pool == Pool::Counters)
+                .map(|range| range.start)
+                .collect();
+            self.maps.zero_counters(&counters)?;
+            ranges.into_iter().for_each(|range| self.space.give(range));
+        }
+        self.unsettled = self.unsettled.filter(|deleted| *deleted > mark);
+        Ok(())
+    }
+
+    /// Waits for a grace period and makes room of everything that is retired.
+    pub fn settle(&mut self) -> io::Result<()> {
+        if let Some((mark, grace)) = self.retired() {
+            grace.wait()?;
+            self.release(mark)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves out changes that change nothing; of several of one service the last counts.
+    fn real_changes(&self, changes: Vec<Change>) -> Vec<Change> {
+        let mut last: BTreeMap<ServiceId, Change> = BTreeMap::new();
+        for change in changes {
+            let id = match &change {
+                Change::Put(image) => image.id,
+                Change::Remove(id) => *id,
+            };
+            last.insert(id, change);
+        }
+        last.into_values().filter(|change| self.is_real(change)).collect()
+    }
+
+    fn is_real(&self, change: &Change) -> bool {
+        match change {
+            Change::Put(image) => self.image(image.id) != Some(image.as_ref()),
+            Change::Remove(id) => self.services.contains_key(id),
+        }
+    }
+
+    /// Steps 1 to 4.
+    fn write_draft(&mut self, draft: &Draft) -> io::Result<()> {
+        let next = self.generation + 1;
+        for placed in &draft.placed {
+            let old = self.services.get(&placed.image.id);
+            placed.write(&mut self.maps, old, next)?;
+        }
+        if draft.tombstone != 0 {
+            let record = Plan { generation: next, ..Plan::default() };
+            write(&mut self.maps, Arena::Plans, draft.tombstone, &record)?;
+        }
+        let new: HashSet<u32> = draft.inserts.iter().map(|(_, pair)| *pair).collect();
+        let (inserted, changed): (Vec<_>, Vec<_>) =
+            draft.pairs.iter().partition(|pair| new.contains(&pair.pair));
+        self.write_pairs(&inserted)?;
+        self.maps.insert_frontends(&draft.inserts)?;
+        self.write_pairs(&changed)?;
+        for (_, pair, older) in &draft.deletes {
+            let record = PlanPair::new(*older, draft.tombstone);
+            write(&mut self.maps, Arena::PlanPairs, *pair, &record)?;
+        }
+        self.store_flags(self.n_stateful + draft.n_stateful())?;
+        self.maps.store(Arena::Commit, 0, &[next])
+    }
+
+    fn write_pairs(&mut self, pairs: &[&NewPair]) -> io::Result<()> {
+        for pair in pairs {
+            let record = PlanPair::new(pair.older, pair.newer);
+            write(&mut self.maps, Arena::PlanPairs, pair.pair, &record)?;
+        }
+        Ok(())
+    }
+
+    /// Steps 5 and 6, in memory and in the maps. The policy is committed whatever happens here.
+    fn take_over(&mut self, draft: Draft) -> io::Result<Published> {
+        self.generation += 1;
+        let published = Published {
+            generation: self.generation,
+            changed: draft.placed.len(),
+            removed: draft.removed.len(),
+        };
+        self.n_stateful += draft.n_stateful();
+        let mut retired = Vec::new();
+        let pairs: HashMap<FrontendKey, u32> = draft.inserts.iter().copied().collect();
+        for key in draft.deletes.iter().map(|(key, ..)| key) {
+            self.frontends.remove(key);
+        }
+        for placed in draft.placed {
+            retired.extend(self.replace(placed, &pairs));
+        }
+        for id in draft.removed {
+            if let Some(old) = self.services.remove(&id) {
+                self.n_stateful -= usize::from(old.image.answer_frontend);
+                retired.extend(old.own_ranges(None));
+            }
+        }
+        let deleted = self.delete_keys(&draft.deletes);
+        if deleted.is_ok() {
+            // A frontend that could not be deleted keeps its pair and the plan that takes nobody.
+            retired.extend(draft.deletes.iter().map(|(_, pair, _)| pair_range(*pair)));
+            retired.extend(tombstone_range(draft.tombstone));
+        }
+        self.retired.push((Mark(self.generation), retired));
+        deleted?;
+        self.store_flags(self.n_stateful)?;
+        Ok(published)
+    }
+
+    /// Puts a new place in force and answers what only the old one used.
+    fn replace(&mut self, placed: Placed, new_pairs: &HashMap<FrontendKey, u32>) -> Vec<Range> {
+        let id = placed.image.id;
+        for key in &placed.image.frontends {
+            let pair = self.frontends.get(key).map(|(pair, _)| *pair);
+            let pair = pair.unwrap_or_else(|| new_pairs[key]);
+            self.frontends.insert(*key, (pair, id));
+        }
+        let Some(old) = self.services.remove(&id) else {
+            self.services.insert(id, placed);
+            return Vec::new();
+        };
+        self.n_stateful -= usize::from(old.image.answer_frontend);
+        let retired = old.own_ranges(Some(&placed));
+        self.services.insert(id, placed);
+        retired
+    }
+
+    fn delete_keys(&mut self, deletes: &[(FrontendKey, u32, u32)]) -> io::Result<()> {
+        if deletes.is_empty() {
+            return Ok(());
+        }
+        self.unsettled = Some(Mark(self.generation));
+        let keys: Vec<FrontendKey> = deletes.iter().map(|(key, ..)| *key).collect();
+        self.maps.delete_frontends(&keys)
+    }
+
+    /// Puts everything back as if the draft had never been written, as far as the maps let it.
+    fn undo(&mut self, draft: Draft) {
+        for pair in &draft.pairs {
+            let record = PlanPair::new(0, pair.older);
+            let _ = write(&mut self.maps, Arena::PlanPairs, pair.pair, &record);
+        }
+        for (_, pair, older) in &draft.deletes {
+            let _ = write(&mut self.maps, Arena::PlanPairs, *pair, &PlanPair::new(0, *older));
+        }
+        let keys: Vec<FrontendKey> = draft.inserts.iter().map(|(key, _)| *key).collect();
+        let _ = self.maps.delete_frontends(&keys);
+        let _ = self.store_flags(self.n_stateful);
+        // Readers may hold the pairs that were just taken back; nothing may be reused, and
+        // nothing committed, before they have ended.
+        let _ = self.maps.grace().wait();
+        self.give_back(&draft);
+    }
+
+    fn give_back(&mut self, draft: &Draft) {
+        for (_, pair) in &draft.inserts {
+            self.space.give(pair_range(*pair));
+        }
+        for placed in &draft.placed {
+            let old = self.services.get(&placed.image.id);
+            placed.own_ranges(old).into_iter().for_each(|range| self.space.give(range));
+        }
+        if let Some(range) = tombstone_range(draft.tombstone) {
+            self.space.give(range);
+        }
+    }
+
+    fn store_flags(&mut self, n_stateful: usize) -> io::Result<()> {
+        let flags = if n_stateful > 0 { commit_flag::SOCKET_STATE } else { 0 };
+        if committed(&self.maps).flags == flags {
+            return Ok(());
+        }
+        self.maps.store(Arena::Commit, 1, &[commit_words(self.generation, flags)[1]])
+    }
+
+    fn store_commit(&mut self) -> io::Result<()> {
+        let flags = if self.n_stateful > 0 { commit_flag::SOCKET_STATE } else { 0 };
+        self.maps.store(Arena::Commit, 0, &commit_words(self.generation, flags))
+    }
+
+    /// Counters that nobody owns are zero, so that the next owner starts at zero.
+    fn zero_free_counters(&mut self, used: &[Range]) -> io::Result<()> {
+        let used: HashSet<u32> = used
+            .iter()
+            .filter(|range| range.pool == Pool::Counters)
+            .map(|range| range.start)
+            .collect();
+        let values = self.maps.counters()?;
+        let stale = values.iter().zip(0_u32..).skip(FIRST_COUNTER as usize);
+        let stale: Vec<u32> = stale
+            .filter(|(value, index)| **value != 0 && !used.contains(index))
+            .map(|(_, index)| index)
+            .collect();
+        self.maps.zero_counters(&stale)
+    }
+
+    fn full(&self, no_room: NoRoom) -> PublishError {
+        PublishError::Full {
+            map: pool_name(no_room.pool),
+            wanted: no_room.wanted,
+            used: self.space.used(no_room.pool),
+            size: self.size(no_room.pool),
+        }
+    }
+
+    fn size(&self, pool: Pool) -> u32 {
+        match pool {
+            Pool::Arena(arena) => self.maps.sizes().records(arena),
+            Pool::Counters => self.maps.sizes().counters,
+        }
+    }
+}
+
+impl Change {
+    fn id(&self) -> ServiceId {
+        match self {
+            Self::Put(image) => image.id,
+            Self::Remove(id) => *id,
+        }
+    }
+
+    fn frontends(&self) -> &[FrontendKey] {
+        match self {
+            Self::Put(image) => &image.frontends,
+            Self::Remove(_) => &[],
+        }
+    }
+}
+
+fn pair_range(pair: u32) -> Range {
+    Range { pool: Pool::Arena(Arena::PlanPairs), start: pair, len: 1 }
+}
+
+fn tombstone_range(plan: u32) -> Option<Range> {
+    (plan != 0).then_some(Range { pool: Pool::Arena(Arena::Plans), start: plan, len: 1 })
+}
+
+fn pool_name(pool: Pool) -> &'static str {
+    match pool {
+        // The size that runs out is that of the hash, which has one pair per frontend.
+        Pool::Arena(Arena::PlanPairs) => splitter_common::abi::map::FRONTENDS,
+        Pool::Arena(arena) => arena.map_name(),
+        Pool::Counters => splitter_common::abi::map::COUNTERS,
+    }
+}
+
+fn commit_words(generation: u64, flags: u32) -> [u64; 2] {
+    bytemuck::cast(Commit { generation, flags, abi_version: ABI_VERSION })
+}

@@ -1,0 +1,224 @@
+//! The policy tables as both sides see them: typed arenas over shared words.
+//!
+//! [`Maps`] is what the publisher writes and the decision reads. It has two implementations: the
+//! kernel's maps, and [`memory::MemoryMaps`], their twin in plain memory for the simulator and the
+//! property tests. Readers may run at any moment, so words are stored atomically, in order.
+
+pub mod memory;
+pub mod world;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytemuck::Pod;
+use splitter_common::abi::{
+    Backend, Commit, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel, map,
+};
+
+/// A map that is an array of records of whole eight-byte words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Arena {
+    /// The committed generation; one record.
+    Commit,
+    /// Plan pairs.
+    PlanPairs,
+    /// Plans.
+    Plans,
+    /// Routes.
+    Routes,
+    /// Client matches.
+    Matches,
+    /// Wheels.
+    Wheels,
+    /// Slots of long wheels and affinity thresholds.
+    Cells,
+    /// Subsets.
+    Subsets,
+    /// Backends.
+    Backends,
+}
+
+impl Arena {
+    /// Every arena.
+    pub const ALL: [Self; 9] = [
+        Self::Commit,
+        Self::PlanPairs,
+        Self::Plans,
+        Self::Routes,
+        Self::Matches,
+        Self::Wheels,
+        Self::Cells,
+        Self::Subsets,
+        Self::Backends,
+    ];
+
+    /// Name of the kernel's map.
+    pub const fn map_name(self) -> &'static str {
+        match self {
+            Self::Commit => map::COMMIT,
+            Self::PlanPairs => map::PLAN_PAIRS,
+            Self::Plans => map::PLANS,
+            Self::Routes => map::ROUTES,
+            Self::Matches => map::MATCHES,
+            Self::Wheels => map::WHEELS,
+            Self::Cells => map::CELLS,
+            Self::Subsets => map::SUBSETS,
+            Self::Backends => map::BACKENDS,
+        }
+    }
+
+    /// Size of a record in eight-byte words.
+    pub const fn record_words(self) -> usize {
+        let bytes = match self {
+            Self::Commit => size_of::<Commit>(),
+            Self::PlanPairs => size_of::<PlanPair>(),
+            Self::Plans => size_of::<Plan>(),
+            Self::Routes => size_of::<Route>(),
+            Self::Matches => size_of::<Match>(),
+            Self::Wheels => size_of::<Wheel>(),
+            Self::Cells => size_of::<u64>(),
+            Self::Subsets => size_of::<Subset>(),
+            Self::Backends => size_of::<Backend>(),
+        };
+        bytes / size_of::<u64>()
+    }
+}
+
+/// Sizes of the maps, in records. Each includes the reserved record 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Most frontends; also the number of plan pairs.
+    pub frontends: u32,
+    /// Most plans: one per service, and one more per service that is changing.
+    pub plans: u32,
+    /// Most routes.
+    pub routes: u32,
+    /// Most client matches.
+    pub matches: u32,
+    /// Most wheels.
+    pub wheels: u32,
+    /// Most cells.
+    pub cells: u32,
+    /// Most subsets.
+    pub subsets: u32,
+    /// Most backends.
+    pub backends: u32,
+    /// Most counters.
+    pub counters: u32,
+}
+
+impl Sizes {
+    /// Room for so many services of ordinary shape (one frontend, two subsets, four backends, a
+    /// wheel of 100 slots), with half as much again for policies that are changing.
+    pub const fn for_services(services: u32) -> Self {
+        let room = services + services / 2 + 64;
+        Self {
+            frontends: room,
+            plans: room,
+            routes: room * 2,
+            matches: room,
+            wheels: room * 3,
+            cells: room * 25 + 5_000,
+            subsets: room * 2,
+            backends: room * 4,
+            counters: room * 8,
+        }
+    }
+
+    /// Number of records of an arena.
+    pub const fn records(&self, arena: Arena) -> u32 {
+        match arena {
+            Arena::Commit => 1,
+            Arena::PlanPairs => self.frontends,
+            Arena::Plans => self.plans,
+            Arena::Routes => self.routes,
+            Arena::Matches => self.matches,
+            Arena::Wheels => self.wheels,
+            Arena::Cells => self.cells,
+            Arena::Subsets => self.subsets,
+            Arena::Backends => self.backends,
+        }
+    }
+}
+
+/// Waits for every decision that is under way to end.
+pub trait Grace: Send + Sync {
+    /// Returns once every decision that ran when this was called has ended. May take tens of
+    /// milliseconds.
+    fn wait(&self) -> io::Result<()>;
+}
+
+/// The tables of one data path.
+///
+/// Writes go through [`Maps::store`] and the other `&mut self` methods, one call per step, in the
+/// order in which readers may see them.
+pub trait Maps {
+    /// Sizes that the tables were made with.
+    fn sizes(&self) -> &Sizes;
+    /// The words of an arena.
+    fn words(&self, arena: Arena) -> &[AtomicU64];
+    /// Index of a frontend's plan pair.
+    fn frontend(&self, key: &FrontendKey) -> io::Result<Option<u32>>;
+    /// All frontends.
+    fn frontends(&self) -> io::Result<Vec<(FrontendKey, u32)>>;
+    /// Sum over all CPUs of every counter.
+    fn counters(&self) -> io::Result<Vec<u64>>;
+    /// Something that waits for running decisions to end.
+    fn grace(&self) -> Arc<dyn Grace>;
+
+    /// Stores consecutive words, in order, each whole, none before an earlier one.
+    fn store(&mut self, arena: Arena, first_word: usize, words: &[u64]) -> io::Result<()> {
+        for (word, value) in self.words(arena)[first_word..].iter().zip(words) {
+            word.store(*value, Ordering::Release);
+        }
+        Ok(())
+    }
+    /// Adds frontends that are not there yet.
+    fn insert_frontends(&mut self, frontends: &[(FrontendKey, u32)]) -> io::Result<()>;
+    /// Removes frontends that are there.
+    fn delete_frontends(&mut self, keys: &[FrontendKey]) -> io::Result<()>;
+    /// Sets counters to zero on every CPU.
+    fn zero_counters(&mut self, indices: &[u32]) -> io::Result<()>;
+}
+
+/// Reads a record; `None` where the index is out of range.
+pub fn read<T: Pod, M: Maps + ?Sized>(maps: &M, arena: Arena, index: u32) -> Option<T> {
+    debug_assert_eq!(arena.record_words() * 8, size_of::<T>());
+    let n = arena.record_words();
+    let first = index as usize * n;
+    let words = maps.words(arena).get(first..first + n)?;
+    let mut record = T::zeroed();
+    for (to, from) in bytemuck::bytes_of_mut(&mut record).chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&from.load(Ordering::Acquire).to_ne_bytes());
+    }
+    Some(record)
+}
+
+/// Writes a record.
+pub fn write<T: Pod, M: Maps + ?Sized>(
+    maps: &mut M,
+    arena: Arena,
+    index: u32,
+    record: &T,
+) -> io::Result<()> {
+    write_all(maps, arena, index, std::slice::from_ref(record))
+}
+
+/// Writes consecutive records.
+pub fn write_all<T: Pod, M: Maps + ?Sized>(
+    maps: &mut M,
+    arena: Arena,
+    first: u32,
+    records: &[T],
+) -> io::Result<()> {
+    debug_assert_eq!(arena.record_words() * 8, size_of::<T>());
+    let bytes = bytemuck::cast_slice::<T, u8>(records);
+    let words: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+    maps.store(arena, first as usize * arena.record_words(), &words)
+}
+
+/// The committed record.
+pub fn committed<M: Maps + ?Sized>(maps: &M) -> Commit {
+    read(maps, Arena::Commit, 0).unwrap_or_default()
+}
