@@ -5,6 +5,7 @@
 //! and `kernel` is the only module that talks to BPF.
 
 pub mod compile;
+pub mod kernel;
 pub mod policy;
 pub mod publish;
 pub mod tables;

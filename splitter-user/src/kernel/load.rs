@@ -1,0 +1,216 @@
+//! From the embedded object to loaded programs on pinned maps.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::programs::{CgroupSockAddr, ProgramError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use splitter_common::abi::{FrontendKey, map};
+
+use super::attach::Hook;
+use super::pins::{PinDir, PinError};
+use super::{KernelMaps, object, sys};
+use crate::tables::{Arena, Sizes};
+
+/// The kernel did not take the programs or maps.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The binary has no kernel programs in it.
+    #[error("this binary was built without the kernel programs; build it with: cargo xtask build")]
+    NoObject,
+    /// The pin directory.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// The maps.
+    #[error("make the maps (needs CAP_BPF, and CAP_NET_ADMIN for the programs: run as root)")]
+    Maps(#[source] EbpfError),
+    /// A pin holds something else.
+    #[error("{} is not the map that belongs there ({what}); remove it, or choose another --pin-dir", path.display())]
+    ForeignPin {
+        /// The pin.
+        path: PathBuf,
+        /// What does not fit.
+        what: &'static str,
+    },
+    /// A program.
+    #[error("load the program {name} (needs CAP_BPF and CAP_NET_ADMIN, and Linux 6.1 or newer)")]
+    Program {
+        /// Name of the program.
+        name: &'static str,
+        /// The verifier's last words are in here.
+        #[source]
+        error: ProgramError,
+    },
+    /// A map could not be used.
+    #[error("use the map {name}")]
+    Map {
+        /// Name of the map.
+        name: &'static str,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// Whether the hooks log every connection. Off, the verifier removes the code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// They do not.
+    #[default]
+    Off,
+    /// One line per connection to a frontend.
+    Debug,
+}
+
+impl LogLevel {
+    /// As `aya_log_common::Level` counts.
+    fn number(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Debug => 4,
+        }
+    }
+}
+
+/// What the verifier and the JIT made of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramSize {
+    /// Name of the program.
+    pub name: &'static str,
+    /// Instructions that the verifier walked, on all paths together.
+    pub verified_instructions: u32,
+    /// Bytes of BPF instructions, 8 each.
+    pub translated_bytes: u32,
+    /// Bytes of machine code.
+    pub jited_bytes: u32,
+}
+
+/// Loaded programs, not attached by this alone.
+pub struct Loaded {
+    ebpf: Ebpf,
+    sizes: Sizes,
+    maps_dir: PathBuf,
+}
+
+/// Loads the programs onto the pinned maps of this layout, which are made if they are missing.
+pub fn load(pins: &PinDir, sizes: Sizes, log: LogLevel) -> Result<Loaded, LoadError> {
+    let object = object::embedded().ok_or(LoadError::NoObject)?;
+    let maps_dir = pins.maps(&sizes)?;
+    let level = log.number();
+    let paths: Vec<(&str, PathBuf)> =
+        pinned_maps().map(|name| (name, maps_dir.join(name))).collect();
+    let mut loader = EbpfLoader::new();
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
+    if log == LogLevel::Off {
+        loader.map_max_entries("AYA_LOGS", 4_096);
+    }
+    for (name, entries) in map_sizes(&sizes) {
+        loader.map_max_entries(name, entries);
+    }
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
+    for hook in Hook::ALL {
+        let program = program(&mut ebpf, hook);
+        program.load().map_err(|error| LoadError::Program { name: hook.program(), error })?;
+    }
+    Ok(Loaded { ebpf, sizes, maps_dir })
+}
+
+fn map_sizes(sizes: &Sizes) -> impl Iterator<Item = (&'static str, u32)> {
+    let arenas = Arena::ALL.map(|arena| (arena.map_name(), sizes.records(arena)));
+    let others = [(map::FRONTENDS, sizes.frontends), (map::COUNTERS, sizes.counters)];
+    arenas.into_iter().chain(others)
+}
+
+fn pinned_maps() -> impl Iterator<Item = &'static str> {
+    let others = [map::FRONTENDS, map::COUNTERS, map::SOCKETS];
+    Arena::ALL.map(Arena::map_name).into_iter().chain(others)
+}
+
+fn program(ebpf: &mut Ebpf, hook: Hook) -> &mut CgroupSockAddr {
+    let program = ebpf.program_mut(hook.program()).expect("the object has a program per hook");
+    program.try_into().expect("all programs are of this type")
+}
+
+impl Loaded {
+    /// Opens the maps for writing and reading.
+    pub fn maps(&self) -> Result<KernelMaps, LoadError> {
+        let mut sizes: HashMap<&str, u32> = map_sizes(&self.sizes).collect();
+        let mut open = |name: &'static str, key_size: u32, value_size: u32| {
+            let path = self.maps_dir.join(name);
+            let entries = sizes.remove(name).unwrap_or(0);
+            open_map(&path, name, key_size, value_size, entries)
+        };
+        let arenas = Arena::ALL
+            .map(|arena| open(arena.map_name(), 4, bytes(arena)))
+            .into_iter()
+            .collect::<Result<Vec<OwnedFd>, _>>()?;
+        let frontends = open(map::FRONTENDS, frontend_key_size(), 4)?;
+        let counters = open(map::COUNTERS, 4, 8)?;
+        KernelMaps::new(self.sizes, &arenas, frontends, counters)
+            .map_err(|error| LoadError::Map { name: map::COMMIT, error })
+    }
+
+    /// The descriptor of a hook's program.
+    pub(super) fn with_program<T>(
+        &mut self,
+        hook: Hook,
+        use_it: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let fd = program(&mut self.ebpf, hook).fd().map_err(io::Error::other)?;
+        use_it(fd.as_fd())
+    }
+
+    /// Sizes of all programs.
+    pub fn program_sizes(&mut self) -> Result<Vec<ProgramSize>, LoadError> {
+        Hook::ALL.into_iter().map(|hook| program_size(&mut self.ebpf, hook)).collect()
+    }
+
+    /// The loaded object, for the reader of the hooks' log lines.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
+fn program_size(ebpf: &mut Ebpf, hook: Hook) -> Result<ProgramSize, LoadError> {
+    let name = hook.program();
+    let info = program(ebpf, hook).info().map_err(|error| LoadError::Program { name, error })?;
+    Ok(ProgramSize {
+        name,
+        verified_instructions: info.verified_instruction_count().unwrap_or(0),
+        translated_bytes: info.size_translated().unwrap_or(0),
+        jited_bytes: info.size_jitted(),
+    })
+}
+
+fn bytes(arena: Arena) -> u32 {
+    u32::try_from(arena.record_words() * size_of::<u64>()).expect("records are small")
+}
+
+fn frontend_key_size() -> u32 {
+    u32::try_from(size_of::<FrontendKey>()).expect("keys are small")
+}
+
+/// Opens a pinned map and makes sure that it is the one that belongs there.
+fn open_map(
+    path: &Path,
+    name: &'static str,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+) -> Result<OwnedFd, LoadError> {
+    let fd = sys::open_pinned(path).map_err(|error| LoadError::Map { name, error })?;
+    let foreign = |what| LoadError::ForeignPin { path: path.to_owned(), what };
+    let info = sys::map_info(&fd).map_err(|_| foreign("not a map"))?;
+    if (info.key_size, info.value_size) != (key_size, value_size) {
+        return Err(foreign("other key or value size"));
+    }
+    if info.max_entries != entries {
+        return Err(foreign("other number of entries"));
+    }
+    Ok(fd)
+}

@@ -1,0 +1,17 @@
+//! The only module that names aya or makes a bpf(2) call: programs, maps, links, pins.
+//!
+//! It decides nothing about policy. Everything it makes is pinned in one directory on bpffs, which
+//! is why traffic goes on when the daemon does not.
+
+mod attach;
+mod load;
+mod maps;
+mod object;
+mod pins;
+mod sys;
+
+pub use attach::{Attachment, Hook, HookState};
+pub use load::{LoadError, Loaded, LogLevel, ProgramSize, load};
+pub use maps::KernelMaps;
+pub use object::embedded;
+pub use pins::{PinDir, PinError};
