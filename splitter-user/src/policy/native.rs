@@ -8,7 +8,6 @@ mod route;
 mod subset;
 mod write;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::check;
@@ -130,21 +129,22 @@ fn read_frontend(reader: &mut Reader<'_>, node: NodeId) -> Option<Frontend> {
 
 /// The frontends in the model's order, each once.
 fn sort_frontends(reader: &mut Reader<'_>, places: &[(Frontend, Span)]) -> Vec<Frontend> {
-    let mut seen: HashMap<Frontend, Span> = HashMap::with_capacity(places.len());
-    for (frontend, at) in places {
-        if let Some(first) = seen.get(frontend) {
+    // Sorted by place within equals, so each duplicate points at the one before it.
+    let mut sorted = places.to_vec();
+    sorted.sort_by_key(|(frontend, _)| *frontend);
+    for pair in sorted.windows(2) {
+        let &[(first, first_at), (frontend, at)] = pair else { continue };
+        if frontend == first {
             let message = format!("the frontend `{frontend}` is given twice");
             reader.push(
-                Diagnostic::new(&code::DUPLICATE_FRONTEND, *at, message)
+                Diagnostic::new(&code::DUPLICATE_FRONTEND, at, message)
                     .with_label("again here")
-                    .with_secondary(*first, "first here")
+                    .with_secondary(first_at, "first here")
                     .with_help("delete one of the two"),
             );
-        } else {
-            seen.insert(*frontend, *at);
         }
     }
-    let mut frontends: Vec<Frontend> = seen.into_keys().collect();
-    frontends.sort_unstable();
+    let mut frontends: Vec<Frontend> = sorted.into_iter().map(|(frontend, _)| frontend).collect();
+    frontends.dedup();
     frontends
 }

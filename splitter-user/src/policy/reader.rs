@@ -36,6 +36,23 @@ pub(super) struct Fields<'a> {
     entries: Vec<Entry<'a>>,
 }
 
+/// Finds earlier entries by name: by looking at all of them while they are few, as nearly always.
+#[derive(Default)]
+struct Seen<'a>(HashMap<&'a str, Span>);
+
+impl<'a> Seen<'a> {
+    const FEW: usize = 16;
+
+    fn find(&mut self, entries: &[Entry<'a>], name: &str) -> Option<Span> {
+        if entries.len() < Self::FEW {
+            return entries.iter().find(|entry| entry.name == name).map(|entry| entry.key);
+        }
+        let unseen = entries.iter().skip(self.0.len());
+        self.0.extend(unseen.map(|entry| (entry.name, entry.key)));
+        self.0.get(name).copied()
+    }
+}
+
 impl<'a> Fields<'a> {
     pub(super) fn get(&self, name: &str) -> Option<Entry<'a>> {
         self.entries.iter().find(|entry| entry.name == name).copied()
@@ -111,17 +128,15 @@ impl<'a> Reader<'a> {
         let Value::Mapping(children) = self.value(node) else {
             return self.wrong_type(node, what, "a mapping", "write `key: value` lines below it");
         };
-        let mut seen: HashMap<&str, Span> = HashMap::new();
-        let mut entries = Vec::with_capacity(children.len() / 2);
+        let mut entries: Vec<Entry<'a>> = Vec::with_capacity(children.len() / 2);
+        let mut seen = Seen::default();
         for pair in children.chunks_exact(2) {
             let &[key, value] = pair else { continue };
             let Some(name) = self.key(key, what) else { continue };
             let key = self.span(key);
-            if let Some(first) = seen.get(name) {
-                self.duplicate_key(name, key, *first);
-            } else {
-                seen.insert(name, key);
-                entries.push(Entry { name, key, value });
+            match seen.find(&entries, name) {
+                Some(first) => self.duplicate_key(name, key, first),
+                None => entries.push(Entry { name, key, value }),
             }
         }
         Some(entries)
