@@ -1,0 +1,183 @@
+//! Rules between the parts of a service and between services.
+//!
+//! These hold for every input form, so they look at drafts and not at trees.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+
+use splitter_common::abi::MAX_ROUTES;
+
+use super::code;
+use super::diagnostic::{Diagnostic, Report, Span};
+use super::document::Draft;
+use super::model::{Action, Frontend, Protocol};
+use super::reader::Reader;
+
+/// Checks a service by itself.
+pub(super) fn within(draft: &Draft, reader: &mut Reader<'_>) {
+    check_families(draft, reader);
+    if draft.places.routes_complete {
+        check_order(draft, reader);
+        check_repeats(draft, reader);
+        check_unused(draft, reader);
+    }
+}
+
+/// Backends and their places.
+fn backends(draft: &Draft) -> impl Iterator<Item = (SocketAddr, Span)> {
+    let subsets = draft.service.subsets.iter().zip(&draft.places.subsets);
+    subsets.flat_map(|(subset, places)| {
+        let addresses = subset.backends.iter().map(|backend| backend.addr);
+        addresses.zip(places.backends.iter().copied())
+    })
+}
+
+/// A socket has one family, and a rewrite cannot change it.
+fn check_families(draft: &Draft, reader: &mut Reader<'_>) {
+    let mut frontends = draft.places.frontends.iter();
+    let Some((first, first_at)) = frontends.next() else { return };
+    let family = |addr: SocketAddr| if addr.is_ipv4() { "IPv4" } else { "IPv6" };
+    let rest = frontends.map(|(frontend, at)| (frontend.addr, *at, "frontend"));
+    let all = rest.chain(backends(draft).map(|(addr, at)| (addr, at, "backend")));
+    for (addr, at, what) in all.filter(|(addr, ..)| addr.is_ipv4() != first.addr.is_ipv4()) {
+        let expected = family(first.addr);
+        let message = format!("the {what} `{addr}` is {}, the service is {expected}", family(addr));
+        let help = format!(
+            "write an {expected} address, or make a second service: a connection cannot change \
+             its family"
+        );
+        reader.push(
+            Diagnostic::new(&code::MIXED_FAMILIES, at, message)
+                .with_secondary(*first_at, "the first frontend")
+                .with_help(help),
+        );
+    }
+}
+
+/// Routes are tried in order, so one that takes every client must be the last.
+fn check_order(draft: &Draft, reader: &mut Reader<'_>) {
+    let routes = || draft.service.routes.iter().zip(&draft.places.routes);
+    let Some(catch_all) = routes().position(|(route, _)| route.matches.is_empty()) else {
+        let at = draft.places.routes.first().map_or(draft.places.name, |places| places.route);
+        let message = "no route takes the clients that fit no match: they pass through untouched";
+        let help = "add a last route without `match`; `- pass: true` if this is what you want";
+        return reader.push(Diagnostic::new(&code::NO_CATCH_ALL, at, message).with_help(help));
+    };
+    for (route, places) in routes().skip(catch_all + 1) {
+        let message = format!("the route `{}` is never reached", route.name);
+        let mut diagnostic = Diagnostic::new(&code::ROUTE_UNREACHABLE, places.route, message)
+            .with_help("move the route without `match` to the end");
+        if let Some(first) = draft.places.routes.get(catch_all) {
+            diagnostic = diagnostic.with_secondary(first.route, "this one takes every client");
+        }
+        reader.push(diagnostic);
+    }
+}
+
+fn check_repeats(draft: &Draft, reader: &mut Reader<'_>) {
+    let matches: Vec<_> = draft.places.routes.iter().flat_map(|places| &places.matches).collect();
+    // More are an error already, and comparing all of them would cost their square.
+    if matches.len() > MAX_ROUTES as usize {
+        return;
+    }
+    for (index, (client, at)) in matches.iter().enumerate() {
+        let mut earlier = matches.iter().take(index);
+        if let Some((_, first)) = earlier.find(|(other, _)| other == client) {
+            let message = "this match is the same as an earlier one, which takes its clients";
+            reader.push(
+                Diagnostic::new(&code::MATCH_REPEATED, *at, message)
+                    .with_secondary(*first, "first here")
+                    .with_help("delete it"),
+            );
+        }
+    }
+}
+
+fn check_unused(draft: &Draft, reader: &mut Reader<'_>) {
+    let mut used = HashSet::new();
+    for route in &draft.service.routes {
+        if let Action::Split(split) = &route.action {
+            used.extend(split.weights.iter().map(|(ordinal, _)| *ordinal));
+        }
+    }
+    let subsets = draft.service.subsets.iter().zip(&draft.places.subsets).enumerate();
+    for (_, (subset, places)) in subsets.filter(|(ordinal, _)| !used.contains(ordinal)) {
+        let message = format!("no route splits to the subset `{}`", subset.name);
+        let help = "name it in a split, with weight 0 if it is only prepared, or delete it";
+        reader.push(Diagnostic::new(&code::SUBSET_UNUSED, places.name, message).with_help(help));
+    }
+}
+
+/// Checks the services of all sources against each other.
+pub(super) fn across(drafts: &[Draft], report: &mut Report) {
+    check_names(drafts, report);
+    let owners = check_frontends(drafts, report);
+    for draft in drafts {
+        check_cycles(draft, &owners, report);
+    }
+}
+
+fn check_names(drafts: &[Draft], report: &mut Report) {
+    let mut seen: HashMap<&str, Span> = HashMap::with_capacity(drafts.len());
+    for Draft { service, places } in drafts {
+        if let Some(first) = seen.get(service.name.as_str()) {
+            let message = format!("two services are named `{}`", service.name);
+            report.push(
+                Diagnostic::new(&code::DUPLICATE_SERVICE, places.name, message)
+                    .with_label("again here")
+                    .with_secondary(*first, "first here")
+                    .with_help("rename one of them, or give them different namespaces"),
+            );
+        } else {
+            seen.insert(&service.name, places.name);
+        }
+    }
+}
+
+/// The service that owns a frontend, and where it says so.
+type Owners<'a> = HashMap<Frontend, (&'a Draft, Span)>;
+
+fn check_frontends<'a>(drafts: &'a [Draft], report: &mut Report) -> Owners<'a> {
+    let mut owners: Owners<'a> = HashMap::with_capacity(drafts.len());
+    for draft in drafts {
+        for (frontend, at) in &draft.places.frontends {
+            let (owner, first) = *owners.entry(*frontend).or_insert((draft, *at));
+            // Duplicates inside one service were reported when it was read.
+            if std::ptr::eq(owner, draft) {
+                continue;
+            }
+            let message =
+                format!("the frontend `{frontend}` belongs to `{}` already", owner.service.name);
+            report.push(
+                Diagnostic::new(&code::DUPLICATE_FRONTEND, *at, message)
+                    .with_label("again here")
+                    .with_secondary(first, "first here")
+                    .with_help("give each service an address or port of its own"),
+            );
+        }
+    }
+    owners
+}
+
+/// A rewritten connection is not rewritten again, so a frontend behind a split reaches nobody.
+fn check_cycles(draft: &Draft, owners: &Owners<'_>, report: &mut Report) {
+    let protocols: Vec<Protocol> = [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .filter(|protocol| draft.service.frontends.iter().any(|f| f.protocol == *protocol))
+        .collect();
+    for (addr, at) in backends(draft) {
+        let mut frontends = protocols.iter().map(|protocol| Frontend { addr, protocol: *protocol });
+        let Some((owner, first)) = frontends.find_map(|frontend| owners.get(&frontend)) else {
+            continue;
+        };
+        let message = format!("the backend `{addr}` is a frontend of `{}`", owner.service.name);
+        report.push(
+            Diagnostic::new(&code::BACKEND_IS_FRONTEND, at, message)
+                .with_secondary(*first, "the frontend")
+                .with_help(
+                    "name the address that the server listens at: a connection that was rewritten \
+                     once is not rewritten again",
+                ),
+        );
+    }
+}

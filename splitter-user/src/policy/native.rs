@@ -1,0 +1,150 @@
+//! The native form: `apiVersion: splitter.dev/v1`, `kind: Split`.
+//!
+//! Reads a document's tree into a service and checks the rules that need no other service.
+//! `docs/policy.md` is the reference of the form; every rule there is enforced here or in `check`.
+
+mod client;
+mod route;
+mod subset;
+mod write;
+
+use std::net::SocketAddr;
+
+use super::check;
+use super::code;
+use super::diagnostic::{Diagnostic, Span};
+use super::document::{Draft, Places};
+use super::model::{Frontend, PeerName, Protocol, Service};
+use super::reader::{Fields, Reader};
+use super::yaml::{NodeId, Value};
+pub use write::to_yaml;
+
+const PEER_NAMES: [(&str, PeerName); 2] =
+    [("backend", PeerName::Backend), ("frontend", PeerName::Frontend)];
+
+/// Reads the `metadata` and `spec` of a document. `None` where the service cannot be named.
+pub(super) fn read(reader: &mut Reader<'_>, document: &Fields<'_>) -> Option<Draft> {
+    let metadata = reader.required(document, "metadata", "write `metadata: {name: NAME}`");
+    let name = metadata.and_then(|node| read_name(reader, node));
+    let spec = reader.required(document, "spec", "write `spec:` with `frontends` and `routes`");
+    let spec = spec.and_then(|node| {
+        let keys = ["frontends", "subsets", "routes", "split", "getpeername"];
+        reader.fields(node, "the spec", &keys)
+    })?;
+    let draft = read_spec(reader, &spec, name.unwrap_or_default());
+    check::within(&draft, reader);
+    // Without a name it is in error, and nothing else may be said about that name.
+    (!draft.service.name.is_empty()).then_some(draft)
+}
+
+/// `namespace/name`, or the name alone.
+fn read_name(reader: &mut Reader<'_>, node: NodeId) -> Option<(String, Span)> {
+    let keys = ["name", "namespace", "labels", "annotations"];
+    let fields = reader.fields(node, "the metadata", &keys)?;
+    for key in ["labels", "annotations"] {
+        if let Some(node) = fields.value(key) {
+            read_labels(reader, node);
+        }
+    }
+    let namespace = fields.value("namespace").map(|node| reader.name(node, "a namespace"));
+    let node = reader.required(&fields, "name", "give the service a name, such as `web`")?;
+    let name = reader.name(node, "a name of a service")?;
+    let name = match namespace {
+        Some(namespace) => format!("{}/{name}", namespace?),
+        None => name.to_owned(),
+    };
+    Some((name, reader.span(node)))
+}
+
+/// Labels and annotations are for other tools; they only have to be what those tools write.
+fn read_labels(reader: &mut Reader<'_>, node: NodeId) {
+    if reader.is_null(node) {
+        return;
+    }
+    for entry in reader.entries(node, "a mapping of labels").unwrap_or_default() {
+        reader.string(entry.value, "the value of a label or annotation");
+    }
+}
+
+fn read_spec(reader: &mut Reader<'_>, spec: &Fields<'_>, name: (String, Span)) -> Draft {
+    let (name, at) = name;
+    let mut places = Places { name: at, ..Places::default() };
+    let frontends = "write `frontends: [\"127.0.0.1:8080\"]`: what clients dial";
+    if let Some(node) = reader.required(spec, "frontends", frontends) {
+        places.frontends = read_frontends(reader, node);
+    }
+    let (subsets, subset_places) = match spec.value("subsets") {
+        Some(node) => subset::read_all(reader, node),
+        None => (Some(Vec::new()), Vec::new()),
+    };
+    places.subsets = subset_places;
+    let routes = route::read_all(reader, spec, subsets.as_deref(), &mut places);
+    let getpeername = spec
+        .value("getpeername")
+        .and_then(|node| reader.word(node, "a value of `getpeername`", &PEER_NAMES));
+    let service = Service {
+        name,
+        frontends: sort_frontends(reader, &places.frontends),
+        getpeername: getpeername.unwrap_or_default(),
+        subsets: subsets.unwrap_or_default(),
+        routes,
+    };
+    Draft { service, places }
+}
+
+fn read_frontends(reader: &mut Reader<'_>, node: NodeId) -> Vec<(Frontend, Span)> {
+    let one = [node];
+    let nodes = match reader.value(node) {
+        Value::Scalar(_) if !reader.is_null(node) => &one,
+        _ => {
+            let example = "write `[\"127.0.0.1:8080\"]`";
+            reader.list(node, "`frontends`", example).unwrap_or(&one[..0])
+        }
+    };
+    if matches!(reader.value(node), Value::Sequence([])) {
+        reader.empty(
+            reader.span(node),
+            "`frontends`",
+            "list at least one address that clients dial",
+        );
+    }
+    let read = |node: &NodeId| Some((read_frontend(reader, *node)?, reader.span(*node)));
+    nodes.iter().filter_map(read).collect()
+}
+
+/// `ADDR:PORT/PROTOCOL`, or the same as a mapping.
+fn read_frontend(reader: &mut Reader<'_>, node: NodeId) -> Option<Frontend> {
+    let Value::Mapping(_) = reader.value(node) else { return reader.frontend(node) };
+    let fields = reader.fields(node, "a frontend", &["address", "port", "protocol"])?;
+    let address = reader.required(&fields, "address", "write `address: \"127.0.0.1\"`");
+    let port = reader.required(&fields, "port", "write `port: 8080`");
+    let ip = address.and_then(|node| reader.ip(node));
+    let port = port.and_then(|node| reader.port(node));
+    let protocol = match fields.value("protocol") {
+        Some(node) => reader.protocol(node),
+        None => Some(Protocol::Tcp),
+    };
+    Some(Frontend { addr: SocketAddr::new(ip?, port?), protocol: protocol? })
+}
+
+/// The frontends in the model's order, each once.
+fn sort_frontends(reader: &mut Reader<'_>, places: &[(Frontend, Span)]) -> Vec<Frontend> {
+    // Sorted by place within equals, so each duplicate points at the one before it.
+    let mut sorted = places.to_vec();
+    sorted.sort_by_key(|(frontend, _)| *frontend);
+    for pair in sorted.windows(2) {
+        let &[(first, first_at), (frontend, at)] = pair else { continue };
+        if frontend == first {
+            let message = format!("the frontend `{frontend}` is given twice");
+            reader.push(
+                Diagnostic::new(&code::DUPLICATE_FRONTEND, at, message)
+                    .with_label("again here")
+                    .with_secondary(first_at, "first here")
+                    .with_help("delete one of the two"),
+            );
+        }
+    }
+    let mut frontends: Vec<Frontend> = sorted.into_iter().map(|(frontend, _)| frontend).collect();
+    frontends.dedup();
+    frontends
+}

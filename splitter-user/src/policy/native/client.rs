@@ -1,0 +1,125 @@
+//! `match` of a route: which clients it takes.
+
+use splitter_common::abi::COMMAND_LEN;
+
+use crate::policy::code;
+use crate::policy::diagnostic::{Diagnostic, Span};
+use crate::policy::model::ClientMatch;
+use crate::policy::reader::Reader;
+use crate::policy::words::quote;
+use crate::policy::yaml::{NodeId, Value};
+
+const EMPTY_HELP: &str = "leave `match` out to take every client";
+/// Longest path that the kernel resolves, with its terminating zero.
+const PATH_MAX: usize = 4096;
+
+/// Reads one match or a list of them. `None` where one is wrong.
+pub(super) fn read_all(reader: &mut Reader<'_>, node: NodeId) -> Option<Vec<(ClientMatch, Span)>> {
+    match reader.value(node) {
+        Value::Sequence([]) => {
+            reader.empty(reader.span(node), "`match`", EMPTY_HELP);
+            None
+        }
+        Value::Sequence(nodes) => {
+            let read = |node: &NodeId| Some((read(reader, *node)?, reader.span(*node)));
+            let matches: Vec<_> = nodes.iter().filter_map(read).collect();
+            (matches.len() == nodes.len()).then_some(matches)
+        }
+        _ => Some(vec![(read(reader, node)?, reader.span(node))]),
+    }
+}
+
+fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<ClientMatch> {
+    let fields = reader.fields(node, "a match", &["uid", "gid", "command", "cgroup"])?;
+    let uid = fields.value("uid").map(|node| read_id(reader, node, "uid"));
+    let gid = fields.value("gid").map(|node| read_id(reader, node, "gid"));
+    let command = fields.value("command").map(|node| read_command(reader, node));
+    let cgroup = fields.value("cgroup").map(|node| read_cgroup(reader, node));
+    if uid.is_none() && gid.is_none() && command.is_none() && cgroup.is_none() {
+        let diagnostic = Diagnostic::new(&code::EMPTY_MATCH, fields.span(), "a match has no field");
+        reader.push(diagnostic.with_help(EMPTY_HELP));
+        return None;
+    }
+    Some(ClientMatch {
+        uid: given(uid)?,
+        gid: given(gid)?,
+        command: given(command)?,
+        cgroup: given(cgroup)?,
+    })
+}
+
+/// Tells a field that is absent (`Some(None)`) from one that is wrong (`None`).
+#[expect(clippy::option_option, reason = "absent and wrong differ, and both are no value")]
+fn given<T>(field: Option<Option<T>>) -> Option<Option<T>> {
+    match field {
+        None => Some(None),
+        Some(value) => value.map(Some),
+    }
+}
+
+fn read_id(reader: &mut Reader<'_>, node: NodeId, what: &str) -> Option<u32> {
+    if let Value::Sequence(_) = reader.value(node) {
+        let help =
+            format!("for several, write a list of matches: `[{{{what}: 1}}, {{{what}: 2}}]`");
+        return reader.wrong_type(node, &format!("a {what}"), "a number", &help);
+    }
+    reader.number(node, &format!("a {what}"))
+}
+
+fn read_command(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
+    let command = reader.string(node, "a command")?;
+    let longest = COMMAND_LEN - 1;
+    let (message, help) = if command.is_empty() {
+        ("the command is empty".to_owned(), "leave it out to take every command".to_owned())
+    } else if command.chars().any(char::is_control) {
+        let message = format!("the command {} has control characters", quote(command));
+        (message, "write the name as /proc/PID/comm shows it".to_owned())
+    } else if command.len() > longest {
+        let message = format!("the command {} has {} bytes", quote(command), command.len());
+        let cut = command.floor_char_boundary(longest);
+        let help = format!(
+            "the kernel keeps {longest} bytes of a command's name: write `{}`",
+            command.get(..cut).unwrap_or_default()
+        );
+        (message, help)
+    } else {
+        return Some(command.to_owned());
+    };
+    let at = reader.span(node);
+    reader.push(Diagnostic::new(&code::BAD_COMMAND, at, message).with_help(help));
+    None
+}
+
+fn read_cgroup(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
+    let path = reader.string(node, "a cgroup")?;
+    let Some(help) = cgroup_fault(path) else { return Some(path.to_owned()) };
+    let message = format!("{} is not a cgroup path", quote(path));
+    let at = reader.span(node);
+    reader.push(Diagnostic::new(&code::BAD_CGROUP, at, message).with_help(help));
+    None
+}
+
+/// What to do about a path that is not clean.
+fn cgroup_fault(path: &str) -> Option<String> {
+    let Some(inside) = path.strip_prefix('/') else {
+        return Some(format!("begin at the root of the cgroup2 hierarchy: \"/{path:.60}\""));
+    };
+    if path.starts_with("/sys/fs/cgroup") {
+        return Some("leave the mount point /sys/fs/cgroup out".to_owned());
+    }
+    let help = if path.len() >= PATH_MAX {
+        "the kernel resolves paths of at most 4095 bytes"
+    } else if path.chars().any(char::is_control) {
+        "cgroup names have no control characters"
+    } else if inside.ends_with('/') {
+        "remove the `/` at its end"
+    } else if inside.split('/').any(|part| matches!(part, "." | ".."))
+        || inside.contains("//")
+        || inside.starts_with('/')
+    {
+        "write the path without `.`, `..` and `//`"
+    } else {
+        return None;
+    };
+    Some(help.to_owned())
+}
