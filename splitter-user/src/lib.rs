@@ -4,4 +4,5 @@
 //! records, `publish` writes the difference to the running policy and commits it with one store,
 //! and `kernel` is the only module that talks to BPF.
 
+pub mod kernel;
 pub mod policy;

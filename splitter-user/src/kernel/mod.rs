@@ -1,0 +1,3 @@
+//! The kernel side: the only module that talks to BPF.
+
+pub mod object;
