@@ -1,0 +1,75 @@
+//! Programs that come as Debian packages.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::{Outcome, Report};
+use crate::{exec, workspace};
+
+/// A program, the package that has it, and who runs it.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+    needed_for: &'static str,
+}
+
+const PROGRAMS: [Program; 8] = [
+    Program { name: "cc", package: "gcc", needed_for: "linking every Rust program" },
+    Program { name: "strip", package: "binutils", needed_for: "small guests: `test vm`" },
+    Program { name: "curl", package: "curl", needed_for: "real-kernel tests and the demo" },
+    Program { name: "wrk", package: "wrk", needed_for: "benchmarks and the demo" },
+    Program { name: "nginx", package: "nginx-light", needed_for: "real-kernel tests and the demo" },
+    Program { name: "python3", package: "python3", needed_for: "real-kernel tests" },
+    Program {
+        name: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        needed_for: "other kernels: `test vm`",
+    },
+    Program {
+        name: "busybox",
+        package: "busybox-static",
+        needed_for: "the guests' shell: `test vm`",
+    },
+];
+
+/// Finds or installs all programs, with at most one run of apt-get.
+pub(super) fn programs(report: &mut Report) {
+    let absent = |program: &&Program| exec::find(program.name).is_none();
+    let packages: Vec<_> = PROGRAMS.iter().filter(absent).map(|program| program.package).collect();
+    let installed = if packages.is_empty() { Ok(()) } else { install(&packages) };
+    for program in &PROGRAMS {
+        let outcome = match (exec::find(program.name), &installed) {
+            (Some(path), _) if packages.contains(&program.package) => {
+                Outcome::Installed(format!("{} (package {})", path.display(), program.package))
+            }
+            (Some(path), _) => Outcome::Found(path.display().to_string()),
+            (None, Err(error)) => missing(program, &format!("{error:#}")),
+            (None, Ok(())) => missing(program, "its package is installed without it"),
+        };
+        report.add(program.name, outcome);
+    }
+}
+
+fn missing(program: &Program, why: &str) -> Outcome {
+    let Program { package, needed_for, .. } = program;
+    Outcome::Missing(format!("{why} (needed for {needed_for}; install the package {package})"))
+}
+
+/// Installs packages without questions and without what they merely recommend.
+pub(super) fn install(packages: &[&str]) -> Result<()> {
+    if exec::find("apt-get").is_none() {
+        bail!("there is no apt-get here to install {}", packages.join(" "));
+    }
+    if !workspace::is_root() {
+        bail!("apt-get needs root; run `sudo apt-get install {}`", packages.join(" "));
+    }
+    exec::run(apt_get().arg("update"))?;
+    exec::run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.arg("--quiet").env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}

@@ -1,0 +1,144 @@
+//! Kernels of the guests that `test vm` boots.
+//!
+//! Debian's kernels for clouds, unpacked below `target/vm`; nothing is installed into the system.
+//! What is unpacked is kept, so runs test the same kernels until `target/vm` is removed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Outcome, Report};
+use crate::{exec, workspace};
+
+/// The oldest supported long-term kernel and the one after it, as beginnings of releases.
+const SERIES: [&str; 2] = ["6.1.", "6.12."];
+
+/// A kernel that a guest can boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    /// As `uname -r` prints it.
+    pub(crate) release: String,
+    /// Root of the unpacked package.
+    dir: PathBuf,
+}
+
+impl Kernel {
+    /// What qemu boots.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.dir.join("boot").join(format!("vmlinuz-{}", self.release))
+    }
+
+    /// Directory of the modules.
+    pub(crate) fn modules(&self) -> PathBuf {
+        self.dir.join("lib/modules").join(&self.release)
+    }
+}
+
+/// The unpacked kernel of every series; fails naming the series that has none.
+pub(crate) fn installed() -> Result<Vec<Kernel>> {
+    let find = |series: &&str| {
+        unpacked(series)
+            .with_context(|| format!("no kernel {series}x in target/vm; run `cargo xtask setup`"))
+    };
+    SERIES.iter().map(find).collect()
+}
+
+/// Finds or fetches the newest kernel of every series.
+pub(super) fn fetch(report: &mut Report) {
+    for series in SERIES {
+        let outcome = match unpacked(series) {
+            Some(kernel) => Outcome::Found(kernel.dir.display().to_string()),
+            None => match fetch_newest(series) {
+                Ok(kernel) => Outcome::Installed(kernel.dir.display().to_string()),
+                Err(error) => Outcome::Missing(format!(
+                    "{error:#} (needed for `cargo xtask test vm`; it comes from Debian's package \
+                     linux-image-{series}*-cloud-amd64)"
+                )),
+            },
+        };
+        report.add(&format!("kernel {series}x"), outcome);
+    }
+}
+
+fn unpacked(series: &str) -> Option<Kernel> {
+    let entries = fs::read_dir(vm_dir()).ok()?;
+    entries.flatten().find_map(|entry| {
+        let release = entry.file_name().into_string().ok()?;
+        let kernel = Kernel { release, dir: entry.path() };
+        (kernel.release.starts_with(series) && kernel.image().is_file()).then_some(kernel)
+    })
+}
+
+fn vm_dir() -> PathBuf {
+    workspace::path("target/vm")
+}
+
+/// `apt-get download` and `dpkg-deb` need neither root nor a place in the system.
+fn fetch_newest(series: &str) -> Result<Kernel> {
+    let names = exec::output(Command::new("apt-cache").args(["pkgnames", "linux-image-"]))?;
+    let Some(release) = newest(&names, series) else {
+        bail!("apt knows no such package; `apt-get update` may help");
+    };
+    let download = vm_dir().join("download");
+    fs::create_dir_all(&download).with_context(|| format!("create {}", download.display()))?;
+    let package = format!("linux-image-{release}");
+    exec::run(Command::new("apt-get").arg("download").arg(&package).current_dir(&download))?;
+    let kernel = Kernel { release: release.to_owned(), dir: vm_dir().join(release) };
+    unpack(&archive_of(&package, &download)?, &download.join("root"), &kernel.dir)?;
+    fs::remove_dir_all(&download).with_context(|| format!("remove {}", download.display()))?;
+    Ok(kernel)
+}
+
+/// Unpacks beside and renames, so that a directory in place is a whole one.
+fn unpack(archive: &Path, beside: &Path, place: &Path) -> Result<()> {
+    exec::run(Command::new("dpkg-deb").arg("--extract").args([archive, beside]))?;
+    fs::rename(beside, place).with_context(|| format!("move {}", place.display()))
+}
+
+fn archive_of(package: &str, dir: &Path) -> Result<PathBuf> {
+    let prefix = format!("{package}_");
+    let entries = fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?;
+    entries
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .with_context(|| format!("no archive of {package} in {}", dir.display()))
+}
+
+/// The newest release of a series among names such as `linux-image-6.1.0-56-cloud-amd64`. Names
+/// that end otherwise are unsigned kernels, debug symbols, and kernels for other machines; names
+/// without a full release are packages that only point to another.
+fn newest<'a>(names: &'a str, series: &str) -> Option<&'a str> {
+    names
+        .lines()
+        .filter_map(|name| name.strip_prefix("linux-image-"))
+        .filter(|release| release.starts_with(series) && release.ends_with("-cloud-amd64"))
+        .max_by_key(|release| numbers(release))
+}
+
+/// The numbers of a release, for comparison.
+fn numbers(release: &str) -> Vec<u32> {
+    release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: &str = "linux-image-6.1.0-9-cloud-amd64\n\
+         linux-image-6.1.0-56-cloud-amd64-unsigned\n\
+         linux-image-6.1.0-10-cloud-amd64\n\
+         linux-image-6.12-cloud-amd64\n\
+         linux-image-6.12.9+deb12-cloud-amd64\n\
+         linux-image-6.12.117+deb12-cloud-amd64\n\
+         linux-image-6.12.118+deb12-amd64\n";
+
+    #[test]
+    fn the_newest_is_so_by_number_and_of_its_series() {
+        assert_eq!(newest(NAMES, "6.1."), Some("6.1.0-10-cloud-amd64"));
+        assert_eq!(newest(NAMES, "6.12."), Some("6.12.117+deb12-cloud-amd64"));
+        assert_eq!(newest(NAMES, "6.6."), None);
+    }
+}
