@@ -81,7 +81,7 @@ impl Maps for KernelMaps {
 
     fn insert_frontends(&mut self, frontends: &[(FrontendKey, u32)]) -> io::Result<()> {
         let (keys, pairs): (Vec<FrontendKey>, Vec<u32>) = frontends.iter().copied().unzip();
-        sys::update_batch(&self.frontends, &keys, &pairs, sys::NOEXIST)
+        sys::update_batch(&self.frontends, &keys, &pairs)
     }
 
     fn delete_frontends(&mut self, mut keys: &[FrontendKey]) -> io::Result<()> {
@@ -102,7 +102,7 @@ impl Maps for KernelMaps {
     fn zero_counters(&mut self, indices: &[u32]) -> io::Result<()> {
         for chunk in indices.chunks(CHUNK) {
             let zeros = vec![0_u64; chunk.len() * self.n_cpus];
-            sys::update_batch(&self.counters, chunk, &zeros, sys::ANY)?;
+            sys::update_batch(&self.counters, chunk, &zeros)?;
         }
         Ok(())
     }
@@ -169,6 +169,6 @@ impl GracePeriod {
 impl Grace for GracePeriod {
     fn wait(&self) -> io::Result<()> {
         use std::os::fd::AsRawFd;
-        sys::update(&self.outer, &0_u32, &self.inner.as_raw_fd(), sys::ANY)
+        sys::update(&self.outer, &0_u32, &self.inner.as_raw_fd())
     }
 }

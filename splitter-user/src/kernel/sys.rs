@@ -34,10 +34,6 @@ const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 /// `BPF_F_QUERY_EFFECTIVE`.
 const QUERY_EFFECTIVE: u32 = 1;
-/// `BPF_NOEXIST`: an update that must insert.
-pub(super) const NOEXIST: u64 = 1;
-/// `BPF_ANY`: an update that inserts or replaces.
-pub(super) const ANY: u64 = 0;
 /// More programs than this never run at one hook (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGS: usize = 64;
 
@@ -117,18 +113,13 @@ fn address_mut<T>(slice: &mut [T]) -> u64 {
 }
 
 /// Sets one element. The sizes of `K` and `V` must be the map's.
-pub(super) fn update<K: Pod, V: Pod>(
-    map: &impl AsFd,
-    key: &K,
-    value: &V,
-    flags: u64,
-) -> io::Result<()> {
+pub(super) fn update<K: Pod, V: Pod>(map: &impl AsFd, key: &K, value: &V) -> io::Result<()> {
     let mut attr = ElemAttr {
         map_fd: raw(map),
         pad: 0,
         key: address(std::slice::from_ref(key)),
         value: address(std::slice::from_ref(value)),
-        flags,
+        flags: 0,
     };
     bpf(command::MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
@@ -173,7 +164,6 @@ pub(super) fn update_batch<K: Pod, V: Pod>(
     map: &impl AsFd,
     keys: &[K],
     values: &[V],
-    flags: u64,
 ) -> io::Result<()> {
     if keys.is_empty() {
         return Ok(());
@@ -183,7 +173,6 @@ pub(super) fn update_batch<K: Pod, V: Pod>(
         values: address(values),
         count: count_of(keys),
         map_fd: raw(map),
-        elem_flags: flags,
         ..BatchAttr::default()
     };
     bpf(command::MAP_UPDATE_BATCH, &mut attr).map(drop)
