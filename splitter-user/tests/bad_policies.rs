@@ -3,6 +3,7 @@
 //! `tests/bad-policies/NAME.yaml` is a policy with one problem, `NAME.stderr` what people see.
 //! `UPDATE_EXPECT=1` rewrites the latter. Inputs that cannot be kept as text are made here.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -136,7 +137,7 @@ fn alias_bomb() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..20 {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
-        text += &format!("a{level}: &a{level} [{aliases}]\n");
+        writeln!(text, "a{level}: &a{level} [{aliases}]").expect("strings take all");
     }
     assert_eq!(codes(text), ["SP0109"]);
 }
@@ -159,12 +160,13 @@ fn large_sources() {
 
 #[test]
 fn limits_of_a_service() {
-    let subsets: String = (0..256).map(|i| format!("    s{i}: {{backends: []}}\n")).collect();
+    let subsets: Vec<String> = (0..256).map(|i| format!("s{i}: {{backends: []}}")).collect();
+    let subsets = subsets.join(", ");
     let backends: Vec<String> =
         (0..4_097).map(|i| format!("\"127.1.{}.{}:80\"", i >> 8, i & 255)).collect();
     let head = good("web", 1);
     let head = head.split("  subsets").next().expect("text before the subsets");
-    let text = format!("{head}  subsets:\n{subsets}  split: {{s0: 1}}\n");
+    let text = format!("{head}  subsets: {{{subsets}}}\n  split: {{s0: 1}}\n");
     assert!(codes(text).contains(&"SP0609"));
     let list = backends.join(", ");
     let text = format!("{head}  subsets: {{s: {{backends: [{list}]}}}}\n  split: {{s: 1}}\n");

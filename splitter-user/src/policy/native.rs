@@ -48,7 +48,7 @@ fn read_name(reader: &mut Reader<'_>, node: NodeId) -> Option<(String, Span)> {
     }
     let namespace = fields.value("namespace").map(|node| reader.name(node, "a namespace"));
     let node = reader.required(&fields, "name", "give the service a name, such as `web`")?;
-    let name = reader.name(node, "a name of a service")?;
+    let name = reader.name(node, "a service")?;
     let name = match namespace {
         Some(namespace) => format!("{}/{name}", namespace?),
         None => name.to_owned(),

@@ -51,6 +51,7 @@ enum Kind<'t> {
     Sequence(Range<usize>),
     Mapping(Range<usize>),
     Alias(NodeId),
+    Invalid,
 }
 
 /// A value without children.
@@ -69,6 +70,8 @@ pub(super) enum Value<'a> {
     Sequence(&'a [NodeId]),
     /// Keys and values in turn.
     Mapping(&'a [NodeId]),
+    /// In error already: readers have nothing to add.
+    Invalid,
 }
 
 impl<'t> Tree<'t> {
@@ -84,6 +87,7 @@ impl<'t> Tree<'t> {
             Kind::Mapping(range) => Value::Mapping(&self.children[range.clone()]),
             // Aliases refer to anchored nodes, and an alias cannot carry an anchor.
             Kind::Alias(target) => self.value(*target),
+            Kind::Invalid => Value::Invalid,
         }
     }
 
@@ -205,6 +209,10 @@ impl<'t> Documents<'t> {
             }
             if let Some(tag) = span.tag_span() {
                 report.push(tag_diagnostic(self.place(&tag)));
+                if event.scalar().is_some() {
+                    builder.invalid(place);
+                    continue;
+                }
             }
             builder.event(event, place, report)?;
         }
@@ -306,7 +314,7 @@ impl<'t> Builder<'t> {
             Event::Alias(anchor) => self.alias(anchor, at, report)?,
             Event::UnresolvedAlias(name) => {
                 report.push(unknown_anchor(&name, at));
-                self.null(at);
+                self.invalid(at);
             }
             _ => {}
         }
@@ -334,9 +342,8 @@ impl<'t> Builder<'t> {
     }
 
     /// Stands in for a value that is in error already.
-    fn null(&mut self, at: Span) {
-        let scalar = Scalar { text: Cow::Borrowed("~"), quoted: false };
-        let id = self.tree.push(at, Kind::Scalar(scalar), 1);
+    fn invalid(&mut self, at: Span) {
+        let id = self.tree.push(at, Kind::Invalid, 1);
         self.attach(id, 1);
     }
 
@@ -365,7 +372,7 @@ impl<'t> Builder<'t> {
         let Some(target) = target.filter(|target| self.tree.node(*target).weight > 0) else {
             let diagnostic = Diagnostic::new(&code::BAD_ALIAS, at, "an alias contains itself");
             report.push(diagnostic.with_help("write the value out"));
-            self.null(at);
+            self.invalid(at);
             return Ok(());
         };
         let weight = self.tree.node(target).weight;
@@ -397,7 +404,7 @@ impl<'t> Builder<'t> {
 
     fn finish(mut self, at: Span, text: &'t str) -> Result<Document<'t>, Halt> {
         if self.root.is_none() {
-            self.null(at);
+            self.invalid(at);
         }
         let root = self.root.ok_or(Halt::End)?;
         Ok(Document { tree: self.tree, root, text })
