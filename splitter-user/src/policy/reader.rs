@@ -137,9 +137,12 @@ impl<'a> Reader<'a> {
             if known.contains(&entry.name) {
                 entries.push(entry);
             } else {
-                self.unknown_key(entry, what, known);
                 refused = true;
-                meant.extend(nearest(entry.name, known.iter().copied()).map(Some));
+                // Guesses are dear, and hostile text has keys by the million.
+                if !self.report.is_full() {
+                    self.unknown_key(entry, what, known);
+                    meant.extend(nearest(entry.name, known.iter().copied()).map(Some));
+                }
             }
         }
         Some(Fields { at: self.span(node), what, entries, meant, refused })

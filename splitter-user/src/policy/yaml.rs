@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 64;
 /// Longest scalar in bytes.
 const MAX_SCALAR_BYTES: usize = 64 << 10;
 /// Most nodes of one document.
-const MAX_NODES: usize = 1_000_000;
+const MAX_NODES: usize = 500_000;
 /// Most nodes that the aliases of one document stand for.
 const MAX_ALIASED: u32 = 100_000;
 

@@ -294,7 +294,8 @@ fn read_weights(
         let ordinal = find_subset(reader, *entry, subsets?);
         Some((ordinal?, weight?))
     };
-    let weights: Vec<(usize, u32)> = entries.iter().filter_map(read).collect();
+    let weights: Vec<(usize, u32)> =
+        entries.iter().take(MAX_SPLIT as usize).filter_map(read).collect();
     let is_complete = weights.len() == entries.len();
     (is_complete && check_sum(reader, reader.span(node), &weights)).then_some(weights)
 }
