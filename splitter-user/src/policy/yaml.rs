@@ -207,6 +207,7 @@ impl<'t> Documents<'t> {
                 let text = self.text.get(start..end).unwrap_or_default();
                 return builder.finish(place, text);
             }
+            builder.check_size(place)?;
             if let Some(tag) = span.tag_span() {
                 report.push(tag_diagnostic(self.place(&tag)));
                 if event.scalar().is_some() {
@@ -299,10 +300,14 @@ struct Builder<'t> {
 }
 
 impl<'t> Builder<'t> {
-    fn event(&mut self, event: Event<'t>, at: Span, report: &mut Report) -> Result<(), Halt> {
-        if self.tree.nodes.len() >= MAX_NODES {
-            return Err(too_large(at, format!("the document has more than {MAX_NODES} nodes")));
+    fn check_size(&self, at: Span) -> Result<(), Halt> {
+        if self.tree.nodes.len() < MAX_NODES {
+            return Ok(());
         }
+        Err(too_large(at, format!("the document has more than {MAX_NODES} nodes")))
+    }
+
+    fn event(&mut self, event: Event<'t>, at: Span, report: &mut Report) -> Result<(), Halt> {
         match event {
             Event::Scalar(text, style, anchor, _) => {
                 let quoted = style != granit_parser::ScalarStyle::Plain;
