@@ -76,10 +76,9 @@ impl<'a> Image<'a> {
         let mut guest_paths = Vec::new();
         for module in MODULES {
             let Some(file) = find_module(&kernel.modules(), module)? else { continue };
-            let name = file.file_name().expect("a file that was found has a name");
-            let guest_path = Path::new("/lib/modules").join(name);
-            archive.file(&guest_path, 0o644, &read(&file)?);
-            guest_paths.push(guest_path.display().to_string());
+            let guest_path = format!("/lib/modules/{module}.ko");
+            archive.file(Path::new(&guest_path), 0o644, &read_module(&file)?);
+            guest_paths.push(guest_path);
         }
         let script = guest::script(self.suite, &guest_paths);
         archive.file(Path::new("/init"), 0o755, script.as_bytes());
@@ -158,6 +157,14 @@ fn find_module(modules: &Path, name: &str) -> Result<Option<PathBuf>> {
         Some(file) => Ok(Some(file)),
         None => bail!("no module {name} in {}", modules.display()),
     }
+}
+
+/// Newer kernels have their modules compressed, and not every kernel can undo it by itself.
+fn read_module(file: &Path) -> Result<Vec<u8>> {
+    if file.extension().is_some_and(|extension| extension == "xz") {
+        return exec::output_bytes(Command::new("busybox").arg("xzcat").arg(file));
+    }
+    read(file)
 }
 
 fn find_file(directory: &Path, names: &[String]) -> Result<Option<PathBuf>> {
