@@ -281,7 +281,7 @@ fn serve<W: World>(world: &W, subset: &Subset) -> Decision<W::Backend> {
 ///
 /// Not inlined: both levels share it, and the verifier need not follow every way through the
 /// first choice once more for every way through the second.
-#[inline(never)]
+#[inline(always)]
 fn choose<W: World>(world: &W, choice: &Choice) -> Option<u32> {
     match choice.pick {
         pick::ONLY => Some(u32::from(choice.only)),
