@@ -278,9 +278,6 @@ fn serve<W: World>(world: &W, subset: &Subset) -> Decision<W::Backend> {
 }
 
 /// Makes one choice: the ordinal of a subset or of a backend.
-///
-/// Not inlined: both levels share it, and the verifier need not follow every way through the
-/// first choice once more for every way through the second.
 #[inline(always)]
 fn choose<W: World>(world: &W, choice: &Choice) -> Option<u32> {
     match choice.pick {
