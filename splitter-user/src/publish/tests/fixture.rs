@@ -21,7 +21,7 @@ pub(super) const SIZES: Sizes = Sizes {
     routes: 100,
     matches: 100,
     wheels: 100,
-    cells: 40_000,
+    cells: 16_000,
     subsets: 64,
     backends: 256,
     counters: 400,

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 
 use crate::policy::model::{
     Action, Backend, Balance, ClientKey, ClientMatch, Errno, Frontend, OnEmpty, PeerName, Pick,
@@ -41,6 +43,13 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
     })
 }
 
+/// The same policies every time.
+pub(super) fn some_policies(n: usize) -> Vec<Policy> {
+    let mut runner = TestRunner::deterministic();
+    let mut next = || policy().new_tree(&mut runner).expect("no filter is that strict").current();
+    (0..n).map(|_| next()).collect()
+}
+
 /// Services without a name or frontends.
 fn service() -> impl Strategy<Value = Service> {
     let getpeername = select(vec![PeerName::Backend, PeerName::Frontend]);
@@ -63,7 +72,8 @@ fn service() -> impl Strategy<Value = Service> {
 
 fn subset() -> impl Strategy<Value = Subset> {
     let backends = prop::collection::vec(weight(), 0..=5).prop_map(|weights| {
-        let backend = |(i, weight): (u16, u32)| Backend { addr: addr([127, 0, 0, 1], 9_000 + i), weight };
+        let backend =
+            |(i, weight): (u16, u32)| Backend { addr: addr([127, 0, 0, 1], 9_000 + i), weight };
         (0..).zip(weights).map(backend).collect()
     });
     let balance = prop_oneof![
