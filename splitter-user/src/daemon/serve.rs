@@ -84,8 +84,7 @@ impl Daemon {
         let listener = UnixListener::from_std(listener).context("listen on the control socket")?;
         tokio::spawn(server::serve(listener, access, sender));
         if let Some(log) = log {
-            let log = AsyncFd::register(log).context("wait for the hooks' log")?;
-            tokio::spawn(forward_log(log));
+            tokio::spawn(forward_log(watch_log(log)?));
         }
         let mut wakers = self.wakers(calls)?;
         self.free_retired();
@@ -271,6 +270,14 @@ fn tell_reloading() {
         Ok(now) => tell_systemd(&[NotifyState::Reloading, now]),
         Err(error) => warn!("read the monotonic clock: {error}"),
     }
+}
+
+fn watch_log(log: HookLog) -> anyhow::Result<AsyncFd<HookLog>> {
+    #[expect(
+        deprecated,
+        reason = "the replacement is unsafe; what it asks for holds: a log keeps one descriptor"
+    )]
+    AsyncFd::new(log).context("wait for the hooks' log")
 }
 
 async fn forward_log(mut log: AsyncFd<HookLog>) {

@@ -1,7 +1,7 @@
 //! The hooks' own log lines.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya_log::EbpfLogger;
 
@@ -26,5 +26,12 @@ impl HookLog {
 impl AsFd for HookLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+// An event loop asks for both.
+impl AsRawFd for HookLog {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }

@@ -34,8 +34,6 @@ const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 /// `BPF_F_QUERY_EFFECTIVE`.
 const QUERY_EFFECTIVE: u32 = 1;
-/// `BPF_NOEXIST`: an update that must insert.
-pub(super) const NOEXIST: u64 = 1;
 /// `BPF_ANY`: an update that inserts or replaces.
 pub(super) const ANY: u64 = 0;
 /// More programs than this never run at one hook (`BPF_CGROUP_MAX_PROGS`).
