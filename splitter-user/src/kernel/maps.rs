@@ -91,6 +91,7 @@ impl Maps for KernelMaps {
 
     fn insert_frontends(&mut self, frontends: &[(FrontendKey, u32)]) -> io::Result<()> {
         let (keys, pairs): (Vec<FrontendKey>, Vec<u32>) = frontends.iter().copied().unzip();
+        // Batches take no BPF_NOEXIST; that these are new is known to who calls.
         sys::update_batch(&self.frontends, &keys, &pairs)
     }
 
