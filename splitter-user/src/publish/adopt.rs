@@ -19,7 +19,7 @@ use super::place::{CounterOwner, Placed, PlacedWheel, WheelOwner};
 use crate::compile::image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, Slots, SubsetImage,
 };
-use crate::tables::{Arena, Maps, committed, read, write};
+use crate::tables::{Arena, Maps, committed, read, read_slots, write};
 
 /// A running policy could not be understood.
 #[derive(Debug, thiserror::Error)]
@@ -205,25 +205,10 @@ impl<M: Maps> Reader<'_, M> {
             return Some(wheel.slots.clone());
         }
         let record: Wheel = read(self.maps, Arena::Wheels, index)?;
-        let slots: Slots = self.read_slots(&record)?.into();
+        let slots: Slots = read_slots(self.maps, &record)?.into();
         let cells = record.cells;
         self.placed.wheels.push(PlacedWheel { owner, slots: Arc::clone(&slots), index, cells });
         Some(slots)
-    }
-
-    fn read_slots(&self, wheel: &Wheel) -> Option<Vec<u16>> {
-        let per_cell = u32::from(wheel.slots_per_cell);
-        if per_cell == 0 {
-            let slots = wheel.slots.get(..usize::from(wheel.len))?;
-            return Some(slots.iter().map(|slot| u16::from(*slot)).collect());
-        }
-        let bits = u64::BITS / per_cell;
-        let slot = |i: u32| {
-            let cell: u64 = read(self.maps, Arena::Cells, wheel.cells.checked_add(i / per_cell)?)?;
-            let slot = low16(cell >> (bits * (i % per_cell)));
-            Some(if bits == 8 { slot & 0xff } else { slot })
-        };
-        (0..u32::from(wheel.len)).map(slot).collect()
     }
 }
 

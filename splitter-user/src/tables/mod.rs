@@ -229,3 +229,18 @@ pub fn write_all<T: Pod, M: Maps + ?Sized>(
 pub fn committed<M: Maps + ?Sized>(maps: &M) -> Commit {
     read(maps, Arena::Commit, 0).unwrap_or_default()
 }
+
+/// The ordinals of a wheel in their order; `None` where its cells are out of range.
+pub fn read_slots<M: Maps + ?Sized>(maps: &M, wheel: &Wheel) -> Option<Vec<u16>> {
+    let per_cell = u32::from(wheel.slots_per_cell);
+    if per_cell == 0 {
+        let slots = wheel.slots.get(..usize::from(wheel.len))?;
+        return Some(slots.iter().map(|slot| u16::from(*slot)).collect());
+    }
+    let bits = u64::BITS / per_cell;
+    let slot = |i: u32| {
+        let cell: u64 = read(maps, Arena::Cells, wheel.cells.checked_add(i / per_cell)?)?;
+        u16::try_from(cell >> (bits * (i % per_cell)) & ((1 << bits) - 1)).ok()
+    };
+    (0..u32::from(wheel.len)).map(slot).collect()
+}
