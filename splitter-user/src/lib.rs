@@ -2,10 +2,18 @@
 //!
 //! Data flows one way: [`policy`] reads text into a model, [`compile`] turns the model into plain
 //! records, [`publish`] writes the difference to the running policy and commits it with one store,
-//! and [`kernel`] is the only module that talks to BPF.
+//! and [`kernel`] is the only module that talks to BPF. [`cli`] is how people talk to all of it.
+//!
+//! [`rehearsal`] has a policy in plain memory, where [`simulate`] and [`explain`] ask the very
+//! decision that the kernel runs; [`diff`] compares models.
 
+pub mod cli;
 pub mod compile;
+pub mod diff;
+pub mod explain;
 pub mod kernel;
 pub mod policy;
 pub mod publish;
+pub mod rehearsal;
+pub mod simulate;
 pub mod tables;

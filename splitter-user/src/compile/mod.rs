@@ -289,7 +289,7 @@ pub fn frontend_key(frontend: &Frontend) -> FrontendKey {
     FrontendKey { addr, port_be, protocol, pad: 0 }
 }
 
-fn backend_image(addr: SocketAddr) -> BackendImage {
+pub(crate) fn backend_image(addr: SocketAddr) -> BackendImage {
     let (addr, port_be) = wire(addr);
     BackendImage { addr, port_be }
 }

@@ -1,0 +1,157 @@
+//! The command line: one file per verb, and what they share.
+//!
+//! A verb parses its options, asks the daemon or the library, and prints. It decides nothing about
+//! policy. Standard output is for results, standard error for problems.
+
+mod check;
+mod dial;
+mod diff;
+mod explain;
+mod simulate;
+
+use std::fs;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::policy::Source;
+use crate::policy::diagnostic::{Diagnostic, render};
+
+/// Splits connections between versions of a service, inside the kernel.
+#[derive(Parser)]
+#[command(name = "splitter", version, max_term_width = 100)]
+struct Splitter {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Say everything that is wrong with a policy.
+    Check(check::Options),
+    /// Show what differs between two policies.
+    Diff(diff::Options),
+    /// Make connections to a policy in memory and count where they go.
+    Simulate(simulate::Options),
+    /// Show why a connection goes where it goes.
+    Explain(explain::Options),
+}
+
+/// How a verb that was used rightly ended. Wrong usage ends in `clap`, with status 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Status 0.
+    Success,
+    /// Status 1: a policy or a state is wrong.
+    Failure,
+}
+
+/// Form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Runs the verb that the process's arguments name.
+pub fn main() -> ExitCode {
+    let result = match Splitter::parse().verb {
+        Verb::Check(options) => check::run(options),
+        Verb::Diff(options) => diff::run(options),
+        Verb::Simulate(options) => simulate::run(options),
+        Verb::Explain(options) => explain::run(options),
+    };
+    match result {
+        Ok(Exit::Success) => ExitCode::SUCCESS,
+        Ok(Exit::Failure) => ExitCode::FAILURE,
+        Err(error) => {
+            // With standard error gone there is nobody left to tell.
+            let _ = complain(&format!("splitter: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes a result. A reader that went away, as `head` does, is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a value as JSON, indented, with a line feed.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Writes a problem.
+pub(crate) fn complain(text: &str) -> anyhow::Result<()> {
+    io::stderr().lock().write_all(text.as_bytes()).context("write to standard error")
+}
+
+/// Writes diagnostics, in colour where standard error is a terminal that wants it.
+pub(crate) fn complain_of(diagnostics: &[Diagnostic], sources: &[Source]) -> anyhow::Result<()> {
+    if diagnostics.is_empty() {
+        return Ok(());
+    }
+    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    complain(&format!("{}\n", render(diagnostics, sources, color)))
+}
+
+/// Reads policy sources: files, directories (their `*.yaml` and `*.yml` that are not hidden, in
+/// the order of their names), `-` for standard input.
+pub(crate) fn read_sources(paths: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            sources.push(read_stdin()?);
+            continue;
+        }
+        for file in policy_files(path).with_context(|| describe(path))? {
+            let bytes = fs::read(&file).with_context(|| describe(&file))?;
+            sources.push(Source { name: file.display().to_string(), bytes });
+        }
+    }
+    Ok(sources)
+}
+
+fn describe(path: &Path) -> String {
+    format!("read the policy {}", path.display())
+}
+
+fn read_stdin() -> anyhow::Result<Source> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).context("read the policy from standard input")?;
+    Ok(Source { name: "-".to_owned(), bytes })
+}
+
+fn policy_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        if is_policy_name(&file) && fs::metadata(&file).is_ok_and(|metadata| metadata.is_file()) {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_policy_name(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    !hidden && matches!(extension, Some("yaml" | "yml"))
+}
