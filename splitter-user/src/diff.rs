@@ -91,7 +91,7 @@ pub fn diff(old: &Policy, new: &Policy) -> Difference {
     Difference { services: services.collect() }
 }
 
-/// A service as a list of aspects; the aspects of two services are then compared by their keys.
+/// A service as a list of aspects; those of two services are compared part by part, key by key.
 type Aspects = Vec<Aspect>;
 
 /// One aspect of one part, with its values in order.
@@ -101,22 +101,26 @@ struct Aspect {
     values: Vec<(String, String)>,
     /// Whether the order of the values means something.
     ordered: bool,
+    /// What goes without saying where the whole part is new or gone.
+    default: Option<&'static str>,
 }
 
 impl Aspect {
-    fn one(part: &str, key: &'static str, value: impl Into<String>) -> Self {
-        let values = vec![(String::new(), value.into())];
-        Self { part: part.to_owned(), key, values, ordered: false }
+    /// A single value.
+    fn one(part: &str, key: &'static str, value: &str, default: Option<&'static str>) -> Self {
+        let values = vec![(String::new(), value.to_owned())];
+        Self { part: part.to_owned(), key, values, ordered: false, default }
     }
 
+    /// Named values.
     fn many(part: &str, key: &'static str, values: Vec<(String, String)>) -> Self {
-        Self { part: part.to_owned(), key, values, ordered: false }
+        Self { part: part.to_owned(), key, values, ordered: false, default: None }
     }
 
     /// Names whose order matters.
     fn order(part: &str, key: &'static str, names: impl Iterator<Item = String>) -> Self {
         let values = names.map(|name| (name, String::new())).collect();
-        Self { part: part.to_owned(), key, values, ordered: true }
+        Self { ordered: true, ..Self::many(part, key, values) }
     }
 }
 
@@ -131,7 +135,7 @@ fn describe(service: &Service) -> Aspects {
     let routes = service.routes.iter().map(|route| route.name.clone());
     let mut aspects = vec![
         Aspect::many(part, "frontends", frontends.collect()),
-        Aspect::one(part, "getpeername", peer),
+        Aspect::one(part, "getpeername", peer, Some("backend")),
         Aspect::order(part, "subsets", subsets),
         Aspect::order(part, "routes", routes),
     ];
@@ -142,17 +146,16 @@ fn describe(service: &Service) -> Aspects {
 
 fn describe_subset(subset: &Subset) -> Aspects {
     let part = format!("subset {}", subset.name);
-    let backends = || subset.backends.iter().map(|backend| backend.addr.to_string());
-    let weights = subset.backends.iter().map(|backend| backend.weight.to_string());
+    let backends = subset.backends.iter();
+    let backends = backends.map(|b| (b.addr.to_string(), format!("weight {}", b.weight)));
     let balance = match subset.balance {
         Balance::RoundRobin => "roundRobin".to_owned(),
         Balance::Random => "random".to_owned(),
         Balance::ClientHash(key) => format!("clientHash {key}"),
     };
     vec![
-        Aspect::order(&part, "backends", backends()),
-        Aspect::many(&part, "weight", backends().zip(weights).collect()),
-        Aspect::one(&part, "balance", balance),
+        Aspect { ordered: true, ..Aspect::many(&part, "backends", backends.collect()) },
+        Aspect::one(&part, "balance", &balance, Some("roundRobin")),
     ]
 }
 
@@ -161,8 +164,8 @@ fn describe_route(service: &Service, route: &Route) -> Aspects {
     let matches = route.matches.iter().map(describe_match);
     let mut aspects = vec![Aspect::order(&part, "match", matches)];
     match &route.action {
-        Action::Pass => aspects.push(Aspect::one(&part, "pass", "true")),
-        Action::Reject(errno) => aspects.push(Aspect::one(&part, "reject", errno.name)),
+        Action::Pass => aspects.push(Aspect::one(&part, "pass", "true", None)),
+        Action::Reject(errno) => aspects.push(Aspect::one(&part, "reject", errno.name, None)),
         Action::Split(split) => aspects.extend(describe_split(service, &part, split)),
     }
     aspects
@@ -184,8 +187,8 @@ fn describe_split(service: &Service, part: &str, split: &Split) -> Aspects {
     };
     vec![
         Aspect::many(part, "split", split.weights.iter().map(weight).collect()),
-        Aspect::one(part, "pick", pick),
-        Aspect::one(part, "onEmpty", on_empty),
+        Aspect::one(part, "pick", &pick, Some("exact")),
+        Aspect::one(part, "onEmpty", on_empty, Some("reject")),
     ]
 }
 
@@ -213,18 +216,23 @@ fn edits(old: Aspects, new: Aspects) -> Vec<Edit> {
 
 /// How one aspect differs, if it does.
 fn edit(old: Option<Aspect>, new: Option<Aspect>) -> Option<Edit> {
-    let (part, key) = old.as_ref().or(new.as_ref()).map(|a| (a.part.clone(), a.key))?;
-    let ordered = old.as_ref().zip(new.as_ref()).is_some_and(|(old, _)| old.ordered);
+    let Aspect { part, key, ordered, default, .. } = old.as_ref().or(new.as_ref())?;
+    let (part, key, ordered, default) = (part.clone(), *key, *ordered, *default);
+    let is_in_both = old.is_some() && new.is_some();
     let (old, new) = (old.map_or(vec![], |a| a.values), new.map_or(vec![], |a| a.values));
     let mut values = differing(&old, &new);
-    if values.is_empty() && ordered && old != new {
-        let names = |values: &[(String, String)]| {
-            values.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")
-        };
-        let (old, new) = (Some(names(&old)), Some(names(&new)));
-        values.push(Value { name: "order".to_owned(), old, new });
+    if !is_in_both {
+        values.retain(|value| value.old.as_deref().or(value.new.as_deref()) != default);
+    }
+    if values.is_empty() && is_in_both && ordered && old != new {
+        values.push(Value { name: "order".to_owned(), old: names(&old), new: names(&new) });
     }
     (!values.is_empty()).then_some(Edit { part, key, values })
+}
+
+fn names(values: &[(String, String)]) -> Option<String> {
+    let names: Vec<&str> = values.iter().map(|(name, _)| name.as_str()).collect();
+    Some(names.join(" "))
 }
 
 /// Values by their names, those of the old ones first.
@@ -279,6 +287,64 @@ impl Display for Value {
             (None, Some(new)) => f.write_str(&named("+", new)),
             (Some(old), None) => f.write_str(&named("-", old)),
             (None, None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::arbitrary::policy;
+
+    /// The order in which a split names its subsets means nothing.
+    fn normal(mut policy: Policy) -> Policy {
+        for route in policy.services.iter_mut().flat_map(|service| &mut service.routes) {
+            if let Action::Split(split) = &mut route.action {
+                split.weights.sort_unstable();
+            }
+        }
+        policy
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_differs_where_everything_is_equal(policy in policy()) {
+            prop_assert!(diff(&policy, &normal(policy.clone())).is_empty());
+        }
+
+        #[test]
+        fn what_differs_is_told(old in policy(), new in policy()) {
+            let equal = normal(old.clone()) == normal(new.clone());
+            prop_assert_eq!(diff(&old, &new).is_empty(), equal);
+        }
+
+        #[test]
+        fn the_way_back_is_as_long(old in policy(), new in policy()) {
+            let there = diff(&old, &new).services;
+            let back = diff(&new, &old).services;
+            prop_assert_eq!(there.len(), back.len());
+            for (there, back) in there.iter().zip(&back) {
+                prop_assert_eq!(&there.name, &back.name);
+                prop_assert_eq!(there.edits.len(), back.edits.len());
+            }
+        }
+
+        #[test]
+        fn one_weight_is_one_edit(policy in policy(), weight in 1_000_u32..2_000) {
+            let mut new = policy.clone();
+            let routes = new.services.iter_mut().flat_map(|service| &mut service.routes);
+            let split = routes.filter_map(|route| match &mut route.action {
+                Action::Split(split) => Some(split),
+                _ => None,
+            }).next();
+            prop_assume!(split.is_some());
+            split.unwrap().weights[0].1 = weight;
+            let difference = diff(&policy, &new);
+            prop_assert_eq!(difference.services.len(), 1);
+            prop_assert_eq!(difference.services[0].edits.len(), 1);
+            prop_assert_eq!(difference.services[0].edits[0].values.len(), 1);
         }
     }
 }

@@ -11,14 +11,17 @@ use crate::compile::Note;
 use crate::policy::diagnostic::{Diagnostic, Severity};
 use crate::policy::model::{Policy, Service};
 use crate::policy::{Source, load};
+use crate::publish::Publisher;
 use crate::rehearsal::{Rehearsal, imagine_cgroups};
+use crate::tables::Sizes;
+use crate::tables::memory::MemoryMaps;
 
 /// Options of `check`.
-///
-/// Neither privilege nor a daemon is needed. Whether the cgroups that the policy names exist is
-/// not checked: that is known only on the node. The exit status is 1 where the policy would be
-/// refused; warnings leave it 0.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Neither privilege nor a daemon is needed. Whether the cgroups that the policy names exist is not \
+checked: that is known only on the node. The exit status is 1 where the policy would be refused; \
+warnings leave it 0.")]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]
@@ -43,8 +46,7 @@ struct Findings<'a> {
     services: usize,
     frontends: usize,
     backends: usize,
-    /// Records that each map holds.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Room that the policy takes in each map.
     maps: Vec<Room>,
 }
 
@@ -56,11 +58,14 @@ struct Remark {
     message: String,
 }
 
-/// Records of one map.
+/// Room in one map.
 #[derive(Serialize)]
 struct Room {
     map: &'static str,
+    /// Records that the policy takes, the reserved ones included.
     records: u32,
+    /// Records that the map has where the daemon is not told otherwise.
+    default_size: u32,
 }
 
 /// Runs `check`.
@@ -70,10 +75,10 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
         Ok(loaded) => (Some(loaded.policy), loaded.warnings),
         Err(diagnostics) => (None, diagnostics),
     };
-    let findings = find(policy.as_ref(), &diagnostics, &sources, options.verbose)?;
+    let findings = find(policy.as_ref(), &diagnostics, &sources)?;
     match options.output {
         Output::Json => print_json(&findings)?,
-        Output::Text => report(&findings, &sources)?,
+        Output::Text => report(&findings, &sources, options.verbose)?,
     }
     Ok(if findings.ok { Exit::Success } else { Exit::Failure })
 }
@@ -82,7 +87,6 @@ fn find<'a>(
     policy: Option<&Policy>,
     diagnostics: &'a [Diagnostic],
     sources: &'a [Source],
-    verbose: bool,
 ) -> anyhow::Result<Findings<'a>> {
     let services = policy.map_or(&[][..], |policy| &policy.services);
     let subsets = services.iter().flat_map(|service| &service.subsets);
@@ -102,11 +106,18 @@ fn find<'a>(
         let notes = rehearsal.notes().iter();
         findings.notes = notes.map(|(service, note)| remark(service, note)).collect();
         findings.notes.extend(services.iter().flat_map(unchecked_cgroups));
-        let usage = rehearsal.publisher().usage();
-        let rooms = usage.into_iter().map(|(map, records, _)| Room { map, records });
-        findings.maps = rooms.filter(|_| verbose).collect();
+        findings.maps = rooms(&rehearsal);
     }
     Ok(findings)
+}
+
+fn rooms(rehearsal: &Rehearsal) -> Vec<Room> {
+    let default = Publisher::adopt(MemoryMaps::new(Sizes::for_services(Sizes::DEFAULT_SERVICES)));
+    let default = default.expect("empty tables are not damaged").usage();
+    let usage = rehearsal.publisher().usage().into_iter().zip(default);
+    usage
+        .map(|((map, records, _), (_, _, default_size))| Room { map, records, default_size })
+        .collect()
 }
 
 fn remark(service: &str, note: &Note) -> Remark {
@@ -130,7 +141,7 @@ fn unchecked_cgroups(service: &Service) -> impl Iterator<Item = Remark> {
     })
 }
 
-fn report(findings: &Findings<'_>, sources: &[Source]) -> anyhow::Result<()> {
+fn report(findings: &Findings<'_>, sources: &[Source], verbose: bool) -> anyhow::Result<()> {
     complain_of(findings.diagnostics, sources)?;
     let severity = |wanted| findings.diagnostics.iter().filter(|d| d.severity == wanted).count();
     let (errors, warnings) = (severity(Severity::Error), severity(Severity::Warning));
@@ -141,8 +152,16 @@ fn report(findings: &Findings<'_>, sources: &[Source]) -> anyhow::Result<()> {
     for Remark { service, place, message } in &findings.notes {
         print(&format!("note: {service}, {place}: {message}\n"))?;
     }
-    for Room { map, records } in &findings.maps {
-        print(&format!("{map}: {records} records\n"))?;
+    for Room { map, records, default_size } in &findings.maps {
+        if records > default_size {
+            let option = format!("--max-{}", map.to_lowercase());
+            print(&format!(
+                "note: {records} records of {map} are needed, and the daemon has {default_size}: \
+                 run it with {option}\n"
+            ))?;
+        } else if verbose {
+            print(&format!("{map}: {records} of {default_size} records\n"))?;
+        }
     }
     let warned =
         if warnings > 0 { format!(", {}", count(warnings, "warning")) } else { String::new() };

@@ -10,11 +10,11 @@ use crate::policy::load;
 use crate::policy::model::Policy;
 
 /// Options of `diff`.
-///
-/// Policies are compared by what they mean, not by how they are written. As with diff(1), the exit
-/// status is 0 where they mean the same and 1 where they differ; it is also 1, with the problems
-/// on standard error and nothing on standard output, where one of them does not load.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Policies are compared by what they mean, not by how they are written. As with diff(1), the exit \
+status is 0 where they mean the same and 1 where they differ. It is also 1, with nothing on standard \
+output, where one of them does not load.")]
 pub(crate) struct Options {
     /// Old policy: a file, a directory of files, or - for standard input
     old: PathBuf,

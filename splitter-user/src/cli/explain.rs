@@ -15,12 +15,12 @@ use crate::publish::PublishError;
 use crate::rehearsal::{Rehearsal, imagine_cgroups};
 
 /// Options of `explain`.
-///
-/// The connection is decided by the very code that runs in the kernel, on a policy in memory:
-/// neither privilege nor a daemon is needed, nothing is dialled, and no ticket is taken. What is
-/// not said about the client is 0, its command empty and its cgroup the root. Cgroups that the
-/// policy names are taken to exist.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+The connection is decided by the very code that runs in the kernel, on a policy in memory: neither \
+privilege nor a daemon is needed, nothing is dialled, and no ticket is taken. What is not said about \
+the client is 0, its command empty and its cgroup the root. Cgroups that the policy names are taken \
+to exist.")]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]

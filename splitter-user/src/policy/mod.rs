@@ -8,6 +8,8 @@
 //! collected, so that one load shows them all.
 
 mod address;
+#[cfg(test)]
+pub(crate) mod arbitrary;
 mod check;
 pub mod code;
 pub mod diagnostic;

@@ -7,8 +7,8 @@ use splitter_common::abi::FrontendKey;
 use splitter_common::decide::decide;
 
 use super::fixture::{fresh, put};
-use super::policies::policy;
 use crate::compile::{frontend_key, service_id};
+use crate::policy::arbitrary::policy;
 use crate::policy::model::{Action, Policy, Service};
 use crate::policy::{Source, load};
 use crate::publish::Publisher;
@@ -90,7 +90,7 @@ fn a_wheel_that_another_service_had_starts_at_zero() {
         put(&mut publisher, &Policy::default());
         publisher.settle().expect("plain memory");
         put(&mut publisher, &alone(web(WEB)));
-        assert_eq!(tickets(&publisher), []);
+        assert_eq!(tickets(&publisher), Vec::<u64>::new());
     }
 }
 
