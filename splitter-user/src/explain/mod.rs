@@ -5,6 +5,8 @@
 
 mod names;
 mod record;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::cell::RefCell;
