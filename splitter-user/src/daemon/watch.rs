@@ -12,7 +12,7 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::files::{Fingerprint, PolicyFiles};
@@ -96,7 +96,15 @@ async fn gather_bursts(event: Arc<Notify>, bursts: mpsc::Sender<()>) {
     loop {
         event.notified().await;
         let last = Instant::now() + LONGEST_BURST;
-        while Instant::now() < last && timeout(QUIET, event.notified()).await.is_ok() {}
+        loop {
+            // Slept through, not woken up by each event: other files in the directory may change
+            // all the time.
+            sleep(QUIET).await;
+            let quiet = timeout(Duration::ZERO, event.notified()).await.is_err();
+            if quiet || Instant::now() >= last {
+                break;
+            }
+        }
         if bursts.send(()).await.is_err() {
             return;
         }
