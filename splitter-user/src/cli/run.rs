@@ -50,6 +50,7 @@ pub(crate) struct Options {
 
 /// Sizes of the maps. Kernel memory is taken for all of it at once.
 #[derive(Args)]
+#[expect(clippy::struct_field_names, reason = "the fields are named as the options are")]
 #[command(next_help_heading = "Sizes of the maps")]
 struct SizeOptions {
     /// Most services of ordinary shape: one frontend, two subsets, four backends, weights that

@@ -28,7 +28,7 @@ const MAX_CLIENTS: usize = 32;
 /// A client that says nothing for so long is sent away.
 const IDLE: Duration = Duration::from_secs(5);
 /// A request that is not complete after so long is given up.
-const LONGEST_REQUEST: Duration = Duration::from_secs(60);
+const LONGEST_REQUEST: Duration = Duration::from_mins(1);
 /// Bytes written at once, each within [`IDLE`].
 const CHUNK: usize = 256 << 10;
 
@@ -84,13 +84,12 @@ async fn serve_client(
 ) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     let (uid, gid) = (Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid()));
-    let rights = match access.plain_rights(uid) {
-        Some(rights) => rights,
-        None => {
-            // The user database may be slow.
-            let access = Arc::clone(&access);
-            spawn_blocking(move || access.rights(uid, gid)).await.map_err(io::Error::other)?
-        }
+    let rights = if let Some(rights) = access.plain_rights(uid) {
+        rights
+    } else {
+        // The user database may be slow.
+        let access = Arc::clone(&access);
+        spawn_blocking(move || access.rights(uid, gid)).await.map_err(io::Error::other)?
     };
     let response = if rights.read {
         answer(&mut stream, &access, uid, rights, &calls).await
