@@ -115,7 +115,8 @@ impl SizeOptions {
 
 /// Runs the daemon until a signal ends it.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
-    let filter = if options.log_connections { "debug" } else { "info" };
+    // What the hooks log bears the name of their crate; the loader's own chatter is left out.
+    let filter = if options.log_connections { "info,splitter=debug" } else { "info" };
     start_log(options.log_format, filter)?;
     daemon::run(Settings {
         sizes: options.sizes.sizes(),

@@ -59,9 +59,8 @@ impl PolicyFiles {
 
     /// Reads every file. The first that cannot be read fails it, named.
     pub(crate) fn read(&self) -> Result<Vec<Source>, String> {
-        let fail = |path: &Path, error: &io::Error| {
-            format!("read the policy {}: {error}; what runs is kept", path.display())
-        };
+        let fail =
+            |path: &Path, error: &io::Error| format!("read the policy {}: {error}", path.display());
         let mut sources = Vec::new();
         for path in &self.paths {
             for file in policy_files(path).map_err(|error| fail(path, &error))? {

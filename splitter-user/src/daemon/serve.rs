@@ -156,8 +156,9 @@ impl Daemon {
         if let Err(problem) = &result {
             error!("the policy files are not loaded, what runs is kept: {problem}");
         }
-        self.circumstances.reload_problem =
-            result.err().map(|problem| format!("the policy files are not loaded: {problem}"));
+        self.circumstances.reload_problem = result.err().map(|problem| {
+            format!("the policy files are not loaded, what runs is kept: {problem}")
+        });
         self.free_retired();
         self.tell_ready();
     }
