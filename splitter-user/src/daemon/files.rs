@@ -115,3 +115,55 @@ fn file_state(path: &Path) -> Option<[i64; 5]> {
     let (inode, size) = (metadata.ino().cast_signed(), metadata.size().cast_signed());
     Some([inode, size, metadata.mtime(), metadata.mtime_nsec(), metadata.ctime_nsec()])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn write(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_its_visible_policies_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.yaml", "a.yml", ".hidden.yaml", "a.yaml~", "notes.txt"] {
+            write(&dir.path().join(name), "");
+        }
+        fs::create_dir(dir.path().join("dir.yaml")).unwrap();
+        let files = policy_files(dir.path()).unwrap();
+        assert_eq!(files, [dir.path().join("a.yml"), dir.path().join("b.yaml")]);
+        assert!(policy_files(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn writes_renames_swapped_links_and_losses_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("one")).unwrap();
+        fs::create_dir(at("two")).unwrap();
+        write(&at("one/p.yaml"), "1");
+        write(&at("two/p.yaml"), "2");
+        symlink(at("one"), at("current")).unwrap();
+        let files = PolicyFiles::new(vec![at("current/p.yaml")]);
+        assert!(files.directories().contains(&fs::canonicalize(at("one")).unwrap()));
+        let mut seen = files.fingerprint();
+        let mut changed = |what: &str| {
+            let now = files.fingerprint();
+            assert_ne!(now, std::mem::replace(&mut seen, now.clone()), "{what}");
+            assert_eq!(now, files.fingerprint(), "{what}");
+        };
+        write(&at("one/p.yaml"), "longer");
+        changed("a write");
+        write(&at("one/p.new"), "longer");
+        fs::rename(at("one/p.new"), at("one/p.yaml")).unwrap();
+        changed("a rename");
+        symlink(at("two"), at("next")).unwrap();
+        fs::rename(at("next"), at("current")).unwrap();
+        changed("a swapped link");
+        fs::remove_file(at("two/p.yaml")).unwrap();
+        changed("a loss");
+    }
+}
