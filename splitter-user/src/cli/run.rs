@@ -115,8 +115,9 @@ impl SizeOptions {
 
 /// Runs the daemon until a signal ends it.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
-    // What the hooks log bears the name of their crate; the loader's own chatter is left out.
-    let filter = if options.log_connections { "info,splitter=debug" } else { "info" };
+    // `splitter` is where the hooks log and the beginning of this crate's name; libraries are
+    // heard where something is wrong.
+    let filter = if options.log_connections { "warn,splitter=debug" } else { "warn,splitter=info" };
     start_log(options.log_format, filter)?;
     daemon::run(Settings {
         sizes: options.sizes.sizes(),

@@ -1,6 +1,6 @@
 //! The policy files that the daemon follows.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -85,18 +85,24 @@ impl PolicyFiles {
             .collect()
     }
 
-    /// Directories in which a change may change the policy: those of the files, and of what
-    /// symbolic links among them lead to.
-    pub(crate) fn directories(&self) -> BTreeSet<PathBuf> {
-        let mut directories = BTreeSet::new();
-        for path in &self.paths {
-            if path.is_dir() {
-                directories.insert(path.clone());
+    /// Directories in which a change may change the policy, with their inodes: those of the
+    /// files, of symbolic links on the way to them, and of what those lead to.
+    pub(crate) fn directories(&self) -> BTreeMap<PathBuf, u64> {
+        let mut directories = BTreeMap::new();
+        let mut add = |path: PathBuf| {
+            if let Some(metadata) = fs::metadata(&path).ok().filter(fs::Metadata::is_dir) {
+                directories.insert(path, metadata.ino());
             }
+        };
+        for path in &self.paths {
+            add(path.clone());
             for file in std::iter::once(path.clone()).chain(policy_files(path).unwrap_or_default())
             {
-                directories.insert(parent(&file));
-                directories.extend(fs::canonicalize(&file).ok().map(|target| parent(&target)));
+                add(parent(&file));
+                file.ancestors().filter(|a| a.is_symlink()).for_each(|link| add(parent(link)));
+                if let Ok(target) = fs::canonicalize(&file) {
+                    add(parent(&target));
+                }
             }
         }
         directories
@@ -148,7 +154,10 @@ mod tests {
         write(&at("two/p.yaml"), "2");
         symlink(at("one"), at("current")).unwrap();
         let files = PolicyFiles::new(vec![at("current/p.yaml")]);
-        assert!(files.directories().contains(&fs::canonicalize(at("one")).unwrap()));
+        let directories = files.directories();
+        for watched in [fs::canonicalize(at("one")).unwrap(), dir.path().to_owned()] {
+            assert!(directories.contains_key(&watched), "{}", watched.display());
+        }
         let mut seen = files.fingerprint();
         let mut changed = |what: &str| {
             let now = files.fingerprint();
