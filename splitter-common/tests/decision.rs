@@ -44,7 +44,7 @@ struct Client {
 struct Handle(Wheel);
 
 impl WheelRef for Handle {
-    fn len(&self) -> u32 {
+    fn n_slots(&self) -> u32 {
         u32::from(self.0.len)
     }
     fn slots_per_cell(&self) -> u16 {

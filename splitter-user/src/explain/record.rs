@@ -69,7 +69,7 @@ impl<'a, M: Maps> World for Recorder<'a, M> {
     }
     fn wheel(&self, index: u32) -> Option<Self::Wheel> {
         let inner = self.inner.wheel(index)?;
-        self.looks.borrow_mut().push(Look::Wheel(inner.len()));
+        self.looks.borrow_mut().push(Look::Wheel(inner.n_slots()));
         Some(RecordedWheel { inner, looks: self.looks })
     }
     fn cell(&self, index: u32) -> Option<u64> {
@@ -109,8 +109,8 @@ pub(super) struct RecordedWheel<'a, M: Maps> {
 }
 
 impl<M: Maps> WheelRef for RecordedWheel<'_, M> {
-    fn len(&self) -> u32 {
-        self.inner.len()
+    fn n_slots(&self) -> u32 {
+        self.inner.n_slots()
     }
     fn slots_per_cell(&self) -> u16 {
         self.inner.slots_per_cell()
