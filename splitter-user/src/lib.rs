@@ -2,10 +2,14 @@
 //!
 //! Data flows one way: [`policy`] reads text into a model, [`compile`] turns the model into plain
 //! records, [`publish`] writes the difference to the running policy and commits it with one store,
-//! and [`kernel`] is the only module that talks to BPF.
+//! and [`kernel`] is the only module that talks to BPF. The daemon ties them together, and [`cli`] is
+//! how people talk to it.
 
+pub mod cli;
 pub mod compile;
+mod daemon;
 pub mod kernel;
 pub mod policy;
 pub mod publish;
 pub mod tables;
+mod telemetry;

@@ -1,2 +1,7 @@
-//! The `splitter` binary.
-fn main() {}
+//! The `splitter` binary; everything is in the library, so that tests can reach it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    splitter_user::cli::main()
+}

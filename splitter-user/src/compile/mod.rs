@@ -278,7 +278,8 @@ pub fn frontend_key(frontend: &Frontend) -> FrontendKey {
     FrontendKey { addr, port_be, protocol, pad: 0 }
 }
 
-fn backend_image(addr: SocketAddr) -> BackendImage {
+/// A backend as the kernel has it.
+pub fn backend_image(addr: SocketAddr) -> BackendImage {
     let (addr, port_be) = wire(addr);
     BackendImage { addr, port_be }
 }

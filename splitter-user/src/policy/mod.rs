@@ -21,6 +21,8 @@ mod text;
 mod words;
 mod yaml;
 
+pub(crate) use words::suggest;
+
 use diagnostic::{Diagnostic, Report, Span};
 use document::Draft;
 use model::Policy;

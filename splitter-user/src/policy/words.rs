@@ -34,7 +34,7 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 }
 
 /// "did you mean" where a guess exists, else the list of what is allowed.
-pub(super) fn suggest(word: &str, known: &[&str], lead: &str) -> String {
+pub(crate) fn suggest(word: &str, known: &[&str], lead: &str) -> String {
     let all = list(known);
     match nearest(word, known.iter().copied()) {
         Some(guess) => format!("did you mean `{guess}`? {lead}: {all}"),

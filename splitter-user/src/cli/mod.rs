@@ -1,0 +1,153 @@
+//! The command line: one file per verb, and what they share.
+//!
+//! A verb parses its options, asks the daemon or the library, and prints. It decides nothing about
+//! policy. Standard output is for results, standard error for problems.
+
+mod apply;
+mod client;
+mod detach;
+mod dump;
+mod get;
+mod run;
+mod status;
+mod weight;
+
+use std::fs;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::policy::Source;
+use crate::policy::diagnostic::{Diagnostic, render};
+
+/// Splits connections between versions of a service, inside the kernel.
+#[derive(Parser)]
+#[command(name = "splitter", version, max_term_width = 100)]
+struct Splitter {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the daemon.
+    Run(run::Options),
+    /// Add or replace services of the running policy.
+    Apply(apply::Options),
+    /// Show the running policy.
+    Get(get::Options),
+    /// Shift the weights of a running service.
+    Weight(weight::Options),
+    /// Show what the kernel does: hooks, connections, problems.
+    Status(status::Options),
+    /// Show the tables as the kernel reads them.
+    Dump(dump::Options),
+    /// Remove the hooks and maps: traffic is no longer split.
+    Detach(detach::Options),
+}
+
+/// How a verb that was used rightly ended. Wrong usage ends in `clap`, with status 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Status 0.
+    Success,
+    /// Status 1: a policy or a state is wrong.
+    Failure,
+}
+
+/// Form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Runs the verb that the process's arguments name.
+pub fn main() -> ExitCode {
+    let result = match Splitter::parse().verb {
+        Verb::Run(options) => run::run(options),
+        Verb::Apply(options) => apply::run(options),
+        Verb::Get(options) => get::run(options),
+        Verb::Weight(options) => weight::run(options),
+        Verb::Status(options) => status::run(options),
+        Verb::Dump(options) => dump::run(options),
+        Verb::Detach(options) => detach::run(options),
+    };
+    match result {
+        Ok(Exit::Success) => ExitCode::SUCCESS,
+        Ok(Exit::Failure) => ExitCode::FAILURE,
+        Err(error) => {
+            // With standard error gone there is nobody left to tell.
+            let _ = complain(&format!("splitter: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole command line, for completions and manual pages.
+pub fn command() -> clap::Command {
+    Splitter::command()
+}
+
+/// Writes a result. A reader that went away, as `head` does, is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a value as JSON, indented, with a line feed.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Writes a problem.
+pub(crate) fn complain(text: &str) -> anyhow::Result<()> {
+    io::stderr().lock().write_all(text.as_bytes()).context("write to standard error")
+}
+
+/// Writes diagnostics, in colour where standard error is a terminal that wants it.
+pub(crate) fn complain_of(diagnostics: &[Diagnostic], sources: &[Source]) -> anyhow::Result<()> {
+    if diagnostics.is_empty() {
+        return Ok(());
+    }
+    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    complain(&format!("{}\n", render(diagnostics, sources, color)))
+}
+
+/// Reads policy sources: files, directories (their `*.yaml` and `*.yml` that are not hidden, in
+/// the order of their names), `-` for standard input.
+pub(crate) fn read_sources(paths: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            sources.push(read_stdin()?);
+            continue;
+        }
+        for file in crate::daemon::policy_files(path).with_context(|| describe(path))? {
+            let bytes = fs::read(&file).with_context(|| describe(&file))?;
+            sources.push(Source { name: file.display().to_string(), bytes });
+        }
+    }
+    Ok(sources)
+}
+
+fn describe(path: &Path) -> String {
+    format!("read the policy {}", path.display())
+}
+
+fn read_stdin() -> anyhow::Result<Source> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).context("read the policy from standard input")?;
+    Ok(Source { name: "-".to_owned(), bytes })
+}
