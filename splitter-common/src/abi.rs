@@ -249,7 +249,7 @@ pub mod pick {
     pub const RANDOM: u8 = 3;
     /// The slot of the wheel at the client's hash.
     pub const CLIENT: u8 = 4;
-    /// The range of hashes that the client's falls into.
+    /// The first subset, from the last one on, whose threshold is above the client's hash.
     pub const THRESHOLD: u8 = 5;
 }
 

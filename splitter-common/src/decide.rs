@@ -17,7 +17,7 @@ use crate::abi::{
     AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, MAX_SPLIT, Match, Plan,
     PlanPair, Reason, Route, Subset, action, match_flag, pick, plan_flag,
 };
-use crate::hash::{mix, scale};
+use crate::hash::{bucket, scale, subset_bucket};
 
 /// `ECONNREFUSED`: nothing serves here. `errno.h` of every Linux architecture that splitter runs on.
 pub const ECONNREFUSED: u16 = 111;
@@ -278,23 +278,14 @@ fn serve<W: World>(world: &W, subset: &Subset) -> Decision<W::Backend> {
 }
 
 /// Makes one choice: the ordinal of a subset or of a backend.
-///
-/// Not inlined: both levels share it, and the verifier need not follow every way through the
-/// first choice once more for every way through the second.
-#[inline(never)]
+#[inline(always)]
 fn choose<W: World>(world: &W, choice: &Choice) -> Option<u32> {
     match choice.pick {
         pick::ONLY => Some(u32::from(choice.only)),
-        pick::THRESHOLD => below_threshold(world, choice, client_hash(world, choice)),
+        pick::THRESHOLD => below_threshold(world, choice),
         pick::TICKET | pick::RANDOM | pick::CLIENT => slot(world, choice),
         _ => None,
     }
-}
-
-/// Which 32-bit bucket the client falls into.
-#[inline(always)]
-fn client_hash<W: World>(world: &W, choice: &Choice) -> u32 {
-    (mix(choice.salt, world.client(choice.client)) >> 32) as u32
 }
 
 /// The ordinal in one slot of the choice's wheel.
@@ -304,7 +295,7 @@ fn slot<W: World>(world: &W, choice: &Choice) -> Option<u32> {
     let at = match choice.pick {
         pick::TICKET => wheel.take_ticket().checked_rem(u64::from(wheel.len()))? as u32,
         pick::RANDOM => scale(world.random(), wheel.len()),
-        _ => scale(client_hash(world, choice), wheel.len()),
+        _ => scale(bucket(choice.salt, world.client(choice.client)), wheel.len()),
     };
     match wheel.cells() {
         0 => Some(wheel.inline_slot(at)),
@@ -315,17 +306,23 @@ fn slot<W: World>(world: &W, choice: &Choice) -> Option<u32> {
     }
 }
 
-/// The subset whose range of the hash the client falls into. A cell holds the end of a range,
-/// exclusive, above 16 bits of subset ordinal, so raising the last subset's weight only ever moves
-/// clients to it.
+/// The first subset whose threshold is above the client's bucket.
+///
+/// A cell holds a threshold above 16 bits of subset ordinal. The last subset is asked first, with
+/// its share of all weights, then the one before it, with its share of the weights that are left,
+/// and every subset sees another bucket of the client: so raising the last subset's weight changes
+/// one threshold, and only ever moves clients to that subset. Ranges of one hash would not do: with
+/// three subsets, the border between the first two moves as well.
 #[inline(always)]
-fn below_threshold<W: World>(world: &W, choice: &Choice, hash: u32) -> Option<u32> {
+fn below_threshold<W: World>(world: &W, choice: &Choice) -> Option<u32> {
     const { assert!(AFFINITY_RANGE < 1 << 48) };
+    let client = world.client(choice.client);
     let mut i = 0_u32;
     while i < MAX_SPLIT && i < u32::from(choice.n_thresholds) {
         let cell = world.cell(choice.wheel.wrapping_add(i))?;
-        if u64::from(hash) < cell >> 16 {
-            return Some(u32::from(cell as u16));
+        let subset = cell as u16;
+        if u64::from(subset_bucket(choice.salt, client, subset)) < cell >> 16 {
+            return Some(u32::from(subset));
         }
         i = i.wrapping_add(1);
     }

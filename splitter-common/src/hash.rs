@@ -13,6 +13,20 @@ pub const fn mix(salt: u64, client: u64) -> u64 {
     x ^ (x >> 31)
 }
 
+/// The 32-bit bucket of a client in front of a wheel.
+#[inline(always)]
+#[must_use]
+pub const fn bucket(salt: u64, client: u64) -> u32 {
+    (mix(salt, client) >> 32) as u32
+}
+
+/// The 32-bit bucket of a client in front of one subset's threshold: another for every subset.
+#[inline(always)]
+#[must_use]
+pub const fn subset_bucket(salt: u64, client: u64, subset: u16) -> u32 {
+    bucket(subset as u64, mix(salt, client))
+}
+
 /// Maps 32 random bits onto `0..n` without a division (Lemire: Fast Random Integer Generation in
 /// an Interval, 2019; the multiply-shift step alone, bias below `n / 2^32`).
 #[inline(always)]

@@ -7,6 +7,7 @@
 //!
 //! Tests move their whole process, so test binaries run with `--test-threads=1`.
 
+pub mod empty;
 pub mod node;
 pub mod peers;
 pub mod place;

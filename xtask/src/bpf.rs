@@ -26,6 +26,7 @@ pub(crate) const NO_TOOLCHAIN: &str = "no Rust toolchain here has the source of 
 const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v3";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
+const DEBIAN_SYSROOT: &str = "/usr";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 /// Which toolchain the user asks for.
@@ -107,14 +108,18 @@ impl Toolchain {
         }
     }
 
-    /// Whether it has the source of `core`. Debian's must have its own clippy, too; the pinned
-    /// one's is looked for with the other components.
+    /// Whether it has the source of `core` and, if it is Debian's, a clippy; the pinned one's is
+    /// looked for with its other components.
     fn is_complete(self) -> bool {
-        let sysroot = exec::output(self.rustc().args(["--print", "sysroot"]));
-        let has_source = sysroot.is_ok_and(|sysroot| {
-            Path::new(sysroot.trim_end()).join("lib/rustlib/src/rust/library/core").is_dir()
-        });
-        has_source && (self == Self::Pinned || Path::new(DEBIAN_CLIPPY).is_file())
+        let Ok(sysroot) = exec::output(self.rustc().args(["--print", "sysroot"])) else {
+            return false;
+        };
+        let sysroot = Path::new(sysroot.trim_end());
+        let expected = match self {
+            Self::Pinned => sysroot != Path::new(DEBIAN_SYSROOT),
+            Self::Debian => Path::new(DEBIAN_CLIPPY).is_file(),
+        };
+        expected && sysroot.join("lib/rustlib/src/rust/library/core").is_dir()
     }
 }
 

@@ -67,12 +67,12 @@ pub enum ChoiceImage {
         /// The table.
         slots: Slots,
     },
-    /// The range of 32-bit hashes that the client's falls into.
+    /// The first threshold above the client's bucket in front of it.
     Threshold {
         /// `abi::client_key` number.
         key: u8,
-        /// End of each range, exclusive, and its ordinal; ends rise to `abi::AFFINITY_RANGE`.
-        ends: Vec<(u64, u16)>,
+        /// Thresholds and their ordinals, which fall; the last threshold is `abi::AFFINITY_RANGE`.
+        thresholds: Vec<(u64, u16)>,
     },
 }
 

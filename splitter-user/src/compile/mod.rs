@@ -75,9 +75,12 @@ impl Compiler {
         let route_ids = name_ids(service.routes.iter().map(|route| route.name.as_str()));
         let subsets = service.subsets.iter().zip(subset_ids);
         let routes = service.routes.iter().zip(route_ids);
+        let mut frontends: Vec<FrontendKey> = service.frontends.iter().map(frontend_key).collect();
+        // Not the model's order: keys are compared by their bytes.
+        frontends.sort_unstable();
         let image = ServiceImage {
             id,
-            frontends: service.frontends.iter().map(frontend_key).collect(),
+            frontends,
             answer_frontend: service.getpeername == PeerName::Frontend,
             subsets: subsets.map(|(s, id)| self.compile_subset(s, id, &mut notes)).collect(),
             routes: routes
@@ -138,7 +141,7 @@ impl Compiler {
         image
     }
 
-    /// Level one. Weights become a list over all subsets of the service, so that ordinals agree.
+    /// Level one.
     fn compile_split(
         &mut self,
         service: &Service,
@@ -146,13 +149,7 @@ impl Compiler {
         split: &Split,
         notes: &mut Vec<Note>,
     ) -> ChoiceImage {
-        let mut weights = vec![0; service.subsets.len()];
-        for (subset, weight) in &split.weights {
-            weights[*subset] = *weight;
-        }
-        if split.on_empty == OnEmpty::Spill {
-            spill(&mut weights, &service.subsets);
-        }
+        let weights = effective_weights(service, split);
         match split.pick {
             Pick::Affinity(key) => thresholds(client_number(key), &weights),
             Pick::Exact => self.choice(place, &weights, notes, ChoiceImage::Ticket),
@@ -201,6 +198,19 @@ impl Compiler {
     }
 }
 
+/// Weights of a split in force: one for every subset of the service, so that ordinals agree, and
+/// those of empty subsets spilled where the split says so.
+pub(crate) fn effective_weights(service: &Service, split: &Split) -> Vec<u32> {
+    let mut weights = vec![0; service.subsets.len()];
+    for (subset, weight) in &split.weights {
+        weights[*subset] = *weight;
+    }
+    if split.on_empty == OnEmpty::Spill {
+        spill(&mut weights, &service.subsets);
+    }
+    weights
+}
+
 /// Whether a subset has a backend that may be chosen.
 fn is_usable(subset: &Subset) -> bool {
     subset.backends.iter().any(|backend| backend.weight > 0)
@@ -225,20 +235,21 @@ fn hashed(key: u8, backends: &[BackendImage], weights: &[u32]) -> ChoiceImage {
     ChoiceImage::Client { key, slots: maglev::build_table(&table).into() }
 }
 
-/// Level one by client: consecutive ranges of the hash, wide as the weights.
+/// Level one by client: of each subset, from the last to the first, the share of its weight in its
+/// own and those before it.
 fn thresholds(key: u8, weights: &[u32]) -> ChoiceImage {
-    let sum: u64 = weights.iter().copied().map(u64::from).sum();
-    let mut below = 0_u64;
-    let mut ends = Vec::new();
+    let mut sum = 0_u64;
+    let mut thresholds = Vec::new();
     for (ordinal, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0) {
-        below += u64::from(*weight);
-        let end = u128::from(below) * u128::from(AFFINITY_RANGE) / u128::from(sum);
-        let ordinal = u16::try_from(ordinal).expect("at most MAX_SUBSETS");
-        ends.push((u64::try_from(end).expect("at most AFFINITY_RANGE"), ordinal));
+        sum += u64::from(*weight);
+        let threshold = u128::from(*weight) * u128::from(AFFINITY_RANGE) / u128::from(sum);
+        let threshold = u64::try_from(threshold).expect("at most AFFINITY_RANGE");
+        thresholds.push((threshold, u16::try_from(ordinal).expect("at most MAX_SUBSETS")));
     }
-    match ends[..] {
+    thresholds.reverse();
+    match thresholds[..] {
         [(_, only)] => ChoiceImage::Only(only),
-        _ => ChoiceImage::Threshold { key, ends },
+        _ => ChoiceImage::Threshold { key, thresholds },
     }
 }
 

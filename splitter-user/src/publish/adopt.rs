@@ -183,12 +183,14 @@ impl<M: Maps> Reader<'_, M> {
             pick::CLIENT => {
                 ChoiceImage::Client { key, slots: self.read_wheel(choice.wheel, owner)? }
             }
-            pick::THRESHOLD => ChoiceImage::Threshold { key, ends: self.read_ends(choice)? },
+            pick::THRESHOLD => {
+                ChoiceImage::Threshold { key, thresholds: self.read_thresholds(choice)? }
+            }
             _ => return None,
         })
     }
 
-    fn read_ends(&self, choice: &Choice) -> Option<Vec<(u64, u16)>> {
+    fn read_thresholds(&self, choice: &Choice) -> Option<Vec<(u64, u16)>> {
         let cells = choice.wheel..choice.wheel.checked_add(u32::from(choice.n_thresholds))?;
         cells
             .map(|index| read::<u64, _>(self.maps, Arena::Cells, index))

@@ -18,6 +18,7 @@
 mod adopt;
 mod draft;
 mod fault;
+mod mend;
 mod place;
 mod space;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use place::CounterOwner;
 use crate::compile::image::{ServiceId, ServiceImage};
 use crate::tables::{Arena, Grace, Maps, committed, write};
 use draft::{Draft, NewPair};
+use mend::{Leaving, pair_range};
 use place::Placed;
 use space::{NoRoom, Pool, Range, Space};
 
@@ -97,11 +99,17 @@ pub struct Publisher<M> {
     /// Services that keep per-socket state.
     n_stateful: usize,
     space: Space,
-    /// What readers of before a commit may still look at, with that commit's generation.
+    /// What readers of before a commit may still look at, oldest first.
     retired: Vec<(Mark, Vec<Range>)>,
     /// When frontends last left the hash. It must not reuse their elements for others before
     /// those who found them there have let go.
     unsettled: Option<Mark>,
+    /// How often something was retired.
+    last_mark: u64,
+    /// What a failed publish wrote and could not take back. Nothing is published before it is.
+    torn: Option<Draft>,
+    /// What left the policy and is still to be deleted.
+    leaving: Leaving,
 }
 
 impl<M: Maps> Publisher<M> {
@@ -130,6 +138,9 @@ impl<M: Maps> Publisher<M> {
             space,
             retired: Vec::new(),
             unsettled: None,
+            last_mark: 0,
+            torn: None,
+            leaving: Leaving::default(),
         };
         publisher.zero_free_counters(&used)?;
         publisher.store_commit()?;
@@ -139,6 +150,11 @@ impl<M: Maps> Publisher<M> {
     /// The maps, for readers.
     pub fn maps(&self) -> &M {
         &self.maps
+    }
+
+    /// Gives the maps back. The policy in them stays in force.
+    pub fn into_maps(self) -> M {
+        self.maps
     }
 
     /// The committed generation.
@@ -169,16 +185,20 @@ impl<M: Maps> Publisher<M> {
 
     /// Publishes changes: all of them or, with an error, none.
     pub fn publish(&mut self, changes: Vec<Change>) -> Result<Published, PublishError> {
+        self.mend().map_err(PublishError::Kernel)?;
         let changes = self.real_changes(changes);
         if changes.is_empty() {
             return Ok(Published { generation: self.generation, changed: 0, removed: 0 });
         }
         let draft = self.draft_with_room(&changes)?;
-        if let Err(error) = self.write_draft(&draft) {
-            self.undo(draft);
-            return Err(PublishError::Kernel(error));
+        match self.write_draft(&draft) {
+            Ok(()) => Ok(self.take_over(draft)),
+            Err(error) => {
+                // Where undoing fails too, the next publish tries again, and reports it.
+                let _later = self.undo(draft);
+                Err(PublishError::Kernel(error))
+            }
         }
-        self.take_over(draft).map_err(PublishError::Kernel)
     }
 
     /// What is retired now. Once a [`Grace`] that was asked for after this has waited,
@@ -190,14 +210,12 @@ impl<M: Maps> Publisher<M> {
     /// Makes room of what was retired up to a mark. Readers of it must have ended.
     pub fn release(&mut self, mark: Mark) -> io::Result<()> {
         let n = self.retired.iter().take_while(|(retired, _)| *retired <= mark).count();
-        for (_, ranges) in self.retired.drain(..n) {
-            let counters: Vec<u32> = ranges
-                .iter()
-                .filter(|range| range.pool == Pool::Counters)
-                .map(|range| range.start)
-                .collect();
-            self.maps.zero_counters(&counters)?;
-            ranges.into_iter().for_each(|range| self.space.give(range));
+        let ranges = self.retired.iter().take(n).flat_map(|(_, ranges)| ranges);
+        let counters = ranges.filter(|range| range.pool == Pool::Counters);
+        let counters: Vec<u32> = counters.map(|range| range.start).collect();
+        self.maps.zero_counters(&counters)?;
+        for range in self.retired.drain(..n).flat_map(|(_, ranges)| ranges) {
+            self.space.give(range);
         }
         self.unsettled = self.unsettled.filter(|deleted| *deleted > mark);
         Ok(())
@@ -266,7 +284,7 @@ impl<M: Maps> Publisher<M> {
     }
 
     /// Steps 5 and 6, in memory and in the maps. The policy is committed whatever happens here.
-    fn take_over(&mut self, draft: Draft) -> io::Result<Published> {
+    fn take_over(&mut self, draft: Draft) -> Published {
         self.generation += 1;
         let published = Published {
             generation: self.generation,
@@ -276,6 +294,7 @@ impl<M: Maps> Publisher<M> {
         self.n_stateful += draft.n_stateful();
         let mut retired = Vec::new();
         let pairs: HashMap<FrontendKey, u32> = draft.inserts.iter().copied().collect();
+        self.leaving.add(&draft);
         for key in draft.deletes.iter().map(|(key, ..)| key) {
             self.frontends.remove(key);
         }
@@ -288,16 +307,17 @@ impl<M: Maps> Publisher<M> {
                 retired.extend(old.own_ranges(None));
             }
         }
-        let deleted = self.delete_keys(&draft.deletes);
-        if deleted.is_ok() {
-            // A frontend that could not be deleted keeps its pair and the plan that takes nobody.
-            retired.extend(draft.deletes.iter().map(|(_, pair, _)| pair_range(*pair)));
-            retired.extend(tombstone_range(draft.tombstone));
-        }
-        self.retired.push((Mark(self.generation), retired));
-        deleted?;
-        self.store_flags(self.n_stateful)?;
-        Ok(published)
+        self.retire(retired);
+        // What fails here does no harm, and the next publish tries it again: a frontend that
+        // could not be deleted has a plan that takes nobody, and a flag is a hint.
+        let _later = self.delete_leaving();
+        let _later = self.store_flags(self.n_stateful);
+        published
+    }
+
+    fn retire(&mut self, ranges: Vec<Range>) {
+        self.last_mark += 1;
+        self.retired.push((Mark(self.last_mark), ranges));
     }
 
     /// Puts a new place in force and answers what only the old one used.
@@ -316,46 +336,6 @@ impl<M: Maps> Publisher<M> {
         let retired = old.own_ranges(Some(&placed));
         self.services.insert(id, placed);
         retired
-    }
-
-    fn delete_keys(&mut self, deletes: &[(FrontendKey, u32, u32)]) -> io::Result<()> {
-        if deletes.is_empty() {
-            return Ok(());
-        }
-        self.unsettled = Some(Mark(self.generation));
-        let keys: Vec<FrontendKey> = deletes.iter().map(|(key, ..)| *key).collect();
-        self.maps.delete_frontends(&keys)
-    }
-
-    /// Puts everything back as if the draft had never been written, as far as the maps let it.
-    fn undo(&mut self, draft: Draft) {
-        for pair in &draft.pairs {
-            let record = PlanPair::new(0, pair.older);
-            let _ = write(&mut self.maps, Arena::PlanPairs, pair.pair, &record);
-        }
-        for (_, pair, older) in &draft.deletes {
-            let _ = write(&mut self.maps, Arena::PlanPairs, *pair, &PlanPair::new(0, *older));
-        }
-        let keys: Vec<FrontendKey> = draft.inserts.iter().map(|(key, _)| *key).collect();
-        let _ = self.maps.delete_frontends(&keys);
-        let _ = self.store_flags(self.n_stateful);
-        // Readers may hold the pairs that were just taken back; nothing may be reused, and
-        // nothing committed, before they have ended.
-        let _ = self.maps.grace().wait();
-        self.give_back(&draft);
-    }
-
-    fn give_back(&mut self, draft: &Draft) {
-        for (_, pair) in &draft.inserts {
-            self.space.give(pair_range(*pair));
-        }
-        for placed in &draft.placed {
-            let old = self.services.get(&placed.image.id);
-            placed.own_ranges(old).into_iter().for_each(|range| self.space.give(range));
-        }
-        if let Some(range) = tombstone_range(draft.tombstone) {
-            self.space.give(range);
-        }
     }
 
     fn store_flags(&mut self, n_stateful: usize) -> io::Result<()> {
@@ -418,14 +398,6 @@ impl Change {
             Self::Remove(_) => &[],
         }
     }
-}
-
-fn pair_range(pair: u32) -> Range {
-    Range { pool: Pool::Arena(Arena::PlanPairs), start: pair, len: 1 }
-}
-
-fn tombstone_range(plan: u32) -> Option<Range> {
-    (plan != 0).then_some(Range { pool: Pool::Arena(Arena::Plans), start: plan, len: 1 })
 }
 
 fn pool_name(pool: Pool) -> &'static str {

@@ -143,8 +143,8 @@ impl Placed {
         }
         self.take_counter(old, space, CounterOwner::Route(route.id))?;
         let ActionImage::Split(choice) = &route.action else { return Ok(()) };
-        if let ChoiceImage::Threshold { ends, .. } = choice {
-            self.thresholds[i] = space.take(Pool::Arena(Arena::Cells), len(ends))?;
+        if let ChoiceImage::Threshold { thresholds, .. } = choice {
+            self.thresholds[i] = space.take(Pool::Arena(Arena::Cells), len(thresholds))?;
         }
         match choice.slots() {
             Some(slots) => self.take_wheel(old, space, WheelOwner::Route(route.id), slots),
@@ -226,8 +226,8 @@ impl Placed {
         }
         ranges.extend(self.matches.iter().map(|index| range(Arena::Matches, *index, 1)));
         for (start, route) in self.thresholds.iter().zip(&self.image.routes) {
-            if let ActionImage::Split(ChoiceImage::Threshold { ends, .. }) = &route.action {
-                ranges.push(range(Arena::Cells, *start, len(ends)));
+            if let ActionImage::Split(ChoiceImage::Threshold { thresholds, .. }) = &route.action {
+                ranges.push(range(Arena::Cells, *start, len(thresholds)));
             }
         }
         ranges
@@ -265,9 +265,9 @@ impl Placed {
         if let Some(client) = &route.client {
             write(maps, Arena::Matches, self.matches[i], client)?;
         }
-        if let ActionImage::Split(ChoiceImage::Threshold { ends, .. }) = &route.action {
+        if let ActionImage::Split(ChoiceImage::Threshold { thresholds, .. }) = &route.action {
             let cells: Vec<u64> =
-                ends.iter().map(|(end, ordinal)| end << 16 | u64::from(*ordinal)).collect();
+                thresholds.iter().map(|(t, ordinal)| t << 16 | u64::from(*ordinal)).collect();
             write_all(maps, Arena::Cells, self.thresholds[i], &cells)?;
         }
         Ok(())
@@ -339,11 +339,11 @@ impl Placed {
             ChoiceImage::Client { key, .. } => {
                 Choice { pick: pick::CLIENT, client: *key, salt: !salt, ..record }
             }
-            ChoiceImage::Threshold { key, ends } => Choice {
+            ChoiceImage::Threshold { key, thresholds: cells } => Choice {
                 pick: pick::THRESHOLD,
                 client: *key,
                 wheel: thresholds,
-                n_thresholds: short(ends.len()),
+                n_thresholds: short(cells.len()),
                 ..record
             },
         }

@@ -75,7 +75,10 @@ impl Maps for MemoryMaps {
 
     fn insert_frontends(&mut self, frontends: &[(FrontendKey, u32)]) -> io::Result<()> {
         if self.frontends.len() + frontends.len() > self.sizes.frontends as usize {
-            return Err(io::Error::from_raw_os_error(7));
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
+        if frontends.iter().any(|(key, _)| self.frontends.contains_key(key)) {
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
         self.frontends.extend(frontends.iter().copied());
         Ok(())

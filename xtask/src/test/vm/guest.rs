@@ -10,7 +10,7 @@ use super::super::tally::Tally;
 
 /// How often shorter than usual tests are asked to make their long loops: an emulated processor is
 /// that much slower.
-const SCALE: u32 = 100;
+const SCALE: u32 = 50;
 /// Starts every line that the guest's own script writes.
 const MARK: &str = "guest: ";
 
