@@ -39,6 +39,7 @@ pub(super) fn dark_launch(stage: &mut Stage) -> Result<()> {
     println!();
     explain(stage, &[])?;
     explain(stage, &["--uid", TESTER])?;
+    println!("One client of each kind, so one connection of each kind:");
     show(&stage.snapshot()?.since(before, [1, 1])).check_exactly([1, 1])
 }
 

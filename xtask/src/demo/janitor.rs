@@ -5,8 +5,9 @@
 //! `kill -9`. So there is one way of cleaning up and no signal to handle.
 
 use std::env;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -69,7 +70,7 @@ impl Janitor {
 /// What the janitor does.
 pub(super) fn serve() -> Result<()> {
     let place = Place::find()?;
-    let _lock = lock()?;
+    let lock = lock()?;
     place.remove().context("remove what an earlier demo left")?;
     let made = place.make();
     if made.is_ok() {
@@ -79,22 +80,29 @@ pub(super) fn serve() -> Result<()> {
         io::copy(&mut io::stdin().lock(), &mut io::sink()).context("wait for the demo's end")?;
     }
     let removed = place.remove().context("remove what the demo made");
-    made.and(removed)
+    let unlocked = fs::remove_file(LOCK).with_context(|| format!("remove {LOCK}"));
+    drop(lock);
+    made.and(removed).and(unlocked)
 }
 
 fn lock() -> Result<File> {
-    let file = fs::File::create(LOCK).with_context(|| format!("make {LOCK}"))?;
     let start = Instant::now();
     loop {
+        let file = File::create(LOCK).with_context(|| format!("make {LOCK}"))?;
         match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
-                thread::sleep(Duration::from_millis(50));
-            }
-            Err(TryLockError::WouldBlock) => bail!("another demo is running; wait for its end"),
+            Ok(()) if is_in_place(&file) => return Ok(file),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("lock {LOCK}"));
             }
+            _ if start.elapsed() > PATIENCE => bail!("another demo is running; wait for its end"),
+            _ => thread::sleep(Duration::from_millis(50)),
         }
     }
+}
+
+/// Whether a file that is locked now is the one that others will try to lock: the janitor that
+/// held the lock before removed its file.
+fn is_in_place(file: &File) -> bool {
+    let inode = |metadata: io::Result<Metadata>| metadata.map(|metadata| metadata.ino()).ok();
+    inode(file.metadata()) == inode(fs::metadata(LOCK))
 }

@@ -52,9 +52,9 @@ struct Pace {
 impl Pace {
     fn new(quick: bool) -> Self {
         if quick {
-            Self { load: 1, eventful: 2, rounds: 1 }
+            Self { load: 1, eventful: 2, rounds: 3 }
         } else {
-            Self { load: 2, eventful: 4, rounds: 5 }
+            Self { load: 2, eventful: 4, rounds: 9 }
         }
     }
 

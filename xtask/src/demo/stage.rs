@@ -7,7 +7,7 @@ use super::place::{Place, Role};
 use super::servers::{ADDRESSES, Served, Servers, VERSIONS};
 use super::table::{Row, Table};
 use super::wrk::Outcome;
-use crate::exec;
+use crate::{exec, workspace};
 
 /// Everything that plays.
 pub(super) struct Stage {
@@ -43,6 +43,7 @@ impl Stage {
         println!("Clients dial {FRONTEND}, where nobody listens.");
         println!("All of it is in a network namespace that has nothing but loopback.\n");
         println!("The commands below can be typed while the demo runs, after these lines:");
+        println!("    cd {}", workspace::root().display());
         println!("    alias splitter={}", Daemon::binary().display());
         println!("    export SPLITTER_SOCKET={}", self.daemon.socket().display());
         for role in [Role::Client, Role::Beside] {

@@ -12,24 +12,44 @@ use super::{Pace, heading};
 /// Connections at a time.
 const CONNECTIONS: u32 = 16;
 
+/// What one kind of load reached, in requests per second, round by round.
+struct Rates {
+    direct: Vec<u64>,
+    split: Vec<u64>,
+}
+
 /// Compares both kinds of load, in rounds that alternate, so that what disturbs one side disturbs
 /// the other as well.
 pub(super) fn compare(stage: &Stage, pace: Pace) -> Result<()> {
     heading("6. Direct against split");
     println!("v2 serves both sides: dialled directly where no hook is, and through the split.");
-    println!("{} rounds of each load; medians, in requests per second:", pace.rounds);
-    println!("  load         direct     split  split / direct");
+    println!("{} rounds of a second each, in requests per second:", pace.rounds);
+    println!("  load        direct (median)  split (median)  split / direct (median, range)");
     for (name, short) in [("keep-alive", false), ("short", true)] {
-        let (direct, split) = rounds(stage, pace, short)?;
-        let (direct, split) = (median(direct), median(split));
-        println!("  {name:<10} {direct:>8}  {split:>8}  {:>14}", ratio(split, direct));
+        rounds(stage, pace, short)?.print(name);
     }
-    println!("Loads of a second are noisy; docs/benchmarks.md has longer ones, and more of them.");
+    println!("Loads of a second are noisy; docs/benchmarks.md has longer ones.");
     println!("The commands of a round of short connections:");
     for load in [direct(true), split(true)] {
         println!("$ {}", load.show());
     }
     Ok(())
+}
+
+impl Rates {
+    fn print(mut self, name: &str) {
+        // Round by round: what slows the machine down slows both sides of a round.
+        let rounds = self.split.iter().zip(&self.direct);
+        let mut ratios: Vec<u64> = rounds.map(|(split, direct)| split * 1_000 / direct).collect();
+        let [direct, split, ratio] = [&mut self.direct, &mut self.split, &mut ratios].map(median);
+        let (lowest, highest) = (ratios.first().copied(), ratios.last().copied());
+        println!(
+            "  {name:<10} {direct:>16} {split:>15} {:>15} ({} to {})",
+            decimal(ratio),
+            decimal(lowest.unwrap_or(0)),
+            decimal(highest.unwrap_or(0)),
+        );
+    }
 }
 
 fn direct(short: bool) -> Load<'static> {
@@ -41,40 +61,39 @@ fn split(short: bool) -> Load<'static> {
     Load { role, address, connections: CONNECTIONS, short, seconds: 1 }
 }
 
-/// The rates of both sides. Which side begins changes from round to round.
-fn rounds(stage: &Stage, pace: Pace, short: bool) -> Result<(Vec<u64>, Vec<u64>)> {
-    let (mut directs, mut splits) = (Vec::new(), Vec::new());
+/// Which side begins changes from round to round.
+fn rounds(stage: &Stage, pace: Pace, short: bool) -> Result<Rates> {
+    let mut rates = Rates { direct: Vec::new(), split: Vec::new() };
     for round in 0..pace.rounds {
-        let measure = |load: Load<'_>, rates: &mut Vec<u64>| -> Result<()> {
-            let outcome = load.run(&stage.place)?;
-            if !outcome.failures.is_empty() {
-                bail!("requests of `{}` failed: {}", load.show(), outcome.failures.join("; "));
-            }
-            rates.push(outcome.per_second);
-            Ok(())
-        };
         if round % 2 == 0 {
-            measure(direct(short), &mut directs)?;
-            measure(split(short), &mut splits)?;
+            rates.direct.push(measure(stage, direct(short))?);
+            rates.split.push(measure(stage, split(short))?);
         } else {
-            measure(split(short), &mut splits)?;
-            measure(direct(short), &mut directs)?;
+            rates.split.push(measure(stage, split(short))?);
+            rates.direct.push(measure(stage, direct(short))?);
         }
     }
-    Ok((directs, splits))
+    Ok(rates)
 }
 
-fn median(mut rates: Vec<u64>) -> u64 {
-    rates.sort_unstable();
-    rates.get(rates.len() / 2).copied().unwrap_or(0)
-}
-
-/// With three decimals.
-fn ratio(part: u64, whole: u64) -> String {
-    match (part * 1_000 + whole / 2).checked_div(whole) {
-        Some(thousandths) => format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000),
-        None => "-".to_owned(),
+/// Requests per second, at least 1.
+fn measure(stage: &Stage, load: Load<'_>) -> Result<u64> {
+    let outcome = load.run(&stage.place)?;
+    if !outcome.failures.is_empty() || outcome.per_second == 0 {
+        bail!("requests of `{}` failed: {}", load.show(), outcome.failures.join("; "));
     }
+    Ok(outcome.per_second)
+}
+
+/// Sorts, and answers the middle.
+fn median(values: &mut Vec<u64>) -> u64 {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
+}
+
+/// Thousandths with three decimals.
+fn decimal(thousandths: u64) -> String {
+    format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000)
 }
 
 #[cfg(test)]
@@ -83,8 +102,8 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_one() {
-        assert_eq!(median(vec![5, 1, 3]), 3);
-        assert_eq!(median(Vec::new()), 0);
-        assert_eq!(ratio(999, 1_000), "0.999");
+        assert_eq!(median(&mut vec![5, 1, 3]), 3);
+        assert_eq!(median(&mut Vec::new()), 0);
+        assert_eq!(decimal(999), "0.999");
     }
 }
