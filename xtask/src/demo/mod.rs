@@ -85,7 +85,7 @@ pub(crate) fn run(toolchain: ToolchainChoice, options: Options) -> Result<()> {
 /// Sets up only where something is missing: a look at everything takes longer than the demo's acts.
 fn prepare(toolchain: ToolchainChoice) -> Result<()> {
     let is_absent = |program: &&str| exec::find(program).is_none();
-    if toolchain.find().is_none() || PROGRAMS.iter().any(|program| is_absent(program)) {
+    if toolchain.find().is_none() || PROGRAMS.iter().any(is_absent) {
         setup::run(toolchain)?;
     }
     build::run(toolchain, Profile::Release)

@@ -41,7 +41,8 @@ impl Rates {
         // Round by round: what slows the machine down slows both sides of a round.
         let rounds = self.split.iter().zip(&self.direct);
         let mut ratios: Vec<u64> = rounds.map(|(split, direct)| split * 1_000 / direct).collect();
-        let [direct, split, ratio] = [&mut self.direct, &mut self.split, &mut ratios].map(median);
+        let [direct, split, ratio] =
+            [&mut self.direct, &mut self.split, &mut ratios].map(|values| median(values));
         let (lowest, highest) = (ratios.first().copied(), ratios.last().copied());
         println!(
             "  {name:<10} {direct:>16} {split:>15} {:>15} ({} to {})",
@@ -86,7 +87,7 @@ fn measure(stage: &Stage, load: Load<'_>) -> Result<u64> {
 }
 
 /// Sorts, and answers the middle.
-fn median(values: &mut Vec<u64>) -> u64 {
+fn median(values: &mut [u64]) -> u64 {
     values.sort_unstable();
     values.get(values.len() / 2).copied().unwrap_or(0)
 }
@@ -102,8 +103,8 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_one() {
-        assert_eq!(median(&mut vec![5, 1, 3]), 3);
-        assert_eq!(median(&mut Vec::new()), 0);
+        assert_eq!(median(&mut [5, 1, 3]), 3);
+        assert_eq!(median(&mut []), 0);
         assert_eq!(decimal(999), "0.999");
     }
 }
