@@ -7,15 +7,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use splitter_common::abi::{
-    Backend, Choice, Plan, PlanPair, Route, SLOTS_PER_CELL, Subset, Wheel, action, pick,
-};
+use splitter_common::abi::{Backend, Choice, Plan, PlanPair, Route, Subset, Wheel, action, pick};
 use splitter_common::addr::{Addr, PortBe};
 
 use super::engine::{Engine, PeerNameHooks, show_frontend};
 use crate::compile::{name_ids, service_id};
 use crate::policy::model::Service;
-use crate::tables::{Arena, Maps, committed, read};
+use crate::tables::{Arena, Maps, committed, read, read_slots};
 
 /// All tables, from the frontends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,13 +219,8 @@ impl<M: Maps> Walk<'_, M> {
 
     fn wheel(&self, index: u32, dump: ChoiceDump) -> ChoiceDump {
         let Some(wheel) = read::<Wheel, _>(self.maps, Arena::Wheels, index) else { return dump };
-        let inline = |slot: u32| wheel.slots.get(slot as usize).map(|slot| u64::from(*slot));
-        let in_cell = |slot: u32| {
-            let cell: u64 = read(self.maps, Arena::Cells, wheel.cells + slot / SLOTS_PER_CELL)?;
-            Some(cell >> (16 * (slot % SLOTS_PER_CELL)) & 0xffff)
-        };
-        let slot = |slot| if wheel.cells == 0 { inline(slot) } else { in_cell(slot) };
-        let slots = (0..wheel.len).filter_map(slot).collect();
+        let slots = read_slots(self.maps, &wheel).unwrap_or_default();
+        let slots = slots.into_iter().map(u64::from).collect();
         // Tickets of client hashes are never taken.
         let ticket = (dump.pick == "ticket").then_some(wheel.ticket);
         ChoiceDump { wheel: Some(index), ticket, slots, ..dump }

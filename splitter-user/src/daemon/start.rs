@@ -128,6 +128,7 @@ fn start_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> anyhow::Resul
 /// Reads, checks and publishes the policy files. Fails with text for people, and changes nothing.
 pub(super) fn load_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> Result<(), String> {
     let sources = files.read()?;
+    check_blank(engine, &sources)?;
     let loaded = if files.is_empty() {
         policy::Loaded {
             policy: policy::model::Policy::default(),
@@ -147,6 +148,20 @@ pub(super) fn load_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> Res
         }
         Err(ChangeError::Invalid { diagnostics, sources }) => Err(refused(&diagnostics, &sources)),
         Err(error) => Err(chain(&error)),
+    }
+}
+
+/// A file that loses all its content is being written, or its file system is full. What was in it
+/// is only given up where somebody says so.
+fn check_blank(engine: &KernelEngine, sources: &[Source]) -> Result<(), String> {
+    let is_blank = |source: &&Source| source.bytes.trim_ascii().is_empty();
+    match sources.iter().filter(is_blank).find(|source| engine.has_services_of(&source.name)) {
+        Some(source) => Err(format!(
+            "{} is empty now, and had services before; what runs is kept. To remove them, delete \
+             the file from its directory or leave a comment in it",
+            source.name
+        )),
+        None => Ok(()),
     }
 }
 

@@ -158,8 +158,7 @@ fn count_of<T>(slice: &[T]) -> u32 {
     u32::try_from(slice.len()).unwrap_or(u32::MAX)
 }
 
-/// Sets many elements in one call. `values` holds the same number of bytes for each key: the size
-/// of a value, for a per-CPU map times the number of possible CPUs.
+/// Sets many elements in one call.
 pub(super) fn update_batch<K: Pod, V: Pod>(
     map: &impl AsFd,
     keys: &[K],
@@ -193,16 +192,14 @@ pub(super) fn delete_batch<K: Pod>(map: &impl AsFd, keys: &[K]) -> (usize, io::R
     (attr.count as usize, result)
 }
 
-/// Reads all elements of a map, `chunk` at a time. `per_key` is the number of `V` that each
-/// element has: 1, or for a per-CPU map the number of possible CPUs.
+/// Reads all elements of a map, `chunk` at a time.
 pub(super) fn lookup_all<K: Pod, V: Pod>(
     map: &impl AsFd,
     chunk: usize,
-    per_key: usize,
 ) -> io::Result<(Vec<K>, Vec<V>)> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     let mut chunk_keys = vec![K::zeroed(); chunk];
-    let mut chunk_values = vec![V::zeroed(); chunk * per_key];
+    let mut chunk_values = vec![V::zeroed(); chunk];
     // The cursor is opaque: a bucket number for hashes, an index for arrays.
     let (mut cursor, mut next) = ([0_u64; 4], [0_u64; 4]);
     let mut first = true;
@@ -224,7 +221,7 @@ pub(super) fn lookup_all<K: Pod, V: Pod>(
         };
         let n = attr.count as usize;
         keys.extend_from_slice(&chunk_keys[..n]);
-        values.extend_from_slice(&chunk_values[..n * per_key]);
+        values.extend_from_slice(&chunk_values[..n]);
         if done {
             return Ok((keys, values));
         }

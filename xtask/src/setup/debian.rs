@@ -1,6 +1,7 @@
 //! Programs that come as Debian packages.
 
 use std::process::Command;
+use std::sync::Once;
 
 use anyhow::{Result, bail};
 
@@ -65,8 +66,22 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     if !workspace::is_root() {
         bail!("apt-get needs root; run `sudo apt-get install {}`", packages.join(" "));
     }
-    exec::run(apt_get().arg("update"))?;
+    update_lists();
     exec::run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+/// Updates the lists of packages, once in a run, if this is root. A source that cannot be reached
+/// need not be the one that matters, so failing is only said.
+pub(super) fn update_lists() {
+    static ONCE: Once = Once::new();
+    if !workspace::is_root() {
+        return;
+    }
+    ONCE.call_once(|| {
+        if let Err(error) = exec::run(apt_get().arg("update")) {
+            println!("{error:#}; going on with the lists that are there");
+        }
+    });
 }
 
 fn apt_get() -> Command {

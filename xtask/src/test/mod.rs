@@ -42,19 +42,28 @@ pub(crate) fn run(toolchain: ToolchainChoice, kind: Option<Kind>) -> ExitCode {
             all_kinds(toolchain, &mut run);
         }
         Some(Kind::Unit) => unit(&mut run),
-        Some(Kind::Kernel) => with_suite(toolchain, &mut run, kernel),
-        Some(Kind::Vm) => with_suite(toolchain, &mut run, other_kernels),
+        Some(Kind::Kernel) => {
+            if let Some(suite) = build_suite(toolchain, &mut run) {
+                kernel(&suite, &mut run);
+            }
+        }
+        Some(Kind::Vm) => {
+            if let Some(suite) = build_suite(toolchain, &mut run) {
+                other_kernels(&suite, &mut run);
+            }
+        }
     }
     run.close()
 }
 
 /// Builds and runs every kind.
 pub(crate) fn all_kinds(toolchain: ToolchainChoice, run: &mut Run) {
+    let suite = build_suite(toolchain, run);
     unit(run);
-    with_suite(toolchain, run, |suite, run| {
-        kernel(suite, run);
-        other_kernels(suite, run);
-    });
+    if let Some(suite) = suite {
+        kernel(&suite, run);
+        other_kernels(&suite, run);
+    }
 }
 
 fn unit(run: &mut Run) {
@@ -71,17 +80,15 @@ fn cargo_test(packages: &[&str], tally: &mut Tally) -> Result<()> {
     count(workspace::cargo().args(["test", "--no-fail-fast"]).args(packages), tally)
 }
 
-/// Builds the kernel programs, the binary and the real-kernel tests, and goes on if that works.
-fn with_suite(toolchain: ToolchainChoice, run: &mut Run, go_on: impl FnOnce(&Suite, &mut Run)) {
-    let mut built = None;
+/// Builds the kernel programs, the binary and the real-kernel tests.
+fn build_suite(toolchain: ToolchainChoice, run: &mut Run) -> Option<Suite> {
+    let mut suite = None;
     run.part(|_| {
         build::run(toolchain, Profile::Dev)?;
-        built = Some(step("build the real-kernel tests", Suite::build)?);
+        suite = Some(step("build the real-kernel tests", Suite::build)?);
         Ok(())
     });
-    if let Some(suite) = built {
-        go_on(&suite, run);
-    }
+    suite
 }
 
 fn kernel(suite: &Suite, run: &mut Run) {

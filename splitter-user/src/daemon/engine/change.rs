@@ -300,12 +300,14 @@ fn check_kept(
     check_together(overrides().map(running_source).collect(), &near)
 }
 
-/// Loads sources together with running services, for the rules between services.
-fn check_together(mut sources: Vec<Source>, near: &[&Service]) -> Result<(), ChangeError> {
+/// Loads sources together with running services, for the rules between services. Those come
+/// first, so that what is new is what is reported.
+fn check_together(sources: Vec<Source>, near: &[&Service]) -> Result<(), ChangeError> {
     if near.is_empty() {
         return Ok(());
     }
-    sources.extend(near.iter().copied().map(running_source));
+    let running = near.iter().copied().map(running_source);
+    let sources: Vec<Source> = running.chain(sources).collect();
     match policy::load(&sources) {
         Ok(_) => Ok(()),
         Err(diagnostics) => Err(ChangeError::Invalid { diagnostics, sources }),

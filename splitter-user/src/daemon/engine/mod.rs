@@ -224,6 +224,11 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         self.running.get(service).ok_or_else(|| self.unknown_service(service))
     }
 
+    /// Whether a policy file gave any service when it was last loaded.
+    pub(crate) fn has_services_of(&self, file: &str) -> bool {
+        self.files.values().any(|filed| *filed.file == *file)
+    }
+
     /// Takes `SERVICE/ROUTE` apart. Names of services may have a `/` too, and they come first.
     pub(crate) fn find_target<'t>(&self, target: &'t str) -> (&'t str, Option<&'t str>) {
         match target.rsplit_once('/') {
