@@ -140,6 +140,7 @@ impl PlanPair {
     /// The plan that counts until the newer one is committed; 0 passes connections through.
     #[inline(always)]
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
     pub const fn older(self) -> u32 {
         self.0 as u32
     }
@@ -423,7 +424,7 @@ impl Reason {
     }
 }
 
-const _: () = assert!((Reason::ALL.len() as u32) < FIRST_COUNTER);
+const _: () = assert!(Reason::ALL.len() < FIRST_COUNTER as usize);
 const _: () = assert!(MAX_WHEEL <= u16::MAX as u32, "lengths of wheels are 16 bits");
 const _: () = assert!(MAX_SPLIT <= 255 && MAX_SUBSETS <= 255, "inline slots are bytes");
 const _: () = assert!(MAX_BACKENDS <= u16::MAX as u32, "slots in cells are 16 bits");

@@ -3,6 +3,7 @@
 //! [`decide`] is the only implementation of the policy. It reads a [`World`], takes at most two
 //! tickets, and returns what is to be done as data. It has no unbounded loop and nothing in it can
 //! panic, because one of its callers is the kernel.
+#![expect(clippy::cast_possible_truncation, reason = "halves of words are taken on purpose")]
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -71,7 +72,7 @@ pub trait World {
 /// One wheel, looked up once.
 pub trait WheelRef {
     /// Number of slots.
-    fn len(&self) -> u32;
+    fn n_slots(&self) -> u32;
     /// Slots in each cell of a long wheel; 0 where the slots are inline.
     fn slots_per_cell(&self) -> u16;
     /// First cell of a long wheel.
@@ -296,9 +297,9 @@ fn choose<W: World>(world: &W, choice: &Choice) -> Option<u32> {
 fn slot<W: World>(world: &W, choice: &Choice) -> Option<u32> {
     let wheel = world.wheel(choice.wheel)?;
     let at = match choice.pick {
-        pick::TICKET => wheel.take_ticket().checked_rem(u64::from(wheel.len()))? as u32,
-        pick::RANDOM => scale(world.random(), wheel.len()),
-        _ => scale(bucket(choice.salt, world.client(choice.client)), wheel.len()),
+        pick::TICKET => wheel.take_ticket().checked_rem(u64::from(wheel.n_slots()))? as u32,
+        pick::RANDOM => scale(world.random(), wheel.n_slots()),
+        _ => scale(bucket(choice.salt, world.client(choice.client)), wheel.n_slots()),
     };
     match wheel.slots_per_cell() {
         0 => Some(wheel.inline_slot(at)),

@@ -145,7 +145,7 @@ impl World for Maps {
 
 impl WheelRef for MapWheel {
     #[inline(always)]
-    fn len(&self) -> u32 {
+    fn n_slots(&self) -> u32 {
         // SAFETY: a live array element; only its ticket ever changes.
         unsafe { u32::from((*self.0).len) }
     }

@@ -4,12 +4,19 @@
 //! records, [`publish`] writes the difference to the running policy and commits it with one store,
 //! and [`kernel`] is the only module that talks to BPF. The daemon ties them together, and [`cli`] is
 //! how people talk to it.
+//!
+//! [`rehearsal`] has a policy in plain memory, where [`simulate`] and [`explain`] ask the very
+//! decision that the kernel runs; [`diff`] compares models.
 
 pub mod cli;
 pub mod compile;
 mod daemon;
+pub mod diff;
+pub mod explain;
 pub mod kernel;
 pub mod policy;
 pub mod publish;
+pub mod rehearsal;
+pub mod simulate;
 pub mod tables;
 mod telemetry;

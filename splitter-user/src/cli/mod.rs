@@ -4,11 +4,16 @@
 //! policy. Standard output is for results, standard error for problems.
 
 mod apply;
+mod check;
 mod client;
 mod detach;
+mod dial;
+mod diff;
 mod dump;
+mod explain;
 mod get;
 mod run;
+mod simulate;
 mod status;
 mod weight;
 
@@ -47,6 +52,14 @@ enum Verb {
     Dump(dump::Options),
     /// Remove the hooks and maps: traffic is no longer split.
     Detach(detach::Options),
+    /// Say everything that is wrong with a policy.
+    Check(check::Options),
+    /// Show what differs between two policies.
+    Diff(diff::Options),
+    /// Make connections to a policy in memory and count where they go.
+    Simulate(simulate::Options),
+    /// Show why a connection goes where it goes.
+    Explain(explain::Options),
 }
 
 /// How a verb that was used rightly ended. Wrong usage ends in `clap`, with status 2.
@@ -78,6 +91,10 @@ pub fn main() -> ExitCode {
         Verb::Status(options) => status::run(options),
         Verb::Dump(options) => dump::run(options),
         Verb::Detach(options) => detach::run(options),
+        Verb::Check(options) => check::run(options),
+        Verb::Diff(options) => diff::run(options),
+        Verb::Simulate(options) => simulate::run(options),
+        Verb::Explain(options) => explain::run(options),
     };
     match result {
         Ok(Exit::Success) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@
 //! parts, ports with a sign, scope ids, and addresses that nobody can be dialled at.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
 use super::code::{self, Code};
 use super::model::{Frontend, Protocol};
@@ -19,6 +20,24 @@ pub(super) struct Fault {
 
 fn fault<T>(code: &'static Code, message: String, help: impl Into<String>) -> Result<T, Fault> {
     Err(Fault { code, message, help: help.into() })
+}
+
+/// Text is not a frontend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}; {help}")]
+pub struct NotAFrontend {
+    message: String,
+    help: String,
+}
+
+impl FromStr for Frontend {
+    type Err = NotAFrontend;
+
+    /// Reads `ADDR:PORT`, `ADDR:PORT/tcp` or `ADDR:PORT/udp`, by the rules of the policy.
+    fn from_str(text: &str) -> Result<Self, NotAFrontend> {
+        parse_frontend(text)
+            .map_err(|fault| NotAFrontend { message: fault.message, help: fault.help })
+    }
 }
 
 /// Reads `ADDR:PORT`, `ADDR:PORT/tcp` or `ADDR:PORT/udp`.

@@ -8,6 +8,8 @@
 //! collected, so that one load shows them all.
 
 mod address;
+#[cfg(test)]
+pub(crate) mod arbitrary;
 mod check;
 pub mod code;
 pub mod diagnostic;
@@ -21,6 +23,7 @@ mod text;
 mod words;
 mod yaml;
 
+pub use address::NotAFrontend;
 pub(crate) use words::suggest;
 
 use diagnostic::{Diagnostic, Report, Span};

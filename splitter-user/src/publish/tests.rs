@@ -6,7 +6,6 @@
 mod atomic;
 mod crash;
 mod fixture;
-mod policies;
 mod rooms;
 mod splits;
 mod tickets;

@@ -109,6 +109,9 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Services of ordinary shape that the daemon makes room for where nothing else is said.
+    pub const DEFAULT_SERVICES: u32 = 4_096;
+
     /// Room for so many services of ordinary shape (one frontend, two subsets, four backends, a
     /// wheel of 100 slots), with half as much again for policies that are changing.
     pub const fn for_services(services: u32) -> Self {

@@ -149,7 +149,7 @@ impl<'a, M: Maps> World for HostWorld<'a, M> {
 }
 
 impl<M: Maps> WheelRef for HostWheel<'_, M> {
-    fn len(&self) -> u32 {
+    fn n_slots(&self) -> u32 {
         u32::from(self.record.len)
     }
 

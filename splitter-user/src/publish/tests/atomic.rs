@@ -15,7 +15,7 @@ use splitter_common::abi::{
 use splitter_common::decide::{World, decide};
 
 use super::fixture::{SIZES, Seen, clients, connect, keys, observe, put, seen};
-use super::policies::policy;
+use crate::policy::arbitrary::policy;
 use crate::publish::Publisher;
 use crate::tables::memory::MemoryMaps;
 use crate::tables::world::{HostWheel, HostWorld, Tickets};

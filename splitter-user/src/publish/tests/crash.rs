@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use splitter_common::abi::FrontendKey;
 
 use super::fixture::{Seen, changes, connect, fresh, images, in_force, observe, put};
-use super::policies::{all_frontends, policy, some_policies};
 use crate::compile::image::{ServiceId, ServiceImage};
+use crate::policy::arbitrary::{all_frontends, policy, some_policies};
 use crate::policy::model::Policy;
 use crate::publish::{FaultyMaps, PublishError, Publisher};
 use crate::tables::Maps;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use splitter_common::abi::{Backend, FrontendKey, Reason};
 use splitter_common::decide::{Decision, Verdict, decide};
 
-use super::policies::all_frontends;
 use crate::compile::image::{ServiceId, ServiceImage};
 use crate::compile::{Cgroup, Cgroups, Compiler, command_bytes, frontend_key};
+use crate::policy::arbitrary::all_frontends;
 use crate::policy::model::{ClientMatch, Policy};
 use crate::publish::{Change, Publisher};
 use crate::tables::memory::MemoryMaps;

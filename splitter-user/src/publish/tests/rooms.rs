@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::fixture::{SIZES, changes, fresh, images, in_force, observe, put, words};
-use super::policies::{policy, some_policies};
+use crate::policy::arbitrary::{policy, some_policies};
 use crate::policy::model::Policy;
 use crate::publish::{PublishError, Publisher};
 use crate::tables::Sizes;

@@ -7,8 +7,8 @@ use splitter_common::abi::{Backend, FrontendKey, Reason};
 use splitter_common::decide::{Decision, ECONNREFUSED, Verdict, decide};
 
 use super::fixture::{clients, fits, fresh, keys, put, words};
-use super::policies::policy;
 use crate::compile::{effective_weights, frontend_key, name_ids, service_id};
+use crate::policy::arbitrary::policy;
 use crate::policy::model::{
     Action, Backend as ModelBackend, Balance, ClientKey, Frontend, OnEmpty, PeerName, Pick, Policy,
     Protocol, Route, Service, Split, Subset,

@@ -7,8 +7,8 @@ use splitter_common::abi::FrontendKey;
 use splitter_common::decide::decide;
 
 use super::fixture::{fresh, put};
-use super::policies::policy;
 use crate::compile::{frontend_key, service_id};
+use crate::policy::arbitrary::policy;
 use crate::policy::model::{Action, Policy, Service};
 use crate::policy::{Source, load};
 use crate::publish::Publisher;

@@ -7,7 +7,7 @@ use proptest::sample::{select, subsequence};
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
-use crate::policy::model::{
+use super::model::{
     Action, Backend, Balance, ClientKey, ClientMatch, Errno, Frontend, OnEmpty, PeerName, Pick,
     Policy, Protocol, Route, Service, Split, Subset,
 };
@@ -15,7 +15,7 @@ use crate::policy::model::{
 const N_FRONTENDS: u8 = 10;
 
 /// Every frontend that a policy may have.
-pub(super) fn all_frontends() -> Vec<Frontend> {
+pub(crate) fn all_frontends() -> Vec<Frontend> {
     let frontend = |i: u8| Frontend {
         // Ports whose order differs between host and network.
         addr: addr([127, 10, 0, i / 4], if i % 2 == 0 { 1 } else { 256 }),
@@ -29,7 +29,7 @@ fn addr(octets: [u8; 4], port: u16) -> SocketAddr {
 }
 
 /// Valid policies of at most four services.
-pub(super) fn policy() -> impl Strategy<Value = Policy> {
+pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     let names = subsequence(vec!["a", "b", "c", "d"], 0..=4);
     let services = prop::collection::vec((service(), 1_usize..=2), 4);
     let frontends = Just(all_frontends()).prop_shuffle();
@@ -44,7 +44,7 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
 }
 
 /// The same policies every time.
-pub(super) fn some_policies(n: usize) -> Vec<Policy> {
+pub(crate) fn some_policies(n: usize) -> Vec<Policy> {
     let mut runner = TestRunner::deterministic();
     let mut next = || policy().new_tree(&mut runner).expect("no filter is that strict").current();
     (0..n).map(|_| next()).collect()

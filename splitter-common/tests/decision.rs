@@ -1,0 +1,391 @@
+//! The decision by itself, on records that no publisher would write and on those it would.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use splitter_common::abi::{
+    Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, Match, NARROW_SLOTS_PER_CELL, Plan,
+    PlanPair, Reason, Route, Subset, TCP, WIDE_SLOTS_PER_CELL, Wheel, action, match_flag, pick,
+};
+use splitter_common::addr::{Addr, PortBe};
+use splitter_common::decide::{Decision, Verdict, WheelRef, World, decide};
+
+const KEY: FrontendKey = FrontendKey {
+    addr: Addr::from_v4([127, 10, 0, 1]),
+    port_be: PortBe::from_host(8080),
+    protocol: TCP,
+    pad: 0,
+};
+
+/// Tables of plain vectors, with one frontend.
+#[derive(Clone, Debug, Default)]
+struct Tables {
+    pair: PlanPair,
+    generation: u64,
+    plans: Vec<Plan>,
+    routes: Vec<Route>,
+    matches: Vec<Match>,
+    wheels: Vec<Wheel>,
+    cells: Vec<u64>,
+    subsets: Vec<Subset>,
+    backends: Vec<Backend>,
+    client: Client,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Client {
+    uid_gid: u64,
+    command: [u8; COMMAND_LEN],
+    cgroups: Vec<u64>,
+    hashed: u64,
+    random: u32,
+}
+
+struct Handle(Wheel);
+
+impl WheelRef for Handle {
+    fn n_slots(&self) -> u32 {
+        u32::from(self.0.len)
+    }
+    fn slots_per_cell(&self) -> u16 {
+        self.0.slots_per_cell
+    }
+    fn cells(&self) -> u32 {
+        self.0.cells
+    }
+    fn inline_slot(&self, slot: u32) -> u32 {
+        self.0.slots.get(slot as usize).map_or(0, |slot| u32::from(*slot))
+    }
+    fn take_ticket(&self) -> u64 {
+        self.0.ticket
+    }
+}
+
+fn get<T: Copy>(records: &[T], index: u32) -> Option<T> {
+    records.get(index as usize).copied()
+}
+
+impl World for Tables {
+    type Wheel = Handle;
+    type Backend = Backend;
+
+    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        (*key == KEY).then_some(0)
+    }
+    fn plan_pair(&self, _index: u32) -> Option<PlanPair> {
+        Some(self.pair)
+    }
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+    fn plan(&self, index: u32) -> Option<Plan> {
+        get(&self.plans, index)
+    }
+    fn route(&self, index: u32) -> Option<Route> {
+        get(&self.routes, index)
+    }
+    fn client_match(&self, index: u32) -> Option<Match> {
+        get(&self.matches, index)
+    }
+    fn wheel(&self, index: u32) -> Option<Handle> {
+        get(&self.wheels, index).map(Handle)
+    }
+    fn cell(&self, index: u32) -> Option<u64> {
+        get(&self.cells, index)
+    }
+    fn subset(&self, index: u32) -> Option<Subset> {
+        get(&self.subsets, index)
+    }
+    fn backend(&self, index: u32) -> Option<Backend> {
+        get(&self.backends, index)
+    }
+    fn uid_gid(&self) -> u64 {
+        self.client.uid_gid
+    }
+    fn command(&self) -> [u8; COMMAND_LEN] {
+        self.client.command
+    }
+    fn ancestor_cgroup(&self, level: u32) -> u64 {
+        get(&self.client.cgroups, level).unwrap_or(0)
+    }
+    fn client(&self, _key: u8) -> u64 {
+        self.client.hashed
+    }
+    fn random(&self) -> u32 {
+        self.client.random
+    }
+}
+
+/// Indices that mostly exist.
+fn index() -> impl Strategy<Value = u32> {
+    prop_oneof![8 => 0_u32..6, 1 => any::<u32>()]
+}
+
+fn choice() -> impl Strategy<Value = Choice> {
+    (any::<u64>(), index(), 0_u16..6, 0_u8..7, any::<u8>(), 0_u16..20).prop_map(
+        |(salt, wheel, only, pick, client, n_thresholds)| Choice {
+            salt,
+            wheel,
+            only,
+            pick,
+            client,
+            n_thresholds,
+            pad: [0; 3],
+        },
+    )
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    (0_u64..4, index(), 0_u16..20, any::<u16>(), index(), any::<u16>()).prop_map(
+        |(generation, routes, n_routes, flags, subsets, n_subsets)| Plan {
+            generation,
+            service: 1,
+            routes,
+            n_routes,
+            flags,
+            subsets,
+            n_subsets,
+            pad: 0,
+        },
+    )
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    (choice(), index(), any::<u16>(), 0_u8..5).prop_map(|(choice, client, errno, action)| Route {
+        choice,
+        id: 1,
+        client,
+        counter: 100,
+        errno,
+        action,
+        pad: 0,
+    })
+}
+
+fn client_match() -> impl Strategy<Value = Match> {
+    let command = prop_oneof![Just(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0"), Just([0; COMMAND_LEN])];
+    (0_u32..32, 0_u32..2, 0_u32..2, 0_u32..4, 0_u64..3, command).prop_map(
+        |(flags, uid, gid, cgroup_level, cgroup, command)| Match {
+            flags,
+            uid,
+            gid,
+            cgroup_level,
+            cgroup,
+            command,
+        },
+    )
+}
+
+fn wheel() -> impl Strategy<Value = Wheel> {
+    let width = select(&[0, NARROW_SLOTS_PER_CELL, WIDE_SLOTS_PER_CELL][..]);
+    (any::<u64>(), 0_u16..60, width, index()).prop_map(|(ticket, len, slots_per_cell, cells)| {
+        Wheel {
+            ticket,
+            len,
+            slots_per_cell,
+            cells,
+            slots: std::array::from_fn(|i| u8::try_from(i % 4).unwrap()),
+        }
+    })
+}
+
+fn subset() -> impl Strategy<Value = Subset> {
+    (choice(), index(), 0_u16..3).prop_map(|(choice, backends, n_backends)| Subset {
+        choice,
+        id: 1,
+        backends,
+        counter: 101,
+        n_backends,
+        n_listed: n_backends,
+    })
+}
+
+fn backend() -> impl Strategy<Value = Backend> {
+    any::<u16>().prop_map(|port| Backend {
+        addr: Addr::from_v4([127, 0, 0, 1]),
+        port_be: PortBe(port),
+        pad: 0,
+        counter: 102,
+    })
+}
+
+fn client() -> impl Strategy<Value = Client> {
+    let ids = (0_u64..2, 0_u64..2).prop_map(|(uid, gid)| gid << 32 | uid);
+    let command = prop_oneof![Just(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0"), Just([0; COMMAND_LEN])];
+    (ids, command, vec(0_u64..3, 0..4), any::<u64>(), any::<u32>()).prop_map(
+        |(uid_gid, command, cgroups, hashed, random)| Client {
+            uid_gid,
+            command,
+            cgroups,
+            hashed,
+            random,
+        },
+    )
+}
+
+fn tables() -> impl Strategy<Value = Tables> {
+    let policy = (index(), index(), 0_u64..4, vec(plan(), 0..6), vec(route(), 0..6));
+    let rest = (vec(client_match(), 0..6), vec(wheel(), 0..6), vec(any::<u64>(), 0..6));
+    let ends = (vec(subset(), 0..6), vec(backend(), 0..6), client());
+    (policy, rest, ends).prop_map(|(policy, rest, ends)| {
+        let (older, newer, generation, plans, routes) = policy;
+        let (matches, wheels, cells) = rest;
+        let (subsets, backends, client) = ends;
+        let pair = PlanPair::new(older, newer);
+        Tables {
+            pair,
+            generation,
+            plans,
+            routes,
+            matches,
+            wheels,
+            cells,
+            subsets,
+            backends,
+            client,
+        }
+    })
+}
+
+fn assert_sane(decision: &Decision<Backend>) {
+    let reasons = [
+        (Verdict::Miss, vec![0]),
+        (Verdict::Pass, vec![Reason::NoRoute as u32, Reason::Passed as u32]),
+        (
+            Verdict::Reject,
+            vec![Reason::Rejected as u32, Reason::EmptySubset as u32, Reason::Broken as u32],
+        ),
+        (Verdict::Rewrite, vec![0]),
+    ];
+    let (_, allowed) = reasons.iter().find(|(verdict, _)| *verdict == decision.verdict).unwrap();
+    assert!(allowed.contains(&decision.tally.reason), "{decision:?}");
+    assert_eq!(decision.backend.is_some(), decision.verdict == Verdict::Rewrite);
+    assert!(decision.errno == 0 || decision.verdict == Verdict::Reject);
+    assert_eq!(decision.tally.backend != 0, decision.backend.is_some());
+}
+
+/// One service whose routes are all rejections, each with its own place as its errno.
+fn rejecting(routes: &[Option<Match>], client: Client) -> Tables {
+    let mut tables = Tables { generation: 1, client, ..Tables::default() };
+    tables.matches.push(Match::default());
+    for (errno, wanted) in (1..).zip(routes) {
+        let place = u32::try_from(tables.matches.len()).unwrap();
+        tables.matches.extend(wanted);
+        let client = if wanted.is_some() { place } else { 0 };
+        tables.routes.push(Route { client, errno, action: action::REJECT, ..Route::default() });
+    }
+    let n_routes = u16::try_from(routes.len()).unwrap();
+    tables.plans = vec![Plan::default(), Plan { generation: 1, n_routes, ..Plan::default() }];
+    tables.pair = PlanPair::new(0, 1);
+    tables
+}
+
+fn fits(client: &Client, wanted: &Match) -> bool {
+    let named = |flag| wanted.flags & flag != 0;
+    let ancestor = client.cgroups.get(wanted.cgroup_level as usize).copied().unwrap_or(0);
+    !(named(match_flag::NEVER)
+        || named(match_flag::UID) && client.uid_gid & 0xffff_ffff != u64::from(wanted.uid)
+        || named(match_flag::GID) && client.uid_gid >> 32 != u64::from(wanted.gid)
+        || named(match_flag::COMMAND) && client.command != wanted.command
+        || named(match_flag::CGROUP) && ancestor != wanted.cgroup)
+}
+
+/// A frontend whose plans pass, unless they have no routes.
+fn two_plans(older: Plan, newer: Plan, generation: u64) -> Tables {
+    let pass = |counter| Route { counter, action: action::PASS, ..Route::default() };
+    Tables {
+        pair: PlanPair::new(1, 2),
+        generation,
+        plans: vec![Plan::default(), Plan { routes: 0, ..older }, Plan { routes: 1, ..newer }],
+        routes: vec![pass(1), pass(2)],
+        ..Tables::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn nothing_makes_it_panic(tables in tables()) {
+        assert_sane(&decide(&tables, &KEY));
+    }
+
+    #[test]
+    fn the_first_route_that_fits_counts(
+        routes in vec(prop::option::weighted(0.9, client_match()), 1..=MAX_ROUTES as usize),
+        client in client(),
+    ) {
+        let fitting = |wanted: &Option<Match>| wanted.as_ref().is_none_or(|m| fits(&client, m));
+        let expected = routes.iter().position(fitting);
+        let decision = decide(&rejecting(&routes, client.clone()), &KEY);
+        match expected {
+            Some(place) => prop_assert_eq!(usize::from(decision.errno), place + 1),
+            None => prop_assert_eq!(decision.tally.reason, Reason::NoRoute as u32),
+        }
+    }
+
+    #[test]
+    fn the_newest_committed_plan_counts(
+        older in 0_u64..5, newer in 0_u64..5, generation in 0_u64..5, n_routes in 0_u16..2,
+    ) {
+        let plan = |generation| Plan { generation, n_routes, ..Plan::default() };
+        let decision = decide(&two_plans(plan(older), plan(newer), generation), &KEY);
+        let counts = if newer <= generation { Some(2) } else { (older > 0).then_some(1) };
+        let expected = counts.filter(|_| n_routes > 0);
+        prop_assert_eq!(decision.tally.route, expected.unwrap_or(0));
+        prop_assert_eq!(decision.verdict == Verdict::Miss, expected.is_none());
+    }
+
+    #[test]
+    fn a_ticket_is_its_slot_whether_inline_or_in_cells(
+        slots in vec(0_u16..8, 2..48), ticket: u64, random: u32,
+    ) {
+        let len = u16::try_from(slots.len()).unwrap();
+        let word = |cell: &[u16], bits| {
+            cell.iter().rev().fold(0, |word, s| word << bits | u64::from(*s))
+        };
+        let mut inline = [0; 48];
+        for (to, from) in inline.iter_mut().zip(&slots) {
+            *to = u8::try_from(*from).unwrap();
+        }
+        let wide = slots.chunks(4).map(|cell| word(cell, 16));
+        let narrow = slots.chunks(8).map(|cell| word(cell, 8));
+        let first_narrow = 1 + u32::try_from(wide.len()).unwrap();
+        let wheels = [
+            (0, 0, inline),
+            (WIDE_SLOTS_PER_CELL, 1, [0; 48]),
+            (NARROW_SLOTS_PER_CELL, first_narrow, [0; 48]),
+        ];
+        let wheels = wheels.map(|(slots_per_cell, cells, slots)| {
+            Wheel { ticket, len, slots_per_cell, cells, slots }
+        });
+        let cells = [0].into_iter().chain(wide).chain(narrow).collect();
+        let subset = |i: u32| Subset { counter: 10 + i, ..Subset::default() };
+        let mut tables = rejecting(&[None], Client { random, ..Client::default() });
+        tables = Tables { wheels: wheels.into(), cells, subsets: (0..8).map(subset).collect(), ..tables };
+        let mut pick = |pick, wheel| {
+            let choice = Choice { pick, wheel, ..Choice::default() };
+            tables.routes[0] = Route { choice, action: action::SPLIT, ..Route::default() };
+            decide(&tables, &KEY).tally.subset - 10
+        };
+        let at = usize::try_from(ticket % u64::from(len)).unwrap();
+        prop_assert_eq!(pick(pick::TICKET, 0), u32::from(slots[at]));
+        for cells in 1..3 {
+            prop_assert_eq!(pick(pick::TICKET, cells), u32::from(slots[at]));
+            prop_assert_eq!(pick(pick::RANDOM, cells), pick(pick::RANDOM, 0));
+            prop_assert_eq!(pick(pick::CLIENT, cells), pick(pick::CLIENT, 0));
+        }
+    }
+}
+
+#[test]
+fn another_address_port_or_protocol_is_missed() {
+    let tables = rejecting(&[None], Client::default());
+    let keys = [
+        FrontendKey { addr: Addr::from_v4([127, 10, 0, 2]), ..KEY },
+        FrontendKey { port_be: PortBe::from_host(8081), ..KEY },
+        FrontendKey { protocol: splitter_common::abi::UDP, ..KEY },
+    ];
+    assert!(keys.iter().all(|key| decide(&tables, key).verdict == Verdict::Miss));
+    assert_eq!(decide(&tables, &KEY).verdict, Verdict::Reject);
+}

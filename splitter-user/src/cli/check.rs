@@ -1,0 +1,176 @@
+//! `splitter check`: everything that is wrong with a policy, at once.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde::Serialize;
+
+use super::{Exit, Output, complain, complain_of, print, print_json, read_sources};
+use crate::compile::Note;
+use crate::policy::diagnostic::{Diagnostic, Severity};
+use crate::policy::model::{Policy, Service};
+use crate::policy::{Source, load};
+use crate::publish::Publisher;
+use crate::rehearsal::{Rehearsal, imagine_cgroups};
+use crate::tables::Sizes;
+use crate::tables::memory::MemoryMaps;
+
+/// Options of `check`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Neither privilege nor a daemon is needed. Whether the cgroups that the policy names exist is not \
+checked: that is known only on the node. The exit status is 1 where the policy would be refused; \
+warnings leave it 0.")]
+pub(crate) struct Options {
+    /// Policy files, directories of them, or - for standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Also say how much room the policy takes in the kernel's maps
+    #[arg(short, long)]
+    verbose: bool,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What a check finds.
+#[derive(Serialize)]
+struct Findings<'a> {
+    /// Whether the policy would be taken.
+    ok: bool,
+    /// Names of the sources that diagnostics refer to by number.
+    sources: Vec<&'a str>,
+    diagnostics: &'a [Diagnostic],
+    notes: Vec<Remark>,
+    services: usize,
+    frontends: usize,
+    backends: usize,
+    /// Room that the policy takes in each map.
+    maps: Vec<Room>,
+}
+
+/// Something that a service gets only nearly, or that cannot be known here.
+#[derive(Serialize)]
+struct Remark {
+    service: String,
+    place: String,
+    message: String,
+}
+
+/// Room in one map.
+#[derive(Serialize)]
+struct Room {
+    map: &'static str,
+    /// Records that the policy takes, the reserved ones included.
+    records: u32,
+    /// Records that the map has where the daemon is not told otherwise.
+    default_size: u32,
+}
+
+/// Runs `check`.
+pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
+    let sources = read_sources(&options.files)?;
+    let (policy, diagnostics) = match load(&sources) {
+        Ok(loaded) => (Some(loaded.policy), loaded.warnings),
+        Err(diagnostics) => (None, diagnostics),
+    };
+    let findings = find(policy.as_ref(), &diagnostics, &sources)?;
+    match options.output {
+        Output::Json => print_json(&findings)?,
+        Output::Text => report(&findings, &sources, options.verbose)?,
+    }
+    Ok(if findings.ok { Exit::Success } else { Exit::Failure })
+}
+
+fn find<'a>(
+    policy: Option<&Policy>,
+    diagnostics: &'a [Diagnostic],
+    sources: &'a [Source],
+) -> anyhow::Result<Findings<'a>> {
+    let services = policy.map_or(&[][..], |policy| &policy.services);
+    let subsets = services.iter().flat_map(|service| &service.subsets);
+    let mut findings = Findings {
+        ok: policy.is_some(),
+        sources: sources.iter().map(|source| source.name.as_str()).collect(),
+        diagnostics,
+        notes: Vec::new(),
+        services: services.len(),
+        frontends: services.iter().map(|service| service.frontends.len()).sum(),
+        backends: subsets.map(|subset| subset.backends.len()).sum(),
+        maps: Vec::new(),
+    };
+    if let Some(policy) = policy {
+        let cgroups = imagine_cgroups(policy, None);
+        let rehearsal = Rehearsal::new(policy, cgroups).context("put the policy into memory")?;
+        let notes = rehearsal.notes().iter();
+        findings.notes = notes.map(|(service, note)| remark(service, note)).collect();
+        findings.notes.extend(services.iter().flat_map(unchecked_cgroups));
+        findings.maps = rooms(&rehearsal);
+    }
+    Ok(findings)
+}
+
+fn rooms(rehearsal: &Rehearsal) -> Vec<Room> {
+    let default = Publisher::adopt(MemoryMaps::new(Sizes::for_services(Sizes::DEFAULT_SERVICES)));
+    let default = default.expect("empty tables are not damaged").usage();
+    let usage = rehearsal.publisher().usage().into_iter().zip(default);
+    usage
+        .map(|((map, records, _), (_, _, default_size))| Room { map, records, default_size })
+        .collect()
+}
+
+fn remark(service: &str, note: &Note) -> Remark {
+    let (place, message) = match note {
+        Note::Rounded { place, error_ppm } => {
+            (place, format!("shares are rounded by up to {error_ppm} parts per million"))
+        }
+        Note::NoCgroup { place, path } => (place, format!("the cgroup {path} does not exist")),
+    };
+    Remark { service: service.to_owned(), place: place.clone(), message }
+}
+
+fn unchecked_cgroups(service: &Service) -> impl Iterator<Item = Remark> {
+    service.routes.iter().flat_map(|route| {
+        let paths = route.matches.iter().filter_map(|wanted| wanted.cgroup.as_ref());
+        paths.map(|path| Remark {
+            service: service.name.clone(),
+            place: route.name.clone(),
+            message: format!("whether the cgroup {path} exists is known only on the node"),
+        })
+    })
+}
+
+fn report(findings: &Findings<'_>, sources: &[Source], verbose: bool) -> anyhow::Result<()> {
+    complain_of(findings.diagnostics, sources)?;
+    let severity = |wanted| findings.diagnostics.iter().filter(|d| d.severity == wanted).count();
+    let (errors, warnings) = (severity(Severity::Error), severity(Severity::Warning));
+    if !findings.ok {
+        let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+        return complain(&format!("{errors}, {warnings}\n"));
+    }
+    for Remark { service, place, message } in &findings.notes {
+        print(&format!("note: {service}, {place}: {message}\n"))?;
+    }
+    for Room { map, records, default_size } in &findings.maps {
+        if records > default_size {
+            let option = format!("--max-{}", map.to_lowercase());
+            print(&format!(
+                "note: {records} records of {map} are needed, and the daemon has {default_size}: \
+                 run it with {option}\n"
+            ))?;
+        } else if verbose {
+            print(&format!("{map}: {records} of {default_size} records\n"))?;
+        }
+    }
+    let warned =
+        if warnings > 0 { format!(", {}", count(warnings, "warning")) } else { String::new() };
+    let (services, frontends) =
+        (count(findings.services, "service"), count(findings.frontends, "frontend"));
+    let backends = count(findings.backends, "backend");
+    print(&format!("{services}, {frontends}, {backends}: ok{warned}\n"))
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") }
+}

@@ -1,0 +1,61 @@
+//! `splitter explain`: why a connection goes where it goes.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::dial::Dial;
+use super::{Exit, Output, complain_of, print, print_json, read_sources};
+use crate::compile::frontend_key;
+use crate::explain::{Explanation, Names, explain};
+use crate::policy::load;
+use crate::policy::model::Policy;
+use crate::publish::PublishError;
+use crate::rehearsal::{Rehearsal, imagine_cgroups};
+
+/// Options of `explain`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The connection is decided by the very code that runs in the kernel, on a policy in memory: neither \
+privilege nor a daemon is needed, nothing is dialled, and no ticket is taken. What is not said about \
+the client is 0, its command empty and its cgroup the root. Cgroups that the policy names are taken \
+to exist.")]
+pub(crate) struct Options {
+    /// Policy files, directories of them, or - for standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    dial: Dial,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Runs `explain`.
+pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
+    let sources = read_sources(&options.files)?;
+    let loaded = match load(&sources) {
+        Ok(loaded) => loaded,
+        Err(diagnostics) => {
+            complain_of(&diagnostics, &sources)?;
+            return Ok(Exit::Failure);
+        }
+    };
+    let explanation =
+        explain_offline(&loaded.policy, &options.dial).context("put the policy into memory")?;
+    match options.output {
+        Output::Text => print(&explanation.to_string())?,
+        Output::Json => print_json(&explanation)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn explain_offline(policy: &Policy, dial: &Dial) -> Result<Explanation, PublishError> {
+    let role = dial.role();
+    let cgroups = imagine_cgroups(policy, role.cgroup.as_deref());
+    let names = Names::new(policy, &cgroups);
+    let client = role.client(0, &cgroups);
+    let rehearsal = Rehearsal::new(policy, cgroups)?;
+    Ok(explain(rehearsal.maps(), &names, &frontend_key(&dial.to), client))
+}

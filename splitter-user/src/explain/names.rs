@@ -1,0 +1,83 @@
+//! Names of what the tables know only by number.
+
+use std::collections::HashMap;
+
+use splitter_common::abi::Reason;
+
+use crate::compile::{Cgroups, name_ids, service_id};
+use crate::policy::model::{Errno, Policy, Service};
+
+/// Ids to names, of one policy. What it does not know is shown by its number.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    services: HashMap<u64, ServiceNames>,
+    cgroups: HashMap<u64, String>,
+}
+
+#[derive(Clone, Debug)]
+struct ServiceNames {
+    name: String,
+    routes: HashMap<u32, String>,
+    subsets: HashMap<u32, String>,
+}
+
+impl ServiceNames {
+    fn new(service: &Service) -> Self {
+        let routes = service.routes.iter().map(|route| route.name.as_str());
+        let subsets = service.subsets.iter().map(|subset| subset.name.as_str());
+        let by_id = |names: Vec<&str>| {
+            let ids = name_ids(names.iter().copied());
+            ids.into_iter().zip(names.into_iter().map(str::to_owned)).collect()
+        };
+        Self {
+            name: service.name.clone(),
+            routes: by_id(routes.collect()),
+            subsets: by_id(subsets.collect()),
+        }
+    }
+}
+
+impl Names {
+    /// The names in a policy, and the paths of these cgroups.
+    pub fn new(policy: &Policy, cgroups: &Cgroups) -> Self {
+        let services = policy.services.iter();
+        let services = services.map(|s| (service_id(&s.name).0, ServiceNames::new(s))).collect();
+        let cgroups = cgroups.iter().map(|(path, cgroup)| (cgroup.id, path.clone())).collect();
+        Self { services, cgroups }
+    }
+
+    /// Name of a service.
+    pub fn service(&self, id: u64) -> String {
+        self.services.get(&id).map_or_else(|| format!("{id:#018x}"), |names| names.name.clone())
+    }
+
+    /// Name of a route of a service.
+    pub fn route(&self, service: u64, id: u32) -> String {
+        let names = self.services.get(&service);
+        let name = names.and_then(|names| names.routes.get(&id));
+        name.cloned().unwrap_or_else(|| format!("{id:#010x}"))
+    }
+
+    /// Name of a subset of a service.
+    pub fn subset(&self, service: u64, id: u32) -> String {
+        let names = self.services.get(&service);
+        let name = names.and_then(|names| names.subsets.get(&id));
+        name.cloned().unwrap_or_else(|| format!("{id:#010x}"))
+    }
+
+    /// Path of a cgroup.
+    pub fn cgroup(&self, id: u64) -> String {
+        self.cgroups.get(&id).cloned().unwrap_or_else(|| format!("id {id}"))
+    }
+}
+
+/// Name of an errno that a decision may answer.
+pub fn errno_name(number: u16) -> String {
+    let known = Errno::ALL.into_iter().find(|errno| errno.number == number);
+    known.map_or_else(|| format!("errno {number}"), |errno| errno.name.to_owned())
+}
+
+/// Word for the number of a reason; `None` for 0, which is none.
+pub(super) fn reason_name(number: u32) -> Option<&'static str> {
+    Reason::ALL.into_iter().find(|reason| *reason as u32 == number).map(Reason::name)
+}

@@ -1,0 +1,129 @@
+//! A world that remembers what a decision looked at.
+
+use std::cell::RefCell;
+
+use splitter_common::abi::{
+    Backend, COMMAND_LEN, FrontendKey, Match, Plan, PlanPair, Route, Subset,
+};
+use splitter_common::decide::{WheelRef, World};
+
+use crate::tables::Maps;
+use crate::tables::world::{HostWheel, HostWorld};
+
+/// One look-up that the story needs, and what it found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Look {
+    Generation(u64),
+    Plan(u32, Plan),
+    Route(u32, Route),
+    Match(Match),
+    Wheel(u32),
+    Ticket(u64),
+    Cell(u64),
+    Subset(Subset),
+    Backend(Backend),
+    Client(u64),
+    Random(u32),
+}
+
+/// Hands every look-up on and writes down what it found.
+pub(super) struct Recorder<'a, M: Maps> {
+    inner: HostWorld<'a, M>,
+    looks: &'a RefCell<Vec<Look>>,
+}
+
+impl<'a, M: Maps> Recorder<'a, M> {
+    pub(super) fn new(inner: HostWorld<'a, M>, looks: &'a RefCell<Vec<Look>>) -> Self {
+        Self { inner, looks }
+    }
+
+    fn note<T: Copy>(&self, found: Option<T>, look: impl Fn(T) -> Look) -> Option<T> {
+        self.looks.borrow_mut().extend(found.map(look));
+        found
+    }
+}
+
+impl<'a, M: Maps> World for Recorder<'a, M> {
+    type Wheel = RecordedWheel<'a, M>;
+    type Backend = Backend;
+
+    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        self.inner.frontend(key)
+    }
+    fn plan_pair(&self, index: u32) -> Option<PlanPair> {
+        self.inner.plan_pair(index)
+    }
+    fn generation(&self) -> u64 {
+        let generation = self.inner.generation();
+        self.looks.borrow_mut().push(Look::Generation(generation));
+        generation
+    }
+    fn plan(&self, index: u32) -> Option<Plan> {
+        self.note(self.inner.plan(index), |plan| Look::Plan(index, plan))
+    }
+    fn route(&self, index: u32) -> Option<Route> {
+        self.note(self.inner.route(index), |route| Look::Route(index, route))
+    }
+    fn client_match(&self, index: u32) -> Option<Match> {
+        self.note(self.inner.client_match(index), Look::Match)
+    }
+    fn wheel(&self, index: u32) -> Option<Self::Wheel> {
+        let inner = self.inner.wheel(index)?;
+        self.looks.borrow_mut().push(Look::Wheel(inner.n_slots()));
+        Some(RecordedWheel { inner, looks: self.looks })
+    }
+    fn cell(&self, index: u32) -> Option<u64> {
+        self.note(self.inner.cell(index), Look::Cell)
+    }
+    fn subset(&self, index: u32) -> Option<Subset> {
+        self.note(self.inner.subset(index), Look::Subset)
+    }
+    fn backend(&self, index: u32) -> Option<Backend> {
+        self.note(self.inner.backend(index), Look::Backend)
+    }
+    fn uid_gid(&self) -> u64 {
+        self.inner.uid_gid()
+    }
+    fn command(&self) -> [u8; COMMAND_LEN] {
+        self.inner.command()
+    }
+    fn ancestor_cgroup(&self, level: u32) -> u64 {
+        self.inner.ancestor_cgroup(level)
+    }
+    fn client(&self, key: u8) -> u64 {
+        let client = self.inner.client(key);
+        self.looks.borrow_mut().push(Look::Client(client));
+        client
+    }
+    fn random(&self) -> u32 {
+        let random = self.inner.random();
+        self.looks.borrow_mut().push(Look::Random(random));
+        random
+    }
+}
+
+/// A wheel that remembers its ticket.
+pub(super) struct RecordedWheel<'a, M: Maps> {
+    inner: HostWheel<'a, M>,
+    looks: &'a RefCell<Vec<Look>>,
+}
+
+impl<M: Maps> WheelRef for RecordedWheel<'_, M> {
+    fn n_slots(&self) -> u32 {
+        self.inner.n_slots()
+    }
+    fn slots_per_cell(&self) -> u16 {
+        self.inner.slots_per_cell()
+    }
+    fn cells(&self) -> u32 {
+        self.inner.cells()
+    }
+    fn inline_slot(&self, slot: u32) -> u32 {
+        self.inner.inline_slot(slot)
+    }
+    fn take_ticket(&self) -> u64 {
+        let ticket = self.inner.take_ticket();
+        self.looks.borrow_mut().push(Look::Ticket(ticket));
+        ticket
+    }
+}

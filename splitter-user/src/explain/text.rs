@@ -1,0 +1,96 @@
+//! An explanation as text for people.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{Chosen, Explanation, How, PlanSeen, RouteTried};
+
+impl Display for Explanation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "dial {}", self.dialled)?;
+        if self.plans.is_empty() {
+            writeln!(f, "  no service has this frontend")?;
+        } else {
+            writeln!(f, "  generation {} is committed", self.generation)?;
+        }
+        for plan in &self.plans {
+            writeln!(f, "  {plan}")?;
+        }
+        for route in &self.routes {
+            writeln!(f, "  {route}")?;
+        }
+        for (what, chosen) in [("subset", &self.subset), ("backend", &self.backend)] {
+            if let Some(chosen) = chosen {
+                writeln!(f, "  {what} {chosen}")?;
+            }
+        }
+        self.write_verdict(f)
+    }
+}
+
+impl Explanation {
+    fn write_verdict(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let reason = self.reason.map_or(String::new(), |reason| format!(" ({reason})"));
+        match (self.verdict, &self.backend, &self.errno) {
+            ("rewrite", Some(backend), _) => {
+                let peer = self.getpeername.unwrap_or("backend");
+                writeln!(f, "rewrite to {}; getpeername answers the {peer}", backend.name)
+            }
+            ("reject", _, Some(errno)) => writeln!(f, "reject with {errno}{reason}"),
+            _ => writeln!(f, "leave it alone{reason}"),
+        }
+    }
+}
+
+impl Display for PlanSeen {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { index, generation, .. } = self;
+        if *generation == 0 {
+            return write!(f, "no plan before it");
+        }
+        write!(f, "plan {index} of generation {generation}: ")?;
+        match (&self.service, self.in_force) {
+            (_, false) => write!(f, "not in force"),
+            (Some(service), true) => write!(f, "service {service}"),
+            (None, true) => write!(f, "the frontend is being removed"),
+        }
+    }
+}
+
+impl Display for RouteTried {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "route {}: ", self.name)?;
+        match (self.taken, self.takes_all) {
+            (true, true) => write!(f, "taken, it takes every client"),
+            (true, false) => write!(f, "taken, the client fits"),
+            (false, _) => write!(f, "no, {}", self.mismatches.join(", ")),
+        }
+    }
+}
+
+impl Display for Chosen {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.choice)
+    }
+}
+
+impl Display for How {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Only => write!(f, "no other has a weight"),
+            Self::Ticket { ticket, slot, slots } => {
+                write!(f, "in turn, ticket {ticket} is slot {slot} of {slots}")
+            }
+            Self::Random { slot, slots } => {
+                write!(f, "at random, this time slot {slot} of {slots}")
+            }
+            Self::Client { key, client, slot, slots } => {
+                write!(f, "by {key} {client}, which is slot {slot} of {slots}")
+            }
+            Self::Threshold { key, client, hash, threshold, asked } => write!(
+                f,
+                "by {key} {client}, whose hash {hash} is below {threshold} ({asked} asked)"
+            ),
+            Self::Broken => write!(f, "its records contradict each other"),
+        }
+    }
+}
