@@ -7,6 +7,7 @@
 mod bpf;
 mod build;
 mod ci;
+mod demo;
 mod exec;
 mod ldd;
 mod lint;
@@ -45,6 +46,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Show a canary with real servers, clients and a daemon, and check what it shows; needs root
+    Demo(demo::Options),
     /// Check form: rustfmt, clippy for both targets, cargo-deny, rustdoc, tidy
     Lint,
     /// Run tests; without an argument: setup, build and every kind
@@ -73,6 +76,7 @@ fn run(Cli { command, bpf_toolchain }: Cli) -> Result<ExitCode> {
     match command {
         Command::Setup => setup::run(bpf_toolchain)?,
         Command::Build { release } => build::run(bpf_toolchain, build::Profile::new(release))?,
+        Command::Demo(options) => demo::run(bpf_toolchain, options)?,
         Command::Lint => lint::run(bpf_toolchain)?,
         Command::Test { kind } => return Ok(test::run(bpf_toolchain, kind)),
         Command::Tidy { bless } => tidy::run(bless)?,
