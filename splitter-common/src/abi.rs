@@ -39,7 +39,9 @@ pub mod map {
     pub const SUBSETS: &str = "SUBSETS";
     /// Array of [`super::Backend`], mmap-able.
     pub const BACKENDS: &str = "BACKENDS";
-    /// Per-CPU array of `u64`: [`super::Reason`] numbers first, then allocated counters.
+    /// Array of `u64`, mmap-able: for each CPU in turn, [`super::Reason`] numbers first, then
+    /// allocated counters. Not a per-CPU map: user space reads it without system calls, and the
+    /// kernel takes half the memory for it.
     pub const COUNTERS: &str = "COUNTERS";
     /// Socket storage, [`super::SocketState`]: what was dialled, for services that ask for it.
     pub const SOCKETS: &str = "SOCKETS";
@@ -57,8 +59,10 @@ pub const MAX_SUBSETS: u32 = 255;
 pub const MAX_BACKENDS: u32 = 4_096;
 /// Slots that fit into the wheel's own record; longer wheels use [`map::CELLS`].
 pub const INLINE_SLOTS: u32 = 48;
-/// Slots in one cell of a long wheel.
-pub const SLOTS_PER_CELL: u32 = 4;
+/// Slots in one cell of a long wheel whose ordinals fit into bytes.
+pub const NARROW_SLOTS_PER_CELL: u16 = 8;
+/// Slots in one cell of any other long wheel: 16 bits each.
+pub const WIDE_SLOTS_PER_CELL: u16 = 4;
 /// Bytes of a task's command name with its terminating zero (`TASK_COMM_LEN`).
 pub const COMMAND_LEN: usize = 16;
 /// Counters below this index are reasons; above, they are allocated to routes, subsets, backends.
@@ -314,14 +318,16 @@ pub struct Wheel {
     /// Number of picks so far; the next pick is slot `ticket % len`.
     pub ticket: u64,
     /// Number of slots.
-    pub len: u32,
-    /// First of `len / SLOTS_PER_CELL` cells, rounded up; 0 where the slots are inline.
+    pub len: u16,
+    /// [`NARROW_SLOTS_PER_CELL`] or [`WIDE_SLOTS_PER_CELL`]; 0 where the slots are inline.
+    pub slots_per_cell: u16,
+    /// First of `len / slots_per_cell` cells, rounded up; 0 where the slots are inline.
     pub cells: u32,
     /// Ordinals of a short wheel.
     pub slots: [u8; INLINE_SLOTS as usize],
 }
 layout!(Wheel, size 64, {
-    ticket @ 0: 8, len @ 8: 4, cells @ 12: 4, slots @ 16: 48,
+    ticket @ 0: 8, len @ 8: 2, slots_per_cell @ 10: 2, cells @ 12: 4, slots @ 16: 48,
 });
 
 /// A named group of backends.
@@ -418,5 +424,6 @@ impl Reason {
 }
 
 const _: () = assert!((Reason::ALL.len() as u32) < FIRST_COUNTER);
+const _: () = assert!(MAX_WHEEL <= u16::MAX as u32, "lengths of wheels are 16 bits");
 const _: () = assert!(MAX_SPLIT <= 255 && MAX_SUBSETS <= 255, "inline slots are bytes");
 const _: () = assert!(MAX_BACKENDS <= u16::MAX as u32, "slots in cells are 16 bits");

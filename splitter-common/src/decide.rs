@@ -14,8 +14,9 @@
 use core::borrow::Borrow;
 
 use crate::abi::{
-    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, MAX_SPLIT, Match, Plan,
-    PlanPair, Reason, Route, Subset, action, match_flag, pick, plan_flag,
+    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, MAX_SPLIT, Match,
+    NARROW_SLOTS_PER_CELL, Plan, PlanPair, Reason, Route, Subset, action, match_flag, pick,
+    plan_flag,
 };
 use crate::hash::{bucket, scale, subset_bucket};
 
@@ -71,7 +72,9 @@ pub trait World {
 pub trait WheelRef {
     /// Number of slots.
     fn len(&self) -> u32;
-    /// First cell of a long wheel; 0 where the slots are inline.
+    /// Slots in each cell of a long wheel; 0 where the slots are inline.
+    fn slots_per_cell(&self) -> u16;
+    /// First cell of a long wheel.
     fn cells(&self) -> u32;
     /// Ordinal in an inline slot.
     fn inline_slot(&self, slot: u32) -> u32;
@@ -278,10 +281,7 @@ fn serve<W: World>(world: &W, subset: &Subset) -> Decision<W::Backend> {
 }
 
 /// Makes one choice: the ordinal of a subset or of a backend.
-///
-/// Not inlined: both levels share it, and the verifier need not follow every way through the
-/// first choice once more for every way through the second.
-#[inline(never)]
+#[inline(always)]
 fn choose<W: World>(world: &W, choice: &Choice) -> Option<u32> {
     match choice.pick {
         pick::ONLY => Some(u32::from(choice.only)),
@@ -300,10 +300,14 @@ fn slot<W: World>(world: &W, choice: &Choice) -> Option<u32> {
         pick::RANDOM => scale(world.random(), wheel.len()),
         _ => scale(bucket(choice.salt, world.client(choice.client)), wheel.len()),
     };
-    match wheel.cells() {
+    match wheel.slots_per_cell() {
         0 => Some(wheel.inline_slot(at)),
-        first => {
-            let cell = world.cell(first.wrapping_add(at >> 2))?;
+        NARROW_SLOTS_PER_CELL => {
+            let cell = world.cell(wheel.cells().wrapping_add(at >> 3))?;
+            Some(u32::from((cell >> ((at & 7) << 3)) as u8))
+        }
+        _ => {
+            let cell = world.cell(wheel.cells().wrapping_add(at >> 2))?;
             Some(u32::from((cell >> ((at & 3) << 4)) as u16))
         }
     }

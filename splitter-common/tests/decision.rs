@@ -44,7 +44,10 @@ struct Handle(Wheel);
 
 impl WheelRef for Handle {
     fn len(&self) -> u32 {
-        self.0.len
+        u32::from(self.0.len)
+    }
+    fn slots_per_cell(&self) -> u16 {
+        self.0.slots_per_cell
     }
     fn cells(&self) -> u32 {
         self.0.cells
@@ -173,9 +176,10 @@ fn client_match() -> impl Strategy<Value = Match> {
 }
 
 fn wheel() -> impl Strategy<Value = Wheel> {
-    (any::<u64>(), 0_u32..60, index()).prop_map(|(ticket, len, cells)| Wheel {
+    (any::<u64>(), 0_u16..60, 0_u16..10, index()).prop_map(|(ticket, len, per_cell, cells)| Wheel {
         ticket,
         len,
+        slots_per_cell: per_cell,
         cells,
         slots: std::array::from_fn(|i| u8::try_from(i % 4).unwrap()),
     })
@@ -308,12 +312,10 @@ proptest! {
         client in client(),
     ) {
         let fitting = |wanted: &Option<Match>| wanted.as_ref().is_none_or(|m| fits(&client, m));
-        let expected = routes.iter().position(fitting);
+        let expected = routes.iter().position(fitting).map_or(0, |place| place + 1);
         let decision = decide(&rejecting(&routes, client.clone()), &KEY);
-        match expected {
-            Some(place) => prop_assert_eq!(usize::from(decision.errno), place + 1),
-            None => prop_assert_eq!(decision.tally.reason, Reason::NoRoute as u32),
-        }
+        prop_assert_eq!(usize::from(decision.errno), expected);
+        prop_assert_eq!(decision.tally.reason == Reason::NoRoute as u32, expected == 0);
     }
 
     #[test]
@@ -332,15 +334,21 @@ proptest! {
     fn a_ticket_is_its_slot_whether_inline_or_in_cells(
         slots in vec(0_u16..8, 2..48), ticket: u64, random: u32,
     ) {
-        let len = u32::try_from(slots.len()).unwrap();
-        let word = |cell: &[u16]| cell.iter().rev().fold(0, |word, s| word << 16 | u64::from(*s));
+        let len = u16::try_from(slots.len()).unwrap();
+        let word = |bits: u32| {
+            move |cell: &[u16]| cell.iter().rev().fold(0, |word, s| word << bits | u64::from(*s))
+        };
         let mut inline = [0; 48];
         for (to, from) in inline.iter_mut().zip(&slots) {
             *to = u8::try_from(*from).unwrap();
         }
-        let wheels = [(0, inline), (1, [0; 48])];
-        let wheels = wheels.map(|(cells, slots)| Wheel { ticket, len, cells, slots });
-        let cells = [0].into_iter().chain(slots.chunks(4).map(word)).collect();
+        let mut cells: Vec<u64> = slots.chunks(4).map(word(16)).collect();
+        let narrow = u32::try_from(cells.len()).unwrap();
+        cells.extend(slots.chunks(8).map(word(8)));
+        let wheels = [(0, 0, inline), (4, 0, [0; 48]), (8, narrow, [0; 48])];
+        let wheels = wheels.map(|(slots_per_cell, cells, slots)| {
+            Wheel { ticket, len, slots_per_cell, cells, slots }
+        });
         let subset = |i: u32| Subset { counter: 10 + i, ..Subset::default() };
         let mut tables = rejecting(&[None], Client { random, ..Client::default() });
         tables = Tables { wheels: wheels.into(), cells, subsets: (0..8).map(subset).collect(), ..tables };
@@ -350,10 +358,11 @@ proptest! {
             decide(&tables, &KEY).tally.subset - 10
         };
         let at = usize::try_from(ticket % u64::from(len)).unwrap();
-        prop_assert_eq!(pick(pick::TICKET, 0), u32::from(slots[at]));
-        prop_assert_eq!(pick(pick::TICKET, 1), u32::from(slots[at]));
-        prop_assert_eq!(pick(pick::RANDOM, 0), pick(pick::RANDOM, 1));
-        prop_assert_eq!(pick(pick::CLIENT, 0), pick(pick::CLIENT, 1));
+        for wheel in 0..3 {
+            prop_assert_eq!(pick(pick::TICKET, wheel), u32::from(slots[at]));
+            prop_assert_eq!(pick(pick::RANDOM, wheel), pick(pick::RANDOM, 0));
+            prop_assert_eq!(pick(pick::CLIENT, wheel), pick(pick::CLIENT, 0));
+        }
     }
 }
 

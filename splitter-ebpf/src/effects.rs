@@ -1,6 +1,10 @@
 //! Carries out what a decision wants done besides the rewrite: counting and remembering.
 
-use aya_ebpf::{helpers::generated::bpf_set_retval, programs::SockAddrContext};
+use aya_ebpf::{
+    Global,
+    helpers::generated::{bpf_get_smp_processor_id, bpf_set_retval},
+    programs::SockAddrContext,
+};
 use splitter_common::{
     abi::{Backend, FrontendKey, SocketState, commit_flag},
     decide::Tally,
@@ -8,11 +12,15 @@ use splitter_common::{
 
 use crate::{atomic, maps};
 
-/// Raises a counter of this CPU. Atomically: the hook can be preempted, and a torn
+/// Number of counters of each CPU. Set by the loader.
+#[unsafe(no_mangle)]
+static COUNTERS_PER_CPU: Global<u32> = Global::new(0);
+
+/// Raises a counter of the CPU whose counters begin at `first`. Atomically: the hook can be preempted, and a torn
 /// read-modify-write would lose everything that ran in between.
 #[inline(always)]
-fn raise(index: u32) {
-    if let Some(counter) = maps::COUNTERS.get_ptr_mut(index) {
+fn raise(first: u32, index: u32) {
+    if let Some(counter) = maps::COUNTERS.get_ptr_mut(first.wrapping_add(index)) {
         // SAFETY: a live, aligned map value.
         unsafe { atomic::fetch_add(counter, 1) };
     }
@@ -22,11 +30,14 @@ fn raise(index: u32) {
 /// Cell 0 belongs to nobody: raising it is cheaper than asking.
 #[inline(always)]
 pub(crate) fn count(tally: &Tally) {
-    raise(tally.route);
-    raise(tally.subset);
-    raise(tally.backend);
+    // SAFETY: takes nothing. The hook stays on its CPU.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let first = cpu.wrapping_mul(COUNTERS_PER_CPU.load());
+    raise(first, tally.route);
+    raise(first, tally.subset);
+    raise(first, tally.backend);
     if tally.reason != 0 {
-        raise(tally.reason);
+        raise(first, tally.reason);
     }
 }
 

@@ -5,7 +5,7 @@
 use aya_ebpf::{
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap},
 };
 use splitter_common::abi::{
     Backend, Commit, FrontendKey, Match, Plan, PlanPair, Route, SocketState, Subset, Wheel,
@@ -44,9 +44,9 @@ pub(crate) static SUBSETS: Array<Subset> = Array::with_max_entries(1, MMAPABLE);
 /// Backends.
 #[map]
 pub(crate) static BACKENDS: Array<Backend> = Array::with_max_entries(1, MMAPABLE);
-/// What happened, per CPU.
+/// What happened: the counters of the first CPU, then of the second, and so on.
 #[map]
-pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 /// What was dialled, for sockets of services that ask for it. Freed with the socket.
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();

@@ -7,7 +7,6 @@ use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 use aya_log_ebpf::debug;
 use splitter_common::{
     abi::{Backend, FrontendKey},
-    addr::{Addr, PortBe},
     decide::{Tally, Verdict, decide},
 };
 
@@ -18,6 +17,13 @@ const PROCEED: i32 = 1;
 /// What a hook answers to fail the call, with the errno that was set.
 const FAIL: i32 = 0;
 
+/// An address as four words in network order, which is how contexts and keys are read and
+/// written: single bytes would stall the loads of whole words that follow.
+type Words = [u32; 4];
+
+/// The third word of a v4-mapped address.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
 /// The address fields of one socket family.
 pub(crate) trait Family {
     /// The address in the context.
@@ -25,13 +31,13 @@ pub(crate) trait Family {
     /// # Safety
     ///
     /// `sa` must be the context of a running hook of this family.
-    unsafe fn addr(sa: *const bpf_sock_addr) -> Addr;
+    unsafe fn addr(sa: *const bpf_sock_addr) -> Words;
     /// Replaces the address in the context.
     ///
     /// # Safety
     ///
     /// As [`Family::addr`].
-    unsafe fn set_addr(sa: *mut bpf_sock_addr, addr: Addr);
+    unsafe fn set_addr(sa: *mut bpf_sock_addr, addr: Words);
 }
 
 /// `AF_INET`.
@@ -41,37 +47,33 @@ pub(crate) struct V6;
 
 impl Family for V4 {
     #[inline(always)]
-    unsafe fn addr(sa: *const bpf_sock_addr) -> Addr {
+    unsafe fn addr(sa: *const bpf_sock_addr) -> Words {
         // SAFETY: see the trait.
-        Addr::from_v4(unsafe { (*sa).user_ip4 }.to_ne_bytes())
+        [0, 0, MAPPED, unsafe { (*sa).user_ip4 }]
     }
 
     #[inline(always)]
-    unsafe fn set_addr(sa: *mut bpf_sock_addr, addr: Addr) {
-        let [.., a, b, c, d] = addr.0;
+    unsafe fn set_addr(sa: *mut bpf_sock_addr, [.., addr]: Words) {
         // SAFETY: see the trait.
-        unsafe { (*sa).user_ip4 = u32::from_ne_bytes([a, b, c, d]) };
+        unsafe { (*sa).user_ip4 = addr };
     }
 }
 
 impl Family for V6 {
     #[inline(always)]
-    unsafe fn addr(sa: *const bpf_sock_addr) -> Addr {
+    unsafe fn addr(sa: *const bpf_sock_addr) -> Words {
         // SAFETY: see the trait.
-        let words =
-            unsafe { [(*sa).user_ip6[0], (*sa).user_ip6[1], (*sa).user_ip6[2], (*sa).user_ip6[3]] };
-        Addr(bytemuck::cast(words))
+        unsafe { [(*sa).user_ip6[0], (*sa).user_ip6[1], (*sa).user_ip6[2], (*sa).user_ip6[3]] }
     }
 
     #[inline(always)]
-    unsafe fn set_addr(sa: *mut bpf_sock_addr, addr: Addr) {
-        let words: [u32; 4] = bytemuck::cast(addr.0);
+    unsafe fn set_addr(sa: *mut bpf_sock_addr, addr: Words) {
         // SAFETY: see the trait.
         unsafe {
-            (*sa).user_ip6[0] = words[0];
-            (*sa).user_ip6[1] = words[1];
-            (*sa).user_ip6[2] = words[2];
-            (*sa).user_ip6[3] = words[3];
+            (*sa).user_ip6[0] = addr[0];
+            (*sa).user_ip6[1] = addr[1];
+            (*sa).user_ip6[2] = addr[2];
+            (*sa).user_ip6[3] = addr[3];
         }
     }
 }
@@ -82,12 +84,12 @@ fn dialled<F: Family>(ctx: &SockAddrContext) -> FrontendKey {
     let sa = ctx.sock_addr;
     // SAFETY: the context of the running hook.
     unsafe {
-        FrontendKey {
-            addr: F::addr(sa),
-            port_be: PortBe((*sa).user_port as u16),
-            protocol: (*sa).protocol as u8,
-            pad: 0,
-        }
+        let [a, b, c, d] = F::addr(sa);
+        let port_be = (*sa).user_port & 0xffff;
+        let protocol = ((*sa).protocol & 0xff) << 16;
+        // The last word: port, protocol, zero, in the order of memory.
+        const { assert!(cfg!(target_endian = "little")) };
+        bytemuck::cast([a, b, c, d, port_be | protocol])
     }
 }
 
@@ -129,7 +131,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
 fn rewrite<F: Family>(ctx: &SockAddrContext, backend: &Backend) {
     // SAFETY: the context of the running hook.
     unsafe {
-        F::set_addr(ctx.sock_addr, backend.addr);
+        F::set_addr(ctx.sock_addr, bytemuck::cast(backend.addr));
         (*ctx.sock_addr).user_port = u32::from(backend.port_be.0);
     }
 }
@@ -144,8 +146,9 @@ pub(crate) fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
             return PROCEED;
         }
         let sa = ctx.sock_addr;
-        if F::addr(sa) == (*state).backend && (*sa).user_port as u16 == (*state).backend_port_be.0 {
-            F::set_addr(sa, (*state).frontend);
+        let backend: Words = bytemuck::cast((*state).backend);
+        if F::addr(sa) == backend && (*sa).user_port as u16 == (*state).backend_port_be.0 {
+            F::set_addr(sa, bytemuck::cast((*state).frontend));
             (*sa).user_port = u32::from((*state).frontend_port_be.0);
         }
     }

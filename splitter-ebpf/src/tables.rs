@@ -147,7 +147,13 @@ impl WheelRef for MapWheel {
     #[inline(always)]
     fn len(&self) -> u32 {
         // SAFETY: a live array element; only its ticket ever changes.
-        unsafe { (*self.0).len }
+        unsafe { u32::from((*self.0).len) }
+    }
+
+    #[inline(always)]
+    fn slots_per_cell(&self) -> u16 {
+        // SAFETY: as above.
+        unsafe { (*self.0).slots_per_cell }
     }
 
     #[inline(always)]

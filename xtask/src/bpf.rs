@@ -17,10 +17,16 @@ use crate::{exec, ldd, workspace};
 /// Version of bpf-linker whose LLVM both toolchains have.
 pub(crate) const LINKER_VERSION: &str = "0.10.3";
 
+/// What to say where [`ToolchainChoice::find`] found none.
+pub(crate) const NO_TOOLCHAIN: &str = "no Rust toolchain here has the source of `core`, which is \
+    built for the BPF target; run `cargo xtask setup`";
+
 /// Debug information becomes BTF. Instruction set v3 has the atomics that return a value; without
 /// it the linker emits a `lock +=` whose fetched value is garbage.
 const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v3";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
+const DEBIAN_SYSROOT: &str = "/usr";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 /// Which toolchain the user asks for.
@@ -52,7 +58,7 @@ impl ToolchainChoice {
             Self::Pinned => &[Toolchain::Pinned],
             Self::Debian => &[Toolchain::Debian],
         };
-        candidates.iter().copied().find(|toolchain| toolchain.has_library_source())
+        candidates.iter().copied().find(|toolchain| toolchain.is_complete())
     }
 }
 
@@ -102,11 +108,18 @@ impl Toolchain {
         }
     }
 
-    fn has_library_source(self) -> bool {
-        exec::output(self.rustc().args(["--print", "sysroot"])).is_ok_and(|sysroot| {
-            let source = Path::new(sysroot.trim_end()).join("lib/rustlib/src/rust/library/core");
-            source.is_dir()
-        })
+    /// Whether it has the source of `core` and, if it is Debian's, a clippy; the pinned one's is
+    /// looked for with its other components.
+    fn is_complete(self) -> bool {
+        let Ok(sysroot) = exec::output(self.rustc().args(["--print", "sysroot"])) else {
+            return false;
+        };
+        let sysroot = Path::new(sysroot.trim_end());
+        let expected = match self {
+            Self::Pinned => sysroot != Path::new(DEBIAN_SYSROOT),
+            Self::Debian => Path::new(DEBIAN_CLIPPY).is_file(),
+        };
+        expected && sysroot.join("lib/rustlib/src/rust/library/core").is_dir()
     }
 }
 

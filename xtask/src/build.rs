@@ -43,10 +43,7 @@ pub(crate) fn binary(profile: Profile) -> PathBuf {
 }
 
 fn build_object(choice: ToolchainChoice) -> Result<()> {
-    let toolchain = choice.find().context(
-        "no Rust toolchain here has the source of `core`, which is built for the BPF target; \
-         run `cargo xtask setup`",
-    )?;
+    let toolchain = choice.find().context(bpf::NO_TOOLCHAIN)?;
     println!("with {}", toolchain.describe()?);
     exec::run(toolchain.cargo()?.arg("build").args(bpf::CARGO_ARGS))?;
     let linked = bpf::linked_object();

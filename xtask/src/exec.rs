@@ -18,14 +18,20 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command, quietly, for its standard output.
+/// Runs a command, quietly, for the text on its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let bytes = output_bytes(command)?;
+    String::from_utf8(bytes).with_context(|| format!("output of `{}`", show(command)))
+}
+
+/// Runs a command, quietly, for the bytes on its standard output.
+pub(crate) fn output_bytes(command: &mut Command) -> Result<Vec<u8>> {
     let Output { status, stdout, stderr } =
         command.stdin(Stdio::null()).output().with_context(|| unstartable(command))?;
     if !status.success() {
         bail!("`{}`: {status}\n{}", show(command), String::from_utf8_lossy(&stderr).trim_end());
     }
-    String::from_utf8(stdout).with_context(|| format!("output of `{}`", show(command)))
+    Ok(stdout)
 }
 
 /// Whether a command runs and succeeds; its output is discarded.

@@ -6,10 +6,14 @@
 
 mod bpf;
 mod build;
+mod ci;
 mod exec;
 mod ldd;
+mod lint;
 mod setup;
 mod step;
+mod test;
+mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
@@ -41,21 +45,38 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Check form: rustfmt, clippy for both targets, cargo-deny, rustdoc, tidy
+    Lint,
+    /// Run tests; without an argument: setup, build and every kind
+    Test {
+        /// Run this kind only
+        kind: Option<test::Kind>,
+    },
+    /// Check the house rules that no other tool knows
+    Tidy {
+        /// First record that `docs/maps.md` describes `abi.rs` as it is now
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Do what continuous integration does: setup, lint, test
+    Ci,
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run(Cli::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(cli: &Cli) -> Result<()> {
-    match cli.command {
-        Command::Setup => setup::run(cli.bpf_toolchain),
-        Command::Build { release } => build::run(cli.bpf_toolchain, build::Profile::new(release)),
+fn run(Cli { command, bpf_toolchain }: Cli) -> Result<ExitCode> {
+    match command {
+        Command::Setup => setup::run(bpf_toolchain)?,
+        Command::Build { release } => build::run(bpf_toolchain, build::Profile::new(release))?,
+        Command::Lint => lint::run(bpf_toolchain)?,
+        Command::Test { kind } => return Ok(test::run(bpf_toolchain, kind)),
+        Command::Tidy { bless } => tidy::run(bless)?,
+        Command::Ci => return Ok(ci::run(bpf_toolchain)),
     }
+    Ok(ExitCode::SUCCESS)
 }

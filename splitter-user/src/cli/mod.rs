@@ -3,11 +3,19 @@
 //! A verb parses its options, asks the daemon or the library, and prints. It decides nothing about
 //! policy. Standard output is for results, standard error for problems.
 
+mod apply;
 mod check;
+mod client;
+mod detach;
 mod dial;
 mod diff;
+mod dump;
 mod explain;
+mod get;
+mod run;
 mod simulate;
+mod status;
+mod weight;
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
@@ -15,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::policy::Source;
 use crate::policy::diagnostic::{Diagnostic, render};
@@ -30,6 +38,14 @@ struct Splitter {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Run the daemon.
+    Run(run::Options),
+    /// Add or replace services of the running policy.
+    Apply(apply::Options),
+    /// Show the running policy.
+    Get(get::Options),
+    /// Shift the weights of a running service.
+    Weight(weight::Options),
     /// Say everything that is wrong with a policy.
     Check(check::Options),
     /// Show what differs between two policies.
@@ -38,6 +54,12 @@ enum Verb {
     Simulate(simulate::Options),
     /// Show why a connection goes where it goes.
     Explain(explain::Options),
+    /// Show what the kernel does: hooks, connections, problems.
+    Status(status::Options),
+    /// Show the tables as the kernel reads them.
+    Dump(dump::Options),
+    /// Remove the hooks and maps: traffic is no longer split.
+    Detach(detach::Options),
 }
 
 /// How a verb that was used rightly ended. Wrong usage ends in `clap`, with status 2.
@@ -62,10 +84,17 @@ pub(crate) enum Output {
 /// Runs the verb that the process's arguments name.
 pub fn main() -> ExitCode {
     let result = match Splitter::parse().verb {
-        Verb::Check(options) => check::run(options),
-        Verb::Diff(options) => diff::run(options),
-        Verb::Simulate(options) => simulate::run(options),
-        Verb::Explain(options) => explain::run(options),
+        Verb::Run(options) => run::run(options),
+        Verb::Apply(options) => apply::run(options),
+        Verb::Get(options) => get::run(options),
+        Verb::Weight(options) => weight::run(options),
+        Verb::Check(options) => check::run(&options),
+        Verb::Diff(options) => diff::run(&options),
+        Verb::Simulate(options) => simulate::run(&options),
+        Verb::Explain(options) => explain::run(&options),
+        Verb::Status(options) => status::run(options),
+        Verb::Dump(options) => dump::run(options),
+        Verb::Detach(options) => detach::run(options),
     };
     match result {
         Ok(Exit::Success) => ExitCode::SUCCESS,
@@ -76,6 +105,11 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The whole command line, for completions and manual pages.
+pub fn command() -> clap::Command {
+    Splitter::command()
 }
 
 /// Writes a result. A reader that went away, as `head` does, is no error.
@@ -117,7 +151,7 @@ pub(crate) fn read_sources(paths: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
             sources.push(read_stdin()?);
             continue;
         }
-        for file in policy_files(path).with_context(|| describe(path))? {
+        for file in crate::daemon::policy_files(path).with_context(|| describe(path))? {
             let bytes = fs::read(&file).with_context(|| describe(&file))?;
             sources.push(Source { name: file.display().to_string(), bytes });
         }
@@ -133,25 +167,4 @@ fn read_stdin() -> anyhow::Result<Source> {
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes).context("read the policy from standard input")?;
     Ok(Source { name: "-".to_owned(), bytes })
-}
-
-fn policy_files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    if !fs::metadata(path)?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let file = entry?.path();
-        if is_policy_name(&file) && fs::metadata(&file).is_ok_and(|metadata| metadata.is_file()) {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn is_policy_name(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    !hidden && matches!(extension, Some("yaml" | "yml"))
 }

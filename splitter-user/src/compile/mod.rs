@@ -6,7 +6,9 @@ pub mod image;
 mod maglev;
 pub mod wheel;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -57,14 +59,14 @@ pub enum Note {
 /// Compiles services, sharing the wheels of equal weights.
 #[derive(Default)]
 pub struct Compiler {
-    wheels: HashMap<Vec<u32>, (Slots, u32)>,
+    wheels: FxHashMap<Vec<u32>, (Slots, u32)>,
     cgroups: Cgroups,
 }
 
 impl Compiler {
     /// A compiler that knows these cgroups.
     pub fn new(cgroups: Cgroups) -> Self {
-        Self { wheels: HashMap::new(), cgroups }
+        Self { wheels: FxHashMap::default(), cgroups }
     }
 
     /// Compiles one service.
@@ -289,7 +291,8 @@ pub fn frontend_key(frontend: &Frontend) -> FrontendKey {
     FrontendKey { addr, port_be, protocol, pad: 0 }
 }
 
-pub(crate) fn backend_image(addr: SocketAddr) -> BackendImage {
+/// A backend as the kernel has it.
+pub fn backend_image(addr: SocketAddr) -> BackendImage {
     let (addr, port_be) = wire(addr);
     BackendImage { addr, port_be }
 }

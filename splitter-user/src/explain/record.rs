@@ -112,6 +112,9 @@ impl<M: Maps> WheelRef for RecordedWheel<'_, M> {
     fn len(&self) -> u32 {
         self.inner.len()
     }
+    fn slots_per_cell(&self) -> u16 {
+        self.inner.slots_per_cell()
+    }
     fn cells(&self) -> u32 {
         self.inner.cells()
     }

@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use splitter_common::abi::{FrontendKey, map};
 
 use super::attach::Hook;
+use super::maps::n_counters;
 use super::pins::{PinDir, PinError};
 use super::{KernelMaps, object, sys};
 use crate::tables::{Arena, Sizes};
@@ -106,7 +107,8 @@ pub fn load(pins: &PinDir, sizes: Sizes, log: LogLevel) -> Result<Loaded, LoadEr
     if log == LogLevel::Off {
         loader.map_max_entries("AYA_LOGS", 4_096);
     }
-    for (name, entries) in map_sizes(&sizes) {
+    loader.override_global("COUNTERS_PER_CPU", &sizes.counters, true);
+    for (name, entries) in map_sizes(&sizes)? {
         loader.map_max_entries(name, entries);
     }
     for (name, path) in &paths {
@@ -120,10 +122,12 @@ pub fn load(pins: &PinDir, sizes: Sizes, log: LogLevel) -> Result<Loaded, LoadEr
     Ok(Loaded { ebpf, sizes, maps_dir })
 }
 
-fn map_sizes(sizes: &Sizes) -> impl Iterator<Item = (&'static str, u32)> {
+fn map_sizes(sizes: &Sizes) -> Result<HashMap<&'static str, u32>, LoadError> {
+    let error = |error| LoadError::Map { name: map::COUNTERS, error };
     let arenas = Arena::ALL.map(|arena| (arena.map_name(), sizes.records(arena)));
-    let others = [(map::FRONTENDS, sizes.frontends), (map::COUNTERS, sizes.counters)];
-    arenas.into_iter().chain(others)
+    let n_counters = n_counters(sizes).map_err(error)?;
+    let others = [(map::FRONTENDS, sizes.frontends), (map::COUNTERS, n_counters)];
+    Ok(arenas.into_iter().chain(others).collect())
 }
 
 fn pinned_maps() -> impl Iterator<Item = &'static str> {
@@ -139,10 +143,10 @@ fn program(ebpf: &mut Ebpf, hook: Hook) -> &mut CgroupSockAddr {
 impl Loaded {
     /// Opens the maps for writing and reading.
     pub fn maps(&self) -> Result<KernelMaps, LoadError> {
-        let mut sizes: HashMap<&str, u32> = map_sizes(&self.sizes).collect();
-        let mut open = |name: &'static str, key_size: u32, value_size: u32| {
+        let sizes = map_sizes(&self.sizes)?;
+        let open = |name: &'static str, key_size: u32, value_size: u32| {
             let path = self.maps_dir.join(name);
-            let entries = sizes.remove(name).unwrap_or(0);
+            let entries = sizes.get(name).copied().unwrap_or(0);
             open_map(&path, name, key_size, value_size, entries)
         };
         let arenas = Arena::ALL
@@ -151,7 +155,7 @@ impl Loaded {
             .collect::<Result<Vec<OwnedFd>, _>>()?;
         let frontends = open(map::FRONTENDS, frontend_key_size(), 4)?;
         let counters = open(map::COUNTERS, 4, 8)?;
-        KernelMaps::new(self.sizes, &arenas, frontends, counters)
+        KernelMaps::new(self.sizes, &arenas, frontends, &counters)
             .map_err(|error| LoadError::Map { name: map::COMMIT, error })
     }
 

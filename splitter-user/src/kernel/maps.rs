@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use splitter_common::abi::FrontendKey;
@@ -19,8 +19,8 @@ pub struct KernelMaps {
     sizes: Sizes,
     arenas: Vec<Mapping>,
     frontends: OwnedFd,
-    counters: OwnedFd,
-    n_cpus: usize,
+    /// The counters of the first CPU, then of the second, and so on.
+    counters: Mapping,
     grace: Arc<GracePeriod>,
 }
 
@@ -30,7 +30,7 @@ impl KernelMaps {
         sizes: Sizes,
         arenas: &[OwnedFd],
         frontends: OwnedFd,
-        counters: OwnedFd,
+        counters: &OwnedFd,
     ) -> io::Result<Self> {
         let map = |(arena, fd): (&Arena, &OwnedFd)| {
             Mapping::new(fd, sizes.records(*arena) as usize * arena.record_words())
@@ -39,14 +39,19 @@ impl KernelMaps {
             arenas: Arena::ALL.iter().zip(arenas).map(map).collect::<io::Result<_>>()?,
             sizes,
             frontends,
-            counters,
-            n_cpus: possible_cpus()?,
+            counters: Mapping::new(counters, n_counters(&sizes)? as usize)?,
             grace: Arc::new(GracePeriod::new()?),
         })
     }
 }
 
-/// Number of CPUs that per-CPU maps have values for.
+/// Number of counters of all CPUs together.
+pub(super) fn n_counters(sizes: &Sizes) -> io::Result<u32> {
+    let n_cpus = u32::try_from(possible_cpus()?).map_err(io::Error::other)?;
+    n_cpus.checked_mul(sizes.counters).ok_or_else(|| io::Error::other("too many counters"))
+}
+
+/// Number of CPUs that there may ever be.
 fn possible_cpus() -> io::Result<usize> {
     aya::util::nr_cpus()
         .map_err(|(path, error)| io::Error::new(error.kind(), format!("{path}: {error}")))
@@ -66,13 +71,18 @@ impl Maps for KernelMaps {
     }
 
     fn frontends(&self) -> io::Result<Vec<(FrontendKey, u32)>> {
-        let (keys, pairs) = sys::lookup_all(&self.frontends, CHUNK, 1)?;
+        let (keys, pairs) = sys::lookup_all(&self.frontends, CHUNK)?;
         Ok(keys.into_iter().zip(pairs).collect())
     }
 
     fn counters(&self) -> io::Result<Vec<u64>> {
-        let (_, values) = sys::lookup_all::<u32, u64>(&self.counters, CHUNK, self.n_cpus)?;
-        Ok(values.chunks(self.n_cpus).map(|cpus| cpus.iter().sum()).collect())
+        let mut sums = vec![0; self.sizes.counters as usize];
+        for cpu in self.counters.words().chunks(sums.len()) {
+            for (sum, counter) in sums.iter_mut().zip(cpu) {
+                *sum += counter.load(Ordering::Relaxed);
+            }
+        }
+        Ok(sums)
     }
 
     fn grace(&self) -> Arc<dyn Grace> {
@@ -81,7 +91,8 @@ impl Maps for KernelMaps {
 
     fn insert_frontends(&mut self, frontends: &[(FrontendKey, u32)]) -> io::Result<()> {
         let (keys, pairs): (Vec<FrontendKey>, Vec<u32>) = frontends.iter().copied().unzip();
-        sys::update_batch(&self.frontends, &keys, &pairs, sys::NOEXIST)
+        // Batches take no BPF_NOEXIST; that these are new is known to who calls.
+        sys::update_batch(&self.frontends, &keys, &pairs)
     }
 
     fn delete_frontends(&mut self, mut keys: &[FrontendKey]) -> io::Result<()> {
@@ -100,9 +111,10 @@ impl Maps for KernelMaps {
     }
 
     fn zero_counters(&mut self, indices: &[u32]) -> io::Result<()> {
-        for chunk in indices.chunks(CHUNK) {
-            let zeros = vec![0_u64; chunk.len() * self.n_cpus];
-            sys::update_batch(&self.counters, chunk, &zeros, sys::ANY)?;
+        for cpu in self.counters.words().chunks(self.sizes.counters as usize) {
+            for counter in indices.iter().filter_map(|index| cpu.get(*index as usize)) {
+                counter.store(0, Ordering::Relaxed);
+            }
         }
         Ok(())
     }
@@ -169,6 +181,6 @@ impl GracePeriod {
 impl Grace for GracePeriod {
     fn wait(&self) -> io::Result<()> {
         use std::os::fd::AsRawFd;
-        sys::update(&self.outer, &0_u32, &self.inner.as_raw_fd(), sys::ANY)
+        sys::update(&self.outer, &0_u32, &self.inner.as_raw_fd())
     }
 }

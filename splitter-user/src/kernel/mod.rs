@@ -5,6 +5,7 @@
 
 mod attach;
 mod load;
+mod log;
 mod maps;
 mod object;
 mod pins;
@@ -12,6 +13,7 @@ mod sys;
 
 pub use attach::{Attachment, Hook, HookState};
 pub use load::{LoadError, Loaded, LogLevel, ProgramSize, load};
+pub use log::HookLog;
 pub use maps::KernelMaps;
 pub use object::embedded;
 pub use pins::{PinDir, PinError};

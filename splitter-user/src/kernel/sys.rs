@@ -34,10 +34,6 @@ const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 /// `BPF_F_QUERY_EFFECTIVE`.
 const QUERY_EFFECTIVE: u32 = 1;
-/// `BPF_NOEXIST`: an update that must insert.
-pub(super) const NOEXIST: u64 = 1;
-/// `BPF_ANY`: an update that inserts or replaces.
-pub(super) const ANY: u64 = 0;
 /// More programs than this never run at one hook (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGS: usize = 64;
 
@@ -117,18 +113,13 @@ fn address_mut<T>(slice: &mut [T]) -> u64 {
 }
 
 /// Sets one element. The sizes of `K` and `V` must be the map's.
-pub(super) fn update<K: Pod, V: Pod>(
-    map: &impl AsFd,
-    key: &K,
-    value: &V,
-    flags: u64,
-) -> io::Result<()> {
+pub(super) fn update<K: Pod, V: Pod>(map: &impl AsFd, key: &K, value: &V) -> io::Result<()> {
     let mut attr = ElemAttr {
         map_fd: raw(map),
         pad: 0,
         key: address(std::slice::from_ref(key)),
         value: address(std::slice::from_ref(value)),
-        flags,
+        flags: 0,
     };
     bpf(command::MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
@@ -167,13 +158,11 @@ fn count_of<T>(slice: &[T]) -> u32 {
     u32::try_from(slice.len()).unwrap_or(u32::MAX)
 }
 
-/// Sets many elements in one call. `values` holds the same number of bytes for each key: the size
-/// of a value, for a per-CPU map times the number of possible CPUs.
+/// Sets many elements in one call.
 pub(super) fn update_batch<K: Pod, V: Pod>(
     map: &impl AsFd,
     keys: &[K],
     values: &[V],
-    flags: u64,
 ) -> io::Result<()> {
     if keys.is_empty() {
         return Ok(());
@@ -183,7 +172,6 @@ pub(super) fn update_batch<K: Pod, V: Pod>(
         values: address(values),
         count: count_of(keys),
         map_fd: raw(map),
-        elem_flags: flags,
         ..BatchAttr::default()
     };
     bpf(command::MAP_UPDATE_BATCH, &mut attr).map(drop)
@@ -204,16 +192,14 @@ pub(super) fn delete_batch<K: Pod>(map: &impl AsFd, keys: &[K]) -> (usize, io::R
     (attr.count as usize, result)
 }
 
-/// Reads all elements of a map, `chunk` at a time. `per_key` is the number of `V` that each
-/// element has: 1, or for a per-CPU map the number of possible CPUs.
+/// Reads all elements of a map, `chunk` at a time.
 pub(super) fn lookup_all<K: Pod, V: Pod>(
     map: &impl AsFd,
     chunk: usize,
-    per_key: usize,
 ) -> io::Result<(Vec<K>, Vec<V>)> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     let mut chunk_keys = vec![K::zeroed(); chunk];
-    let mut chunk_values = vec![V::zeroed(); chunk * per_key];
+    let mut chunk_values = vec![V::zeroed(); chunk];
     // The cursor is opaque: a bucket number for hashes, an index for arrays.
     let (mut cursor, mut next) = ([0_u64; 4], [0_u64; 4]);
     let mut first = true;
@@ -235,7 +221,7 @@ pub(super) fn lookup_all<K: Pod, V: Pod>(
         };
         let n = attr.count as usize;
         keys.extend_from_slice(&chunk_keys[..n]);
-        values.extend_from_slice(&chunk_values[..n * per_key]);
+        values.extend_from_slice(&chunk_values[..n]);
         if done {
             return Ok((keys, values));
         }

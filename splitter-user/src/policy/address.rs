@@ -148,6 +148,13 @@ pub(super) fn parse_ip(text: &str) -> Result<IpAddr, Fault> {
 
 /// Says why text is not an address.
 fn not_an_ip(text: &str) -> Result<IpAddr, Fault> {
+    if text.parse::<SocketAddr>().is_ok() {
+        return fault(
+            &code::MALFORMED_ADDRESS,
+            format!("{} has a port", quote(text)),
+            "write the address alone: the port has a key of its own",
+        );
+    }
     let parts: Vec<&str> = text.split('.').collect();
     let numeric = parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
     if numeric

@@ -119,7 +119,8 @@ pub(super) fn across(drafts: &[Draft], report: &mut Report) {
 
 fn check_names(drafts: &[Draft], report: &mut Report) {
     let mut seen: HashMap<&str, Span> = HashMap::with_capacity(drafts.len());
-    for Draft { service, places } in drafts {
+    let named = drafts.iter().filter(|draft| !draft.service.name.is_empty());
+    for Draft { service, places } in named {
         if let Some(first) = seen.get(service.name.as_str()) {
             let message = format!("two services are named `{}`", service.name);
             report.push(
@@ -146,8 +147,7 @@ fn check_frontends<'a>(drafts: &'a [Draft], report: &mut Report) -> Owners<'a> {
             if std::ptr::eq(owner, draft) {
                 continue;
             }
-            let message =
-                format!("the frontend `{frontend}` belongs to `{}` already", owner.service.name);
+            let message = format!("the frontend `{frontend}` belongs to {} already", title(owner));
             report.push(
                 Diagnostic::new(&code::DUPLICATE_FRONTEND, *at, message)
                     .with_label("again here")
@@ -157,6 +157,14 @@ fn check_frontends<'a>(drafts: &'a [Draft], report: &mut Report) -> Owners<'a> {
         }
     }
     owners
+}
+
+/// A service in a message; its name may be in error.
+fn title(draft: &Draft) -> String {
+    match draft.service.name.as_str() {
+        "" => "a service without a name".to_owned(),
+        name => format!("`{name}`"),
+    }
 }
 
 /// A rewritten connection is not rewritten again, so a frontend behind a split reaches nobody.
@@ -170,7 +178,7 @@ fn check_cycles(draft: &Draft, owners: &Owners<'_>, report: &mut Report) {
         let Some((owner, first)) = frontends.find_map(|frontend| owners.get(&frontend)) else {
             continue;
         };
-        let message = format!("the backend `{addr}` is a frontend of `{}`", owner.service.name);
+        let message = format!("the backend `{addr}` is a frontend of {}", title(owner));
         report.push(
             Diagnostic::new(&code::BACKEND_IS_FRONTEND, at, message)
                 .with_secondary(*first, "the frontend")

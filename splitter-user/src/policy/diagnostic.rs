@@ -141,23 +141,26 @@ impl Report {
     /// Every problem, sorted by place: as `Err` if one of them is an error.
     pub(super) fn finish(self) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
         let failed = !self.errors.kept.is_empty();
-        let cut = self.errors.cut;
+        let cuts = [
+            self.errors.cut.then_some((&code::TOO_MANY_PROBLEMS, "errors")),
+            self.warnings.cut.then_some((&code::TOO_MANY_WARNINGS, "warnings")),
+        ];
         let mut all = self.errors.kept;
         all.extend(self.warnings.kept);
-        all.sort_by_key(|d| (d.primary.source, d.primary.line, d.primary.column));
+        all.sort_by_key(|d| (d.primary.source, d.primary.line, d.primary.column, d.code));
         // A value under an alias is read, and found wrong, once per use.
         all.dedup();
-        if cut {
-            all.extend(too_many(&all));
+        for (code, what) in cuts.into_iter().flatten() {
+            all.extend(too_many(&all, code, what));
         }
         if failed { Err(all) } else { Ok(all) }
     }
 }
 
 /// Says that the list was cut, at the place of its last problem.
-fn too_many(all: &[Diagnostic]) -> Option<Diagnostic> {
-    let message = format!("more than {MAX_PROBLEMS} errors; the rest are not shown");
-    let mut diagnostic = Diagnostic::new(&code::TOO_MANY_PROBLEMS, Span::default(), message)
+fn too_many(all: &[Diagnostic], code: &'static Code, what: &str) -> Option<Diagnostic> {
+    let message = format!("more than {MAX_PROBLEMS} {what}; the rest are not shown");
+    let mut diagnostic = Diagnostic::new(code, Span::default(), message)
         .with_help("mend the first ones and check again: one cause often has many effects");
     diagnostic.primary = Label { text: String::new(), ..all.last()?.primary.clone() };
     Some(diagnostic)

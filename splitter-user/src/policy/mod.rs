@@ -24,6 +24,7 @@ mod words;
 mod yaml;
 
 pub use address::NotAFrontend;
+pub(crate) use words::suggest;
 
 use diagnostic::{Diagnostic, Report, Span};
 use document::Draft;

@@ -22,7 +22,7 @@ pub use write::to_yaml;
 const PEER_NAMES: [(&str, PeerName); 2] =
     [("backend", PeerName::Backend), ("frontend", PeerName::Frontend)];
 
-/// Reads the `metadata` and `spec` of a document. `None` where the service cannot be named.
+/// Reads the `metadata` and `spec` of a document. A service in error may lack its name.
 pub(super) fn read(reader: &mut Reader<'_>, document: &Fields<'_>) -> Option<Draft> {
     let metadata = reader.required(document, "metadata", "write `metadata: {name: NAME}`");
     let name = metadata.and_then(|node| read_name(reader, node));
@@ -33,8 +33,7 @@ pub(super) fn read(reader: &mut Reader<'_>, document: &Fields<'_>) -> Option<Dra
     })?;
     let draft = read_spec(reader, &spec, name.unwrap_or_default());
     check::within(&draft, reader);
-    // Without a name it is in error, and nothing else may be said about that name.
-    (!draft.service.name.is_empty()).then_some(draft)
+    Some(draft)
 }
 
 /// `namespace/name`, or the name alone.
@@ -48,7 +47,7 @@ fn read_name(reader: &mut Reader<'_>, node: NodeId) -> Option<(String, Span)> {
     }
     let namespace = fields.value("namespace").map(|node| reader.name(node, "a namespace"));
     let node = reader.required(&fields, "name", "give the service a name, such as `web`")?;
-    let name = reader.name(node, "a name of a service")?;
+    let name = reader.name(node, "a service")?;
     let name = match namespace {
         Some(namespace) => format!("{}/{name}", namespace?),
         None => name.to_owned(),

@@ -11,7 +11,7 @@ use super::code;
 use super::diagnostic::{Diagnostic, Report, Span};
 use super::model::{Frontend, Protocol};
 use super::scalar::{self, Meaning};
-use super::words::{self, NAME_RULE, quote, suggest};
+use super::words::{self, NAME_RULE, nearest, quote, suggest};
 use super::yaml::{NodeId, Scalar, Tree, Value};
 
 /// A tree and where to report what is wrong with it.
@@ -34,6 +34,10 @@ pub(super) struct Fields<'a> {
     at: Span,
     what: &'static str,
     entries: Vec<Entry<'a>>,
+    /// Keys that others were probably meant to be; `None` for one that could be any.
+    meant: Vec<Option<&'static str>>,
+    /// Whether some keys were wrong in any way.
+    refused: bool,
 }
 
 /// Finds earlier entries by name: by looking at all of them while they are few, as nearly always.
@@ -60,6 +64,22 @@ impl<'a> Fields<'a> {
 
     pub(super) fn value(&self, name: &str) -> Option<NodeId> {
         self.get(name).map(|entry| entry.value)
+    }
+
+    /// Whether a wrong key was probably meant to be one of `names`, and saying that those are
+    /// missing would be a second message about one mistake.
+    pub(super) fn may_mean(&self, names: &[&str]) -> bool {
+        self.meant.iter().any(|meant| meant.is_none_or(|meant| names.contains(&meant)))
+    }
+
+    /// Whether none of the known keys is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether keys were refused.
+    pub(super) fn has_unknown(&self) -> bool {
+        self.refused
     }
 
     /// Where the mapping begins.
@@ -104,17 +124,28 @@ impl<'a> Reader<'a> {
         &mut self,
         node: NodeId,
         what: &'static str,
-        known: &[&str],
+        known: &[&'static str],
     ) -> Option<Fields<'a>> {
-        let mut entries = self.entries(node, what)?;
-        entries.retain(|entry| {
-            let is_known = known.contains(&entry.name);
-            if !is_known {
-                self.unknown_key(*entry, what, known);
+        let all = self.entries(node, what)?;
+        let Value::Mapping(children) = self.value(node) else { return None };
+        let is_opaque =
+            |pair: &[NodeId]| pair.first().is_none_or(|key| self.key_text(*key).is_none());
+        let mut meant = vec![None; usize::from(children.chunks_exact(2).any(is_opaque))];
+        let mut refused = !meant.is_empty();
+        let mut entries = Vec::with_capacity(all.len());
+        for entry in all {
+            if known.contains(&entry.name) {
+                entries.push(entry);
+            } else {
+                refused = true;
+                // Guesses are dear, and hostile text has keys by the million.
+                if !self.report.is_full() {
+                    self.unknown_key(entry, what, known);
+                    meant.extend(nearest(entry.name, known.iter().copied()).map(Some));
+                }
             }
-            is_known
-        });
-        Some(Fields { at: self.span(node), what, entries })
+        }
+        Some(Fields { at: self.span(node), what, entries, meant, refused })
     }
 
     fn unknown_key(&mut self, entry: Entry<'_>, what: &str, known: &[&str]) {
@@ -142,24 +173,43 @@ impl<'a> Reader<'a> {
         Some(entries)
     }
 
+    /// A key that is a string, and not the merge key.
+    fn key_text(&self, key: NodeId) -> Option<&'a str> {
+        let Value::Scalar(scalar) = self.value(key) else { return None };
+        let is_string = scalar.meaning() == Meaning::Text && !scalar.is_merge();
+        is_string.then_some(scalar.text.as_ref())
+    }
+
     fn key(&mut self, key: NodeId, what: &str) -> Option<&'a str> {
+        let text = self.key_text(key);
+        if text.is_none() {
+            self.refuse_key(key, what);
+        }
+        text
+    }
+
+    fn refuse_key(&mut self, key: NodeId, what: &str) {
         let at = self.span(key);
         match self.value(key) {
-            Value::Scalar(scalar) if !scalar.quoted && scalar.text == "<<" => {
+            Value::Scalar(scalar) if scalar.is_merge() => {
                 let help = "write the keys out, or repeat a whole value with an alias (`*name`)";
                 self.push(
                     Diagnostic::new(&code::MERGE_KEY, at, "merge keys are not supported")
                         .with_help(help),
                 );
-                None
             }
-            Value::Scalar(scalar) if scalar.meaning() == Meaning::Text => Some(&scalar.text),
-            _ => {
+            Value::Invalid => {}
+            value => {
                 let found = self.describe(key);
                 let message = format!("a key of {what} is a string, not {found}");
-                let help = "put the key into quotes, and remove brackets or braces around it";
+                let help = match value {
+                    Value::Scalar(_) => "put the key into quotes",
+                    _ => {
+                        "brackets and braces begin lists and mappings in YAML: put an IPv6 address \
+                         into quotes, \"[::1]:80\""
+                    }
+                };
                 self.push(Diagnostic::new(&code::KEY_NOT_STRING, at, message).with_help(help));
-                None
             }
         }
     }
@@ -182,7 +232,7 @@ impl<'a> Reader<'a> {
         help: &str,
     ) -> Option<NodeId> {
         let value = fields.value(name);
-        if value.is_none() {
+        if value.is_none() && !fields.may_mean(&[name]) {
             let message = format!("{} has no `{name}`", fields.what);
             self.push(
                 Diagnostic::new(&code::MISSING_KEY, fields.at, message)
@@ -262,9 +312,9 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// A string that keeps the rule for names.
+    /// A string that keeps the rule for names; `what` is what it names.
     pub(super) fn name(&mut self, node: NodeId, what: &str) -> Option<&'a str> {
-        let name = self.string(node, what)?;
+        let name = self.string(node, &format!("the name of {what}"))?;
         self.check_name(name, self.span(node), what).then_some(name)
     }
 
@@ -272,7 +322,7 @@ impl<'a> Reader<'a> {
     pub(super) fn check_name(&mut self, name: &str, at: Span, what: &str) -> bool {
         let is_good = words::is_name(name);
         if !is_good {
-            let message = format!("{} is not {what}", quote(name));
+            let message = format!("{} is not a name for {what}", quote(name));
             self.push(Diagnostic::new(&code::BAD_NAME, at, message).with_help(NAME_RULE));
         }
         is_good
@@ -324,9 +374,11 @@ impl<'a> Reader<'a> {
         expected: &str,
         help: &str,
     ) -> Option<T> {
-        let message = format!("{what} is {expected}, not {}", self.describe(node));
-        let at = self.span(node);
-        self.push(Diagnostic::new(&code::WRONG_TYPE, at, message).with_help(help));
+        if !matches!(self.value(node), Value::Invalid) {
+            let message = format!("{what} is {expected}, not {}", self.describe(node));
+            let at = self.span(node);
+            self.push(Diagnostic::new(&code::WRONG_TYPE, at, message).with_help(help));
+        }
         None
     }
 
@@ -335,6 +387,7 @@ impl<'a> Reader<'a> {
             Value::Scalar(scalar) => scalar::describe(scalar),
             Value::Sequence(_) => "a list".to_owned(),
             Value::Mapping(_) => "a mapping".to_owned(),
+            Value::Invalid => "nothing".to_owned(),
         }
     }
 }

@@ -17,6 +17,11 @@ impl Scalar<'_> {
     pub(super) fn meaning(&self) -> Meaning {
         if self.quoted { Meaning::Text } else { meaning(&self.text) }
     }
+
+    /// Whether it is the key of YAML 1.1 that merges another mapping.
+    pub(super) fn is_merge(&self) -> bool {
+        !self.quoted && self.text == "<<"
+    }
 }
 
 /// What a plain scalar means.

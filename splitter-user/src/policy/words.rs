@@ -21,7 +21,12 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         return None;
     }
     let word = word.to_lowercase();
-    let distance = |known: &str| strsim::osa_distance(&word, &known.to_lowercase());
+    let distance = |known: &str| {
+        let known = known.to_lowercase();
+        // An abbreviation is as near as one slip.
+        let is_short = word.len() >= 3 && known.starts_with(&word);
+        if is_short { 1 } else { strsim::osa_distance(&word, &known) }
+    };
     let near = known.into_iter().map(|known| (distance(known), known));
     near.filter(|(distance, known)| *distance <= known.len().div_ceil(3))
         .min_by_key(|(distance, _)| *distance)
@@ -29,7 +34,7 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 }
 
 /// "did you mean" where a guess exists, else the list of what is allowed.
-pub(super) fn suggest(word: &str, known: &[&str], lead: &str) -> String {
+pub(crate) fn suggest(word: &str, known: &[&str], lead: &str) -> String {
     let all = list(known);
     match nearest(word, known.iter().copied()) {
         Some(guess) => format!("did you mean `{guess}`? {lead}: {all}"),
@@ -80,6 +85,7 @@ mod tests {
         assert_eq!(nearest("backend", known), Some("backends"));
         assert_eq!(nearest("Balance", known), Some("balance"));
         assert_eq!(nearest("weights", known), None);
+        assert_eq!(nearest("proto", ["port", "protocol"]), Some("protocol"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 64;
 /// Longest scalar in bytes.
 const MAX_SCALAR_BYTES: usize = 64 << 10;
 /// Most nodes of one document.
-const MAX_NODES: usize = 1_000_000;
+const MAX_NODES: usize = 500_000;
 /// Most nodes that the aliases of one document stand for.
 const MAX_ALIASED: u32 = 100_000;
 
@@ -51,6 +51,7 @@ enum Kind<'t> {
     Sequence(Range<usize>),
     Mapping(Range<usize>),
     Alias(NodeId),
+    Invalid,
 }
 
 /// A value without children.
@@ -69,6 +70,8 @@ pub(super) enum Value<'a> {
     Sequence(&'a [NodeId]),
     /// Keys and values in turn.
     Mapping(&'a [NodeId]),
+    /// In error already: readers have nothing to add.
+    Invalid,
 }
 
 impl<'t> Tree<'t> {
@@ -84,6 +87,7 @@ impl<'t> Tree<'t> {
             Kind::Mapping(range) => Value::Mapping(&self.children[range.clone()]),
             // Aliases refer to anchored nodes, and an alias cannot carry an anchor.
             Kind::Alias(target) => self.value(*target),
+            Kind::Invalid => Value::Invalid,
         }
     }
 
@@ -203,8 +207,13 @@ impl<'t> Documents<'t> {
                 let text = self.text.get(start..end).unwrap_or_default();
                 return builder.finish(place, text);
             }
+            builder.check_size(place)?;
             if let Some(tag) = span.tag_span() {
                 report.push(tag_diagnostic(self.place(&tag)));
+                if event.scalar().is_some() {
+                    builder.invalid(place);
+                    continue;
+                }
             }
             builder.event(event, place, report)?;
         }
@@ -291,10 +300,14 @@ struct Builder<'t> {
 }
 
 impl<'t> Builder<'t> {
-    fn event(&mut self, event: Event<'t>, at: Span, report: &mut Report) -> Result<(), Halt> {
-        if self.tree.nodes.len() >= MAX_NODES {
-            return Err(too_large(at, format!("the document has more than {MAX_NODES} nodes")));
+    fn check_size(&self, at: Span) -> Result<(), Halt> {
+        if self.tree.nodes.len() < MAX_NODES {
+            return Ok(());
         }
+        Err(too_large(at, format!("the document has more than {MAX_NODES} nodes")))
+    }
+
+    fn event(&mut self, event: Event<'t>, at: Span, report: &mut Report) -> Result<(), Halt> {
         match event {
             Event::Scalar(text, style, anchor, _) => {
                 let quoted = style != granit_parser::ScalarStyle::Plain;
@@ -306,7 +319,7 @@ impl<'t> Builder<'t> {
             Event::Alias(anchor) => self.alias(anchor, at, report)?,
             Event::UnresolvedAlias(name) => {
                 report.push(unknown_anchor(&name, at));
-                self.null(at);
+                self.invalid(at);
             }
             _ => {}
         }
@@ -334,9 +347,8 @@ impl<'t> Builder<'t> {
     }
 
     /// Stands in for a value that is in error already.
-    fn null(&mut self, at: Span) {
-        let scalar = Scalar { text: Cow::Borrowed("~"), quoted: false };
-        let id = self.tree.push(at, Kind::Scalar(scalar), 1);
+    fn invalid(&mut self, at: Span) {
+        let id = self.tree.push(at, Kind::Invalid, 1);
         self.attach(id, 1);
     }
 
@@ -365,7 +377,7 @@ impl<'t> Builder<'t> {
         let Some(target) = target.filter(|target| self.tree.node(*target).weight > 0) else {
             let diagnostic = Diagnostic::new(&code::BAD_ALIAS, at, "an alias contains itself");
             report.push(diagnostic.with_help("write the value out"));
-            self.null(at);
+            self.invalid(at);
             return Ok(());
         };
         let weight = self.tree.node(target).weight;
@@ -397,7 +409,7 @@ impl<'t> Builder<'t> {
 
     fn finish(mut self, at: Span, text: &'t str) -> Result<Document<'t>, Halt> {
         if self.root.is_none() {
-            self.null(at);
+            self.invalid(at);
         }
         let root = self.root.ok_or(Halt::End)?;
         Ok(Document { tree: self.tree, root, text })

@@ -4,20 +4,22 @@
 //! wrote and did not commit is scrubbed: those plans bear a number that the next commit would
 //! reach. All of it is found by walking from the frontends; what the walk does not reach is free.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
 use std::io;
 use std::sync::Arc;
 
 use splitter_common::abi::{
-    Backend, Choice, FrontendKey, MAX_WHEEL, Match, Plan, PlanPair, Route, SLOTS_PER_CELL, Subset,
-    Wheel, action, pick, plan_flag,
+    Backend, Choice, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel, action, pick,
+    plan_flag,
 };
 
 use super::place::{CounterOwner, Placed, PlacedWheel, WheelOwner};
 use crate::compile::image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, Slots, SubsetImage,
 };
-use crate::tables::{Arena, Maps, committed, read, write};
+use crate::tables::{Arena, Maps, committed, read, read_slots, write};
 
 /// A running policy could not be understood.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +39,9 @@ pub enum AdoptError {
 
 /// What the walk found.
 pub(super) struct Adopted {
-    pub(super) services: HashMap<ServiceId, Placed>,
+    pub(super) services: FxHashMap<ServiceId, Placed>,
     /// Plan pair and owner of each frontend in force.
-    pub(super) frontends: HashMap<FrontendKey, (u32, ServiceId)>,
+    pub(super) frontends: FxHashMap<FrontendKey, (u32, ServiceId)>,
     /// Frontends that no plan in force has, with their plan pairs.
     pub(super) leftovers: Vec<(FrontendKey, u32)>,
 }
@@ -55,8 +57,8 @@ pub(super) fn adopt<M: Maps>(maps: &mut M) -> Result<Adopted, AdoptError> {
             None => leftovers.push((key, pair)),
         }
     }
-    let mut services = HashMap::new();
-    let mut frontends = HashMap::new();
+    let mut services = FxHashMap::default();
+    let mut frontends = FxHashMap::default();
     for (plan, mut keys) in by_plan {
         keys.sort_unstable();
         let placed = read_service(maps, plan, keys.iter().map(|(key, _)| *key).collect())?;
@@ -203,22 +205,10 @@ impl<M: Maps> Reader<'_, M> {
             return Some(wheel.slots.clone());
         }
         let record: Wheel = read(self.maps, Arena::Wheels, index)?;
-        let slots: Slots = self.read_slots(&record)?.into();
+        let slots: Slots = read_slots(self.maps, &record)?.into();
         let cells = record.cells;
         self.placed.wheels.push(PlacedWheel { owner, slots: Arc::clone(&slots), index, cells });
         Some(slots)
-    }
-
-    fn read_slots(&self, wheel: &Wheel) -> Option<Vec<u16>> {
-        let n = usize::try_from(wheel.len.min(MAX_WHEEL)).ok()?;
-        if wheel.cells == 0 {
-            return Some(wheel.slots.get(..n)?.iter().map(|slot| u16::from(*slot)).collect());
-        }
-        let slot = |i: u32| {
-            let cell: u64 = read(self.maps, Arena::Cells, wheel.cells + i / SLOTS_PER_CELL)?;
-            Some(low16(cell >> (16 * (i % SLOTS_PER_CELL))))
-        };
-        (0..wheel.len.min(MAX_WHEEL)).map(slot).collect()
     }
 }
 

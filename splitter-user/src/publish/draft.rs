@@ -1,6 +1,6 @@
 //! Planning a publish: everything that it will write, with its room taken, before the first write.
 
-use std::collections::{HashMap, HashSet};
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
 
 use splitter_common::abi::FrontendKey;
@@ -56,8 +56,8 @@ impl<M: Maps> Publisher<M> {
 
     /// Every frontend must be free, or belong to a service that changes and no longer has it.
     fn check_frontends(&self, changes: &[Change]) -> Result<(), PublishError> {
-        let changing: HashSet<ServiceId> = changes.iter().map(Change::id).collect();
-        let mut claimed = HashSet::new();
+        let changing: FxHashSet<ServiceId> = changes.iter().map(Change::id).collect();
+        let mut claimed = FxHashSet::default();
         for key in changes.iter().flat_map(Change::frontends) {
             let owner = self.frontends.get(key).map(|(_, owner)| owner);
             if !claimed.insert(*key) || owner.is_some_and(|owner| !changing.contains(owner)) {
@@ -107,8 +107,8 @@ impl<M: Maps> Publisher<M> {
 
     /// Where each frontend goes: from the plan in force to the new one, or to none.
     fn draft_pairs(&self, draft: &mut Draft) {
-        let new_pairs: HashMap<FrontendKey, u32> = draft.inserts.iter().copied().collect();
-        let mut claimed = HashSet::new();
+        let new_pairs: FxHashMap<FrontendKey, u32> = draft.inserts.iter().copied().collect();
+        let mut claimed = FxHashSet::default();
         for placed in &draft.placed {
             for key in &placed.image.frontends {
                 claimed.insert(*key);

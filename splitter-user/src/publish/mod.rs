@@ -24,7 +24,9 @@ mod space;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -94,8 +96,8 @@ pub struct Mark(u64);
 pub struct Publisher<M> {
     maps: M,
     generation: u64,
-    services: HashMap<ServiceId, Placed>,
-    frontends: HashMap<FrontendKey, (u32, ServiceId)>,
+    services: FxHashMap<ServiceId, Placed>,
+    frontends: FxHashMap<FrontendKey, (u32, ServiceId)>,
     /// Services that keep per-socket state.
     n_stateful: usize,
     space: Space,
@@ -261,9 +263,8 @@ impl<M: Maps> Publisher<M> {
             let record = Plan { generation: next, ..Plan::default() };
             write(&mut self.maps, Arena::Plans, draft.tombstone, &record)?;
         }
-        let new: HashSet<u32> = draft.inserts.iter().map(|(_, pair)| *pair).collect();
         let (inserted, changed): (Vec<_>, Vec<_>) =
-            draft.pairs.iter().partition(|pair| new.contains(&pair.pair));
+            draft.pairs.iter().partition(|pair| pair.older == 0);
         self.write_pairs(&inserted)?;
         self.maps.insert_frontends(&draft.inserts)?;
         self.write_pairs(&changed)?;
@@ -293,7 +294,7 @@ impl<M: Maps> Publisher<M> {
         };
         self.n_stateful += draft.n_stateful();
         let mut retired = Vec::new();
-        let pairs: HashMap<FrontendKey, u32> = draft.inserts.iter().copied().collect();
+        let pairs: FxHashMap<FrontendKey, u32> = draft.inserts.iter().copied().collect();
         self.leaving.add(&draft);
         for key in draft.deletes.iter().map(|(key, ..)| key) {
             self.frontends.remove(key);
@@ -321,7 +322,7 @@ impl<M: Maps> Publisher<M> {
     }
 
     /// Puts a new place in force and answers what only the old one used.
-    fn replace(&mut self, placed: Placed, new_pairs: &HashMap<FrontendKey, u32>) -> Vec<Range> {
+    fn replace(&mut self, placed: Placed, new_pairs: &FxHashMap<FrontendKey, u32>) -> Vec<Range> {
         let id = placed.image.id;
         for key in &placed.image.frontends {
             let pair = self.frontends.get(key).map(|(pair, _)| *pair);
@@ -353,7 +354,7 @@ impl<M: Maps> Publisher<M> {
 
     /// Counters that nobody owns are zero, so that the next owner starts at zero.
     fn zero_free_counters(&mut self, used: &[Range]) -> io::Result<()> {
-        let used: HashSet<u32> = used
+        let used: FxHashSet<u32> = used
             .iter()
             .filter(|range| range.pool == Pool::Counters)
             .map(|range| range.start)

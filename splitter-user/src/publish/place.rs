@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use splitter_common::abi::{
-    Backend, Choice, INLINE_SLOTS, Plan, Route, SLOTS_PER_CELL, Subset, Wheel, action, pick,
-    plan_flag,
+    Backend, Choice, INLINE_SLOTS, NARROW_SLOTS_PER_CELL, Plan, Route, Subset, WIDE_SLOTS_PER_CELL,
+    Wheel, action, pick, plan_flag,
 };
 
 use super::space::{NoRoom, Pool, Range, Space};
@@ -373,19 +373,38 @@ fn write_wheel<M: Maps>(maps: &mut M, wheel: &PlacedWheel) -> io::Result<()> {
     } else {
         write_all(maps, Arena::Cells, wheel.cells, &pack_slots(&wheel.slots))?;
     }
-    let record = Wheel { ticket: 0, len: len(&wheel.slots), cells: wheel.cells, slots };
+    let record = Wheel {
+        ticket: 0,
+        len: short(wheel.slots.len()),
+        slots_per_cell: slots_per_cell(&wheel.slots),
+        cells: wheel.cells,
+        slots,
+    };
     write(maps, Arena::Wheels, wheel.index, &record)
+}
+
+/// How the slots of a wheel are kept: 0 in its own record, else so many to a cell.
+fn slots_per_cell(slots: &[u16]) -> u16 {
+    match slots.iter().all(|slot| *slot <= 0xff) {
+        true if len(slots) <= INLINE_SLOTS => 0,
+        true => NARROW_SLOTS_PER_CELL,
+        false => WIDE_SLOTS_PER_CELL,
+    }
 }
 
 /// Cells that a wheel of these slots needs; 0 where they fit inline.
 pub(super) fn n_cells(slots: &[u16]) -> u32 {
-    let inline = len(slots) <= INLINE_SLOTS && slots.iter().all(|slot| *slot <= 0xff);
-    if inline { 0 } else { len(slots).div_ceil(SLOTS_PER_CELL) }
+    match slots_per_cell(slots) {
+        0 => 0,
+        per_cell => len(slots).div_ceil(u32::from(per_cell)),
+    }
 }
 
 fn pack_slots(slots: &[u16]) -> Vec<u64> {
-    let pack = |cell: &[u16]| cell.iter().rev().fold(0, |word, slot| word << 16 | u64::from(*slot));
-    slots.chunks(SLOTS_PER_CELL as usize).map(pack).collect()
+    let per_cell = slots_per_cell(slots);
+    let bits = u64::BITS / u32::from(per_cell);
+    let pack = |cell: &[u16]| cell.iter().rev().fold(0, |word, s| word << bits | u64::from(*s));
+    slots.chunks(usize::from(per_cell)).map(pack).collect()
 }
 
 fn len<T>(items: &[T]) -> u32 {

@@ -217,11 +217,33 @@ pub fn write_all<T: Pod, M: Maps + ?Sized>(
 ) -> io::Result<()> {
     debug_assert_eq!(arena.record_words() * 8, size_of::<T>());
     let bytes = bytemuck::cast_slice::<T, u8>(records);
-    let words: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
-    maps.store(arena, first as usize * arena.record_words(), &words)
+    let at = first as usize * arena.record_words();
+    match bytemuck::try_cast_slice(bytes) {
+        Ok(words) => maps.store(arena, at, words),
+        // Some records are aligned less than words are.
+        Err(_) => {
+            let words: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+            maps.store(arena, at, &words)
+        }
+    }
 }
 
 /// The committed record.
 pub fn committed<M: Maps + ?Sized>(maps: &M) -> Commit {
     read(maps, Arena::Commit, 0).unwrap_or_default()
+}
+
+/// The ordinals of a wheel in their order; `None` where its cells are out of range.
+pub fn read_slots<M: Maps + ?Sized>(maps: &M, wheel: &Wheel) -> Option<Vec<u16>> {
+    let per_cell = u32::from(wheel.slots_per_cell);
+    if per_cell == 0 {
+        let slots = wheel.slots.get(..usize::from(wheel.len))?;
+        return Some(slots.iter().map(|slot| u16::from(*slot)).collect());
+    }
+    let bits = u64::BITS / per_cell;
+    let slot = |i: u32| {
+        let cell: u64 = read(maps, Arena::Cells, wheel.cells.checked_add(i / per_cell)?)?;
+        u16::try_from(cell >> (bits * (i % per_cell)) & ((1 << bits) - 1)).ok()
+    };
+    (0..u32::from(wheel.len)).map(slot).collect()
 }

@@ -150,7 +150,11 @@ impl<'a, M: Maps> World for HostWorld<'a, M> {
 
 impl<M: Maps> WheelRef for HostWheel<'_, M> {
     fn len(&self) -> u32 {
-        self.record.len
+        u32::from(self.record.len)
+    }
+
+    fn slots_per_cell(&self) -> u16 {
+        self.record.slots_per_cell
     }
 
     fn cells(&self) -> u32 {

@@ -1,6 +1,7 @@
 //! Programs that come as Debian packages.
 
 use std::process::Command;
+use std::sync::Once;
 
 use anyhow::{Result, bail};
 
@@ -14,12 +15,13 @@ struct Program {
     needed_for: &'static str,
 }
 
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     Program { name: "cc", package: "gcc", needed_for: "linking every Rust program" },
     Program { name: "strip", package: "binutils", needed_for: "small guests: `test vm`" },
     Program { name: "curl", package: "curl", needed_for: "real-kernel tests and the demo" },
     Program { name: "wrk", package: "wrk", needed_for: "benchmarks and the demo" },
     Program { name: "nginx", package: "nginx-light", needed_for: "real-kernel tests and the demo" },
+    Program { name: "ip", package: "iproute2", needed_for: "real-kernel tests" },
     Program { name: "python3", package: "python3", needed_for: "real-kernel tests" },
     Program {
         name: "qemu-system-x86_64",
@@ -64,8 +66,22 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     if !workspace::is_root() {
         bail!("apt-get needs root; run `sudo apt-get install {}`", packages.join(" "));
     }
-    exec::run(apt_get().arg("update"))?;
+    update_lists();
     exec::run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+/// Updates the lists of packages, once in a run, if this is root. A source that cannot be reached
+/// need not be the one that matters, so failing is only said.
+pub(super) fn update_lists() {
+    static ONCE: Once = Once::new();
+    if !workspace::is_root() {
+        return;
+    }
+    ONCE.call_once(|| {
+        if let Err(error) = exec::run(apt_get().arg("update")) {
+            println!("{error:#}; going on with the lists that are there");
+        }
+    });
 }
 
 fn apt_get() -> Command {

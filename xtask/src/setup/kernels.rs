@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::{Outcome, Report};
+use super::{Outcome, Report, debian};
 use crate::{exec, workspace};
 
 /// The oldest supported long-term kernel and the one after it, as beginnings of releases.
@@ -50,7 +50,7 @@ pub(super) fn fetch(report: &mut Report) {
     for series in SERIES {
         let outcome = match unpacked(series) {
             Some(kernel) => Outcome::Found(kernel.dir.display().to_string()),
-            None => match fetch_newest(series) {
+            None => match fetch_with_fresh_lists(series) {
                 Ok(kernel) => Outcome::Installed(kernel.dir.display().to_string()),
                 Err(error) => Outcome::Missing(format!(
                     "{error:#} (needed for `cargo xtask test vm`; it comes from Debian's package \
@@ -75,13 +75,23 @@ fn vm_dir() -> PathBuf {
     workspace::path("target/vm")
 }
 
+/// Old lists name no kernel, or one that the servers have no more.
+fn fetch_with_fresh_lists(series: &str) -> Result<Kernel> {
+    fetch_newest(series).or_else(|error| {
+        println!("{error:#}");
+        debian::update_lists();
+        fetch_newest(series)
+    })
+}
+
 /// `apt-get download` and `dpkg-deb` need neither root nor a place in the system.
 fn fetch_newest(series: &str) -> Result<Kernel> {
     let names = exec::output(Command::new("apt-cache").args(["pkgnames", "linux-image-"]))?;
-    let Some(release) = newest(&names, series) else {
-        bail!("apt knows no such package; `apt-get update` may help");
-    };
+    let release = newest(&names, series).context("apt knows no such package")?;
     let download = vm_dir().join("download");
+    if download.exists() {
+        fs::remove_dir_all(&download).with_context(|| format!("remove {}", download.display()))?;
+    }
     fs::create_dir_all(&download).with_context(|| format!("create {}", download.display()))?;
     let package = format!("linux-image-{release}");
     exec::run(Command::new("apt-get").arg("download").arg(&package).current_dir(&download))?;

@@ -35,7 +35,10 @@ fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<ClientMatch> {
     let gid = fields.value("gid").map(|node| read_id(reader, node, "gid"));
     let command = fields.value("command").map(|node| read_command(reader, node));
     let cgroup = fields.value("cgroup").map(|node| read_cgroup(reader, node));
-    if uid.is_none() && gid.is_none() && command.is_none() && cgroup.is_none() {
+    if fields.is_empty() {
+        if fields.has_unknown() {
+            return None;
+        }
         let diagnostic = Diagnostic::new(&code::EMPTY_MATCH, fields.span(), "a match has no field");
         reader.push(diagnostic.with_help(EMPTY_HELP));
         return None;
@@ -63,7 +66,15 @@ fn read_id(reader: &mut Reader<'_>, node: NodeId, what: &str) -> Option<u32> {
             format!("for several, write a list of matches: `[{{{what}: 1}}, {{{what}: 2}}]`");
         return reader.wrong_type(node, &format!("a {what}"), "a number", &help);
     }
+    if matches!(reader.value(node), Value::Scalar(scalar) if is_word(&scalar.text)) {
+        let help = "write the number, as `id NAME` shows it: names differ between containers";
+        return reader.wrong_type(node, &format!("a {what}"), "a number", help);
+    }
     reader.number(node, &format!("a {what}"))
+}
+
+fn is_word(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
 }
 
 fn read_command(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {

@@ -140,7 +140,7 @@ fn read_name(
     names: &mut HashMap<String, Span>,
 ) -> Option<String> {
     let (name, at) = match fields.value("name") {
-        Some(node) => (reader.name(node, "a name of a route")?.to_owned(), reader.span(node)),
+        Some(node) => (reader.name(node, "a route")?.to_owned(), reader.span(node)),
         None => (default_name(ordinal), fields.span()),
     };
     if let Some(first) = names.get(&name) {
@@ -164,6 +164,9 @@ fn read_action(
 ) -> Option<Action> {
     let mut given = ACTIONS.iter().filter_map(|name| fields.get(name));
     let Some(action) = given.next() else {
+        if fields.may_mean(&ACTIONS) {
+            return None;
+        }
         let message = "the route does not say what becomes of the connection";
         let help = "add one of `split: {v1: 80, v2: 20}`, `reject: ECONNREFUSED`, `pass: true`";
         reader.push(Diagnostic::new(&code::NO_ACTION, fields.span(), message).with_help(help));
@@ -291,7 +294,8 @@ fn read_weights(
         let ordinal = find_subset(reader, *entry, subsets?);
         Some((ordinal?, weight?))
     };
-    let weights: Vec<(usize, u32)> = entries.iter().filter_map(read).collect();
+    let weights: Vec<(usize, u32)> =
+        entries.iter().take(MAX_SPLIT as usize).filter_map(read).collect();
     let is_complete = weights.len() == entries.len();
     (is_complete && check_sum(reader, reader.span(node), &weights)).then_some(weights)
 }

@@ -52,7 +52,7 @@ pub(super) fn read_all(
 
 /// Reads one subset. It exists for the routes whatever is wrong with its inside.
 fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
-    reader.check_name(entry.name, entry.key, "a name of a subset");
+    reader.check_name(entry.name, entry.key, "a subset");
     let mut subset =
         Subset { name: entry.name.to_owned(), backends: Vec::new(), balance: Balance::default() };
     let mut places = SubsetPlaces { name: entry.key, backends: Vec::new() };

@@ -1,0 +1,90 @@
+//! `splitter apply`: add or replace services of the running policy.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::client::{Address, Answer, unexpected};
+use super::{Exit, Output, complain, complain_of, print, print_json, read_sources};
+use crate::daemon::control::{Applied, Request, Response, Text};
+use crate::policy::{self, Source};
+
+/// Options of `apply`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Files, directories, or `-` for standard input; services that they do not name stay.
+    #[arg(value_name = "FILE", required_unless_present = "remove")]
+    files: Vec<PathBuf>,
+    /// Remove a service that was applied, or what was applied over a policy file.
+    #[arg(long, value_name = "SERVICE", conflicts_with = "files")]
+    remove: Vec<String>,
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    daemon: Address,
+}
+
+/// Sends the policy and tells what it changed. Returns when the change is in force.
+pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
+    let request = if options.remove.is_empty() {
+        let sources = read_sources(&options.files)?;
+        if !check(&sources)? {
+            return Ok(Exit::Failure);
+        }
+        Request::Apply { sources: sources.into_iter().map(text).collect::<Result<_, _>>()? }
+    } else {
+        Request::Remove { services: options.remove }
+    };
+    match options.daemon.ask(&request)? {
+        Answer::Done(Response::Applied(applied)) => {
+            report(&applied, options.output)?;
+            Ok(Exit::Success)
+        }
+        Answer::Done(_) => Err(unexpected()),
+        Answer::Refused => Ok(Exit::Failure),
+    }
+}
+
+/// Whether the policy is valid by itself; its problems go to standard error.
+fn check(sources: &[Source]) -> anyhow::Result<bool> {
+    match policy::load(sources) {
+        Ok(loaded) => {
+            complain_of(&loaded.warnings, sources)?;
+            Ok(true)
+        }
+        Err(diagnostics) => {
+            complain_of(&diagnostics, sources)?;
+            complain("splitter: nothing was changed\n")?;
+            Ok(false)
+        }
+    }
+}
+
+fn text(source: Source) -> anyhow::Result<Text> {
+    let text = String::from_utf8(source.bytes)
+        .with_context(|| format!("read {} as UTF-8", source.name))?;
+    Ok(Text { name: source.name, text })
+}
+
+fn report(applied: &Applied, output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return print_json(applied);
+    }
+    let lists = [
+        ("added", &applied.added),
+        ("changed", &applied.changed),
+        ("removed", &applied.removed),
+        ("unchanged", &applied.unchanged),
+    ];
+    let mut text = String::new();
+    for (what, services) in lists {
+        for service in services {
+            writeln!(text, "{what:<10} {service}")?;
+        }
+    }
+    writeln!(text, "generation {}", applied.generation)?;
+    print(&text)
+}

@@ -1,0 +1,106 @@
+//! Asks the daemon.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+
+use crate::daemon::DEFAULT_SOCKET;
+use crate::daemon::control::{MAX_REQUEST, Request, Response};
+use crate::policy::Source;
+use crate::policy::diagnostic::Diagnostic;
+
+/// Where the daemon is.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Address {
+    /// Control socket of the daemon.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "SPLITTER_SOCKET")]
+    socket: PathBuf,
+}
+
+/// What came of a request.
+pub(crate) enum Answer {
+    /// What was asked for.
+    Done(Response),
+    /// Refused; standard error has the reason.
+    Refused,
+}
+
+impl Address {
+    /// Whether nothing listens there.
+    pub(crate) fn is_vacant(&self) -> bool {
+        UnixStream::connect(&self.socket).is_err_and(|error| is_vacant(&error))
+    }
+
+    /// Sends a request and waits for the answer. Refusals go to standard error.
+    pub(crate) fn ask(&self, request: &Request) -> anyhow::Result<Answer> {
+        match self.exchange(request)? {
+            Response::Failed { message } => {
+                super::complain(&format!("splitter: {message}\n"))?;
+                Ok(Answer::Refused)
+            }
+            Response::Invalid { problems, sources } => {
+                let sources: Vec<Source> = sources
+                    .into_iter()
+                    .map(|text| Source { name: text.name, bytes: text.text.into_bytes() })
+                    .collect();
+                let problems: Vec<Diagnostic> =
+                    problems.into_iter().map(Diagnostic::from).collect();
+                super::complain_of(&problems, &sources)?;
+                super::complain("splitter: nothing was changed\n")?;
+                Ok(Answer::Refused)
+            }
+            response => Ok(Answer::Done(response)),
+        }
+    }
+
+    fn exchange(&self, request: &Request) -> anyhow::Result<Response> {
+        let bytes = serde_json::to_vec(request).context("write the request")?;
+        let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= MAX_REQUEST);
+        let Some(length) = length else {
+            bail!("the request has {} bytes; the daemon takes at most {MAX_REQUEST}", bytes.len());
+        };
+        let mut stream = UnixStream::connect(&self.socket).map_err(|error| self.explain(error))?;
+        // A daemon that refuses the caller answers before it reads: its answer counts.
+        let sent = stream
+            .write_all(&length.to_le_bytes())
+            .and_then(|()| stream.write_all(&bytes))
+            .context("send the request");
+        match read_response(&mut stream) {
+            Ok(response) => Ok(response),
+            Err(error) => sent.and(Err(error)),
+        }
+    }
+
+    fn explain(&self, error: io::Error) -> anyhow::Error {
+        let socket = self.socket.display();
+        if is_vacant(&error) {
+            return anyhow!(
+                "no daemon listens at {socket}; start one with `splitter run` or `systemctl start \
+                 splitter`, or name its --socket"
+            );
+        }
+        anyhow::Error::new(error).context(format!("connect to the daemon at {socket}"))
+    }
+}
+
+fn is_vacant(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn read_response(stream: &mut UnixStream) -> anyhow::Result<Response> {
+    let lost = "the daemon ended the connection without an answer; its log says more";
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).context(lost)?;
+    let mut bytes = Vec::new();
+    let length = u64::from(u32::from_le_bytes(length));
+    stream.take(length).read_to_end(&mut bytes).context(lost)?;
+    serde_json::from_slice(&bytes).context("understand the daemon; is it of another version?")
+}
+
+/// An answer of another kind than the request asks for.
+pub(crate) fn unexpected() -> anyhow::Error {
+    anyhow!("the daemon answered something else; is it of another version?")
+}

@@ -1,0 +1,61 @@
+//! `splitter detach`: traffic is no longer split.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::client::{Address, Answer, unexpected};
+use super::{Exit, Output, print, print_json};
+use crate::daemon::control::{Request, Response};
+use crate::daemon::{DEFAULT_PIN_DIR, remove_pins};
+use crate::kernel::PinDir;
+
+/// Options of `detach`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Directory on bpffs with the maps and links of a daemon that is gone; a running daemon
+    /// knows its own.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PIN_DIR)]
+    pin_dir: PathBuf,
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    daemon: Address,
+}
+
+/// Removes our links and maps, and nobody else's: through the daemon, which then ends, or, where
+/// none runs, by itself.
+pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
+    let removed = if options.daemon.is_vacant() {
+        remove(&options.pin_dir)?
+    } else {
+        match options.daemon.ask(&Request::Detach)? {
+            Answer::Done(Response::Detached { removed }) => removed,
+            Answer::Done(_) => return Err(unexpected()),
+            Answer::Refused => return Ok(Exit::Failure),
+        }
+    };
+    match options.output {
+        Output::Json => print_json(&removed)?,
+        Output::Text if removed.is_empty() => {
+            print(&format!("nothing is pinned in {}\n", options.pin_dir.display()))?;
+        }
+        Output::Text => {
+            print(&removed.iter().map(|pin| format!("removed {pin}\n")).collect::<String>())?;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+fn remove(pin_dir: &Path) -> anyhow::Result<Vec<String>> {
+    let exists = pin_dir
+        .try_exists()
+        .with_context(|| format!("look for {} (run this as root)", pin_dir.display()))?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let pins = PinDir::open(pin_dir).context("open the pin directory (--pin-dir)")?;
+    remove_pins(pins).context("remove the pins")
+}

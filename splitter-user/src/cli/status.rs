@@ -1,0 +1,167 @@
+//! `splitter status`: what the kernel and the daemon say.
+
+use std::fmt::{self, Write as _};
+
+use clap::Args;
+
+use super::client::{Address, Answer, unexpected};
+use super::weight::show_weights;
+use super::{Exit, Output, print, print_json};
+use crate::daemon::control::{Request, Response};
+use crate::daemon::status::{HookStatus, ServiceStatus, Status, SubsetStatus};
+
+/// Options of `status`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Services to show in detail; a few of them where none is named.
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
+    /// Show every service in detail.
+    #[arg(long, conflicts_with = "services")]
+    all: bool,
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    daemon: Address,
+}
+
+/// Prints the state. Status 1 where something is wrong.
+pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
+    let Options { services, all, output, daemon } = options;
+    match daemon.ask(&Request::Status { services, all })? {
+        Answer::Done(Response::Status(status)) => {
+            match output {
+                Output::Text => print(&text(&status)?)?,
+                Output::Json => print_json(&status)?,
+            }
+            Ok(if status.problems.is_empty() { Exit::Success } else { Exit::Failure })
+        }
+        Answer::Done(_) => Err(unexpected()),
+        Answer::Refused => Ok(Exit::Failure),
+    }
+}
+
+fn text(status: &Status) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    for problem in &status.problems {
+        writeln!(text, "PROBLEM: {problem}")?;
+    }
+    write_daemon(&mut text, status)?;
+    for service in &status.services {
+        write_service(&mut text, service)?;
+    }
+    if status.n_omitted > 0 {
+        writeln!(text, "\n{} more services: name them, or use --all", status.n_omitted)?;
+    }
+    Ok(text)
+}
+
+fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
+    let Status { version, pid, uptime_seconds, generation, n_services, cgroup, .. } = status;
+    writeln!(text, "daemon      {version}, process {pid}, up {uptime_seconds} s")?;
+    writeln!(text, "policy      generation {generation}, {n_services} services")?;
+    for path in &status.policy {
+        writeln!(text, "            from {path}")?;
+    }
+    if !status.overrides.is_empty() {
+        writeln!(text, "            by command: {}", status.overrides.join(" "))?;
+    }
+    writeln!(text, "cgroup      {cgroup}")?;
+    for hook in &status.hooks {
+        writeln!(text, "hook        {:<13} {}", hook.hook, show_hook(hook))?;
+    }
+    for program in &status.programs {
+        writeln!(
+            text,
+            "program     {:<16} {} instructions verified, {} bytes",
+            program.name, program.verified_instructions, program.jited_bytes
+        )?;
+    }
+    for map in &status.maps {
+        writeln!(text, "map         {:<13} {} of {}", map.map, map.used, map.size)?;
+    }
+    for (reason, connections) in status.reasons.iter().filter(|(_, n)| **n > 0) {
+        writeln!(text, "not split   {reason:<13} {connections} connections")?;
+    }
+    Ok(())
+}
+
+fn show_hook(hook: &HookStatus) -> String {
+    if !hook.wanted && hook.state == "detached" {
+        return "not needed".to_owned();
+    }
+    let others = match (hook.before, hook.after) {
+        (0, 0) => String::new(),
+        (before, 0) => format!(", behind {before} other programs"),
+        (0, after) => format!(", before {after} other programs, which may rewrite again"),
+        (before, after) => {
+            format!(", behind {before} and before {after} other programs, which may rewrite again")
+        }
+    };
+    format!("{}{others}", hook.state)
+}
+
+fn write_service(text: &mut String, service: &ServiceStatus) -> fmt::Result {
+    writeln!(text, "\nservice {}  ({})", service.name, service.origin)?;
+    writeln!(text, "  dialled at {}", service.frontends.join(" "))?;
+    for note in &service.notes {
+        writeln!(text, "  note: {note}")?;
+    }
+    for route in &service.routes {
+        let action = match route.weights[..] {
+            [] => route.action.clone(),
+            _ => format!("{} {}", route.action, show_weights(&route.weights)),
+        };
+        writeln!(
+            text,
+            "  route {:<20} {:>12} connections  {action}",
+            route.name, route.connections
+        )?;
+    }
+    for subset in &service.subsets {
+        write_subset(text, subset)?;
+    }
+    Ok(())
+}
+
+fn write_subset(text: &mut String, subset: &SubsetStatus) -> fmt::Result {
+    let share = show_share(subset.share_ppm);
+    let asked = show_share(subset.asked_ppm);
+    let name = &subset.name;
+    writeln!(
+        text,
+        "  subset {name:<19} {:>12} connections  {share} of {asked} asked",
+        subset.connections
+    )?;
+    for backend in &subset.backends {
+        let share = show_share(backend.share_ppm);
+        let (address, weight) = (&backend.address, backend.weight);
+        let count = backend.connections;
+        writeln!(
+            text,
+            "    backend {address:<16} {count:>12} connections  {share}, weight {weight}"
+        )?;
+    }
+    Ok(())
+}
+
+/// Parts per million as a percentage with two digits behind the point.
+fn show_share(ppm: Option<u32>) -> String {
+    let Some(ppm) = ppm else { return "-".to_owned() };
+    let hundredths = (ppm + 50) / 100;
+    format!("{}.{:02} %", hundredths / 100, hundredths % 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_rounded_to_two_digits() {
+        assert_eq!(show_share(Some(1_000_000)), "100.00 %");
+        assert_eq!(show_share(Some(333_333)), "33.33 %");
+        assert_eq!(show_share(Some(50)), "0.01 %");
+        assert_eq!(show_share(None), "-");
+    }
+}

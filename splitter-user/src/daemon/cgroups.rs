@@ -1,0 +1,80 @@
+//! Where the cgroup v2 hierarchy is, and which ids the paths in it have.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use crate::compile::Cgroup;
+
+/// Answers where a cgroup is, by its path from the v2 root.
+pub(crate) trait CgroupSource {
+    /// `None` where no such cgroup exists.
+    fn find(&self, path: &str) -> Option<Cgroup>;
+}
+
+/// The mounted hierarchy.
+#[derive(Clone, Debug)]
+pub(crate) struct CgroupTree {
+    mount: PathBuf,
+}
+
+impl CgroupTree {
+    /// Finds the mount.
+    pub(crate) fn find_mount() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mount = mount_of_cgroup2(&mounts).ok_or_else(|| {
+            io::Error::other(
+                "no cgroup2 hierarchy is mounted; mount one with: mount -t cgroup2 none \
+                 /sys/fs/cgroup",
+            )
+        })?;
+        Ok(Self { mount: PathBuf::from(mount) })
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn mount(&self) -> &Path {
+        &self.mount
+    }
+}
+
+impl CgroupSource for CgroupTree {
+    fn find(&self, path: &str) -> Option<Cgroup> {
+        let relative = path.trim_matches('/');
+        let metadata = fs::metadata(self.mount.join(relative)).ok().filter(fs::Metadata::is_dir)?;
+        let level = relative.split('/').filter(|name| !name.is_empty()).count();
+        // On 64-bit kernels the id of a cgroup is the inode number of its directory.
+        Some(Cgroup { id: metadata.ino(), level: u32::try_from(level).ok()? })
+    }
+}
+
+/// The mount point of the whole hierarchy: a bind mount of a part of it has another root.
+fn mount_of_cgroup2(mountinfo: &str) -> Option<String> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        (file_system.starts_with("cgroup2 ") && root == "/").then(|| unescape(point))
+    })
+}
+
+/// Undoes the octal escapes of `/proc/self/mountinfo`.
+fn unescape(field: &str) -> String {
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_in_unified_and_hybrid_layouts() {
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_of_cgroup2(hybrid).as_deref(), Some("/sys/fs/cgroup/unified"));
+        let unified = "29 22 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(mount_of_cgroup2(unified).as_deref(), Some("/sys/fs/cgroup"));
+        let bind = "29 22 0:26 /pod /mnt/pod rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_of_cgroup2(bind), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! What the command line and the daemon say to each other.
+//!
+//! A unix stream socket carries one request and one response per connection. Each is a JSON value
+//! behind its length in bytes as a little-endian `u32`. The daemon names the caller by
+//! `SO_PEERCRED`, so there is no authentication in the protocol itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::dump::Dump;
+use super::status::Status;
+use crate::policy::code;
+use crate::policy::diagnostic::{Diagnostic, Label, Severity};
+
+/// Largest request in bytes.
+pub(crate) const MAX_REQUEST: u32 = 64 << 20;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Adds or replaces the services of these documents.
+    Apply {
+        /// Policy text.
+        sources: Vec<Text>,
+    },
+    /// Removes services, or what was applied over those of a policy file.
+    Remove {
+        /// Names of services.
+        services: Vec<String>,
+    },
+    /// The running policy.
+    Get {
+        /// One service, or all.
+        service: Option<String>,
+    },
+    /// Sets weights of a split; subsets that are not named keep theirs.
+    Weight {
+        /// Name of the service, or of the service and the route with `/` between. Without a route
+        /// it is the only one that splits, or the last of those that take every client.
+        target: String,
+        /// Subset and weight.
+        weights: Vec<(String, u32)>,
+    },
+    /// State, problems and counts.
+    Status {
+        /// Services to tell of in detail.
+        services: Vec<String>,
+        /// Tell of every service in detail.
+        all: bool,
+    },
+    /// The tables.
+    Dump,
+    /// Removes links and maps, then ends.
+    Detach,
+}
+
+impl Request {
+    /// Whether a caller needs the right to change.
+    pub(crate) fn changes(&self) -> bool {
+        match self {
+            Self::Get { .. } | Self::Status { .. } | Self::Dump => false,
+            Self::Apply { .. } | Self::Remove { .. } | Self::Weight { .. } | Self::Detach => true,
+        }
+    }
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub(crate) enum Response {
+    /// It could not be done; nothing changed.
+    Failed {
+        /// What, on what, why, and what to do.
+        message: String,
+    },
+    /// The policy is wrong; nothing changed.
+    Invalid {
+        /// What is wrong.
+        problems: Vec<Problem>,
+        /// The texts that the problems point into, those of running services included.
+        sources: Vec<Text>,
+    },
+    /// A change is in force.
+    Applied(Applied),
+    /// Weights are in force.
+    Weighted(Weighted),
+    /// Running services, sorted by name.
+    Services {
+        /// The services.
+        services: Vec<ServiceView>,
+    },
+    /// See [`Status`].
+    Status(Box<Status>),
+    /// See [`Dump`].
+    Dump(Dump),
+    /// Everything is removed.
+    Detached {
+        /// What was, as paths.
+        removed: Vec<String>,
+    },
+}
+
+/// Policy text with its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Text {
+    /// Name of the file as its user gave it.
+    pub(crate) name: String,
+    /// Its content.
+    pub(crate) text: String,
+}
+
+/// What a change did, by service name, each list sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    /// New services.
+    pub(crate) added: Vec<String>,
+    /// Services that are different now.
+    pub(crate) changed: Vec<String>,
+    /// Services that are gone.
+    pub(crate) removed: Vec<String>,
+    /// Services that are what they were.
+    pub(crate) unchanged: Vec<String>,
+    /// The generation that is in force.
+    pub(crate) generation: u64,
+    /// Time that the daemon took, from the parsed policy to the commit, in microseconds.
+    pub(crate) microseconds: u64,
+}
+
+/// What a change of weights did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Weighted {
+    /// Name of the service.
+    pub(crate) service: String,
+    /// Name of the route.
+    pub(crate) route: String,
+    /// Subsets with their weights before the change.
+    pub(crate) before: Vec<(String, u32)>,
+    /// Subsets with their weights now.
+    pub(crate) after: Vec<(String, u32)>,
+    /// The generation that is in force.
+    pub(crate) generation: u64,
+    /// Time that the daemon took, from the request to the commit, in microseconds.
+    pub(crate) microseconds: u64,
+}
+
+/// A running service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServiceView {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where it comes from.
+    pub(crate) origin: String,
+    /// What clients dial.
+    pub(crate) frontends: Vec<String>,
+    /// Subsets with the addresses of their backends.
+    pub(crate) subsets: BTreeMap<String, Vec<String>>,
+    /// Routes in their order.
+    pub(crate) routes: Vec<RouteView>,
+    /// The service as a native document.
+    pub(crate) document: String,
+}
+
+/// A route of a running service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RouteView {
+    /// Its name.
+    pub(crate) name: String,
+    /// Number of client matches; 0 takes every client.
+    pub(crate) matches: usize,
+    /// `split`, `pass`, or `reject` with the errno.
+    pub(crate) action: String,
+    /// Subsets and weights of a split.
+    pub(crate) weights: Vec<(String, u32)>,
+}
+
+/// A diagnostic that crosses the socket. Fields are those of [`Diagnostic`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    is_error: bool,
+    code: String,
+    message: String,
+    primary: Place,
+    secondary: Vec<Place>,
+    help: Option<String>,
+}
+
+/// A label that crosses the socket. Fields are those of [`Label`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    source: usize,
+    start: usize,
+    end: usize,
+    line: u32,
+    column: u32,
+    text: String,
+}
+
+impl From<Diagnostic> for Problem {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self {
+            is_error: diagnostic.severity == Severity::Error,
+            code: diagnostic.code.to_owned(),
+            message: diagnostic.message,
+            primary: diagnostic.primary.into(),
+            secondary: diagnostic.secondary.into_iter().map(Place::from).collect(),
+            help: diagnostic.help,
+        }
+    }
+}
+
+impl From<Problem> for Diagnostic {
+    fn from(problem: Problem) -> Self {
+        let known = code::ALL.iter().find(|known| known.id == problem.code);
+        Self {
+            severity: if problem.is_error { Severity::Error } else { Severity::Warning },
+            // A newer daemon may know rules that this program does not.
+            code: known.map_or("", |known| known.id),
+            message: problem.message,
+            primary: problem.primary.into(),
+            secondary: problem.secondary.into_iter().map(Label::from).collect(),
+            help: problem.help,
+        }
+    }
+}
+
+impl From<Label> for Place {
+    fn from(label: Label) -> Self {
+        let Label { source, start, end, line, column, text } = label;
+        Self { source, start, end, line, column, text }
+    }
+}
+
+impl From<Place> for Label {
+    fn from(place: Place) -> Self {
+        let Place { source, start, end, line, column, text } = place;
+        Self { source, start, end, line, column, text }
+    }
+}

@@ -1,0 +1,424 @@
+//! The running policy and every way to change it.
+//!
+//! Two layers make the policy: the services of the policy files, and over them what was applied or
+//! reweighted by command. The last writer wins: a command overrides a file until the file's
+//! document changes. Each operation is validated as a whole, compiled, and published with one
+//! commit; one that fails changes nothing. Nothing in here waits or reads policy files.
+
+mod change;
+mod neighbours;
+#[cfg(test)]
+mod tests;
+pub(super) mod weights;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::{self, Display, Formatter};
+use std::io;
+use std::sync::Arc;
+
+use splitter_common::abi::FrontendKey;
+use tracing::{debug, warn};
+
+use super::cgroups::CgroupSource;
+use super::overrides::Overrides;
+use crate::compile::image::ServiceId;
+use crate::compile::{Cgroups, Compiler, Note, service_id};
+use crate::policy::Source;
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::model::Service;
+use crate::publish::{Change, PublishError, Published, Publisher};
+use crate::tables::Maps;
+
+/// The hooks that only services with `getpeername: frontend` need.
+pub(crate) trait PeerNameHooks {
+    /// Attaches or detaches them.
+    fn set_peer_name(&mut self, wanted: bool) -> io::Result<()>;
+}
+
+/// A change could not be made. The running policy is what it was.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    /// The policy is wrong.
+    #[error("the policy is wrong: {}", summary(diagnostics))]
+    Invalid {
+        /// What is wrong.
+        diagnostics: Vec<Diagnostic>,
+        /// What the diagnostics point into.
+        sources: Vec<Source>,
+    },
+    /// There is no such service, route or subset, or it cannot have what was asked for.
+    #[error("{0}")]
+    Impossible(String),
+    /// The policy files were broken when the daemon started.
+    #[error(
+        "the daemon keeps an earlier policy whose text it does not have, because the policy files \
+         are wrong; mend them first: {0}"
+    )]
+    Degraded(String),
+    /// A map is too small.
+    #[error("{error}; start the daemon with a larger --max-services, or with {option}")]
+    Full {
+        /// What is full.
+        error: PublishError,
+        /// The option that makes it larger.
+        option: String,
+    },
+    /// Two services have one frontend.
+    #[error("the frontend {frontend} belongs to another service of the running policy")]
+    FrontendTaken {
+        /// The frontend.
+        frontend: String,
+    },
+    /// The kernel refused an access.
+    #[error("publish the policy")]
+    Kernel(#[source] PublishError),
+    /// The state directory could not be written.
+    #[error("keep the change of `{service}` in the state directory (--state-dir)")]
+    State {
+        /// Name of the service.
+        service: String,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// A hook could not be attached.
+    #[error("attach the getpeername hooks")]
+    Hooks(#[source] io::Error),
+}
+
+fn summary(diagnostics: &[Diagnostic]) -> String {
+    let more = match diagnostics.len() {
+        0 | 1 => String::new(),
+        n => format!(" (and {} more)", n - 1),
+    };
+    let first = diagnostics.first().map_or("", |diagnostic| diagnostic.message.as_str());
+    format!("{first}{more}")
+}
+
+/// Where a running service comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A policy file.
+    File(Arc<str>),
+    /// A command, and no file has it.
+    Applied,
+    /// A command that overrides a policy file.
+    Override(Arc<str>),
+}
+
+impl Display for Origin {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => f.write_str(file),
+            Self::Applied => f.write_str("applied"),
+            Self::Override(file) => write!(f, "applied over {file}"),
+        }
+    }
+}
+
+/// A service of the policy files.
+#[derive(Clone, Debug)]
+struct Filed {
+    service: Arc<Service>,
+    file: Arc<str>,
+}
+
+/// A service in force.
+pub(crate) struct Running {
+    /// What it is.
+    pub(crate) service: Arc<Service>,
+    /// Where it comes from.
+    pub(crate) origin: Origin,
+    /// What it gets only nearly.
+    pub(crate) notes: Vec<Note>,
+    /// The cgroups that it names, as they were when it was compiled.
+    cgroups: Cgroups,
+}
+
+/// What a service shall become.
+struct Target {
+    service: Arc<Service>,
+    origin: Origin,
+}
+
+/// The running policy.
+pub(crate) struct Engine<M, H> {
+    publisher: Publisher<M>,
+    hooks: H,
+    cgroups: Box<dyn CgroupSource>,
+    overrides: Overrides,
+    files: BTreeMap<String, Filed>,
+    running: BTreeMap<String, Running>,
+    /// Names of services that name cgroups.
+    cgroup_users: BTreeSet<String>,
+    /// Services with `getpeername: frontend`.
+    n_answering: usize,
+    /// Why the text of what runs is not known, if so.
+    degraded: Option<String>,
+}
+
+impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
+    /// An engine whose maps run what an earlier daemon committed, until the first change.
+    pub(crate) fn new(
+        publisher: Publisher<M>,
+        hooks: H,
+        cgroups: Box<dyn CgroupSource>,
+        overrides: Overrides,
+    ) -> Self {
+        let answers = |id| publisher.image(id).is_some_and(|image| image.answer_frontend);
+        Self {
+            n_answering: publisher.services().filter(|id| answers(*id)).count(),
+            publisher,
+            hooks,
+            cgroups,
+            overrides,
+            files: BTreeMap::new(),
+            running: BTreeMap::new(),
+            cgroup_users: BTreeSet::new(),
+            degraded: None,
+        }
+    }
+
+    /// Goes on with the policy of an earlier daemon, whose text is not known.
+    pub(crate) fn keep_adopted(&mut self, reason: String) {
+        self.degraded = Some(reason);
+    }
+
+    /// Why the text of what runs is not known, if so.
+    pub(crate) fn degraded(&self) -> Option<&str> {
+        self.degraded.as_deref()
+    }
+
+    /// The owner of the maps.
+    pub(crate) fn publisher(&self) -> &Publisher<M> {
+        &self.publisher
+    }
+
+    /// The owner of the maps, to make room of what was retired.
+    pub(crate) fn publisher_mut(&mut self) -> &mut Publisher<M> {
+        &mut self.publisher
+    }
+
+    /// The hooks.
+    pub(crate) fn hooks(&self) -> &H {
+        &self.hooks
+    }
+
+    /// The hooks, to attach and detach them.
+    pub(crate) fn hooks_mut(&mut self) -> &mut H {
+        &mut self.hooks
+    }
+
+    /// Gives the hooks up.
+    pub(crate) fn into_hooks(self) -> H {
+        self.hooks
+    }
+
+    /// Every service in force whose text is known, sorted by name.
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Running> {
+        self.running.values()
+    }
+
+    /// One service in force.
+    pub(crate) fn find(&self, service: &str) -> Result<&Running, ChangeError> {
+        self.running.get(service).ok_or_else(|| self.unknown_service(service))
+    }
+
+    /// Whether a policy file gave any service when it was last loaded.
+    pub(crate) fn has_services_of(&self, file: &str) -> bool {
+        self.files.values().any(|filed| *filed.file == *file)
+    }
+
+    /// Takes `SERVICE/ROUTE` apart. Names of services may have a `/` too, and they come first.
+    pub(crate) fn find_target<'t>(&self, target: &'t str) -> (&'t str, Option<&'t str>) {
+        match target.rsplit_once('/') {
+            Some((service, route))
+                if !self.running.contains_key(target) && self.running.contains_key(service) =>
+            {
+                (service, Some(route))
+            }
+            _ => (target, None),
+        }
+    }
+
+    /// Names of services that were applied or reweighted by command.
+    pub(crate) fn overridden(&self) -> Vec<String> {
+        self.overrides.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether some service needs the getpeername hooks.
+    pub(crate) fn answers_peer_name(&self) -> bool {
+        self.n_answering > 0
+    }
+
+    /// Whether cgroups have to be looked up again from time to time.
+    pub(crate) fn names_cgroups(&self) -> bool {
+        !self.cgroup_users.is_empty()
+    }
+
+    /// Looks up all named cgroups again, and compiles services anew whose cgroups came, went or
+    /// were made again under the same path.
+    pub(crate) fn refresh_cgroups(&mut self) -> Result<usize, ChangeError> {
+        let stale: Vec<String> = self
+            .cgroup_users
+            .iter()
+            .filter(|name| {
+                let running = self.running.get(name.as_str());
+                running.is_some_and(|r| self.find_cgroups(&r.service) != r.cgroups)
+            })
+            .cloned()
+            .collect();
+        let targets = stale.iter().filter_map(|name| {
+            let Running { service, origin, .. } = self.running.get(name)?;
+            Some(Target { service: Arc::clone(service), origin: origin.clone() })
+        });
+        let targets: Vec<Target> = targets.collect();
+        if targets.is_empty() {
+            return Ok(0);
+        }
+        debug!(services = ?stale, "cgroups changed");
+        self.commit(targets, Vec::new()).map(|published| published.changed)
+    }
+
+    fn find_cgroups(&self, service: &Service) -> Cgroups {
+        let matches = service.routes.iter().flat_map(|route| &route.matches);
+        let paths = matches.filter_map(|client| client.cgroup.as_ref());
+        paths.filter_map(|path| Some((path.clone(), self.cgroups.find(path)?))).collect()
+    }
+
+    fn unknown_service(&self, name: &str) -> ChangeError {
+        if let Some(reason) = &self.degraded {
+            return ChangeError::Degraded(reason.clone());
+        }
+        let known: Vec<&str> = self.running.keys().map(String::as_str).collect();
+        let help = match known[..] {
+            [] => "no service runs".to_owned(),
+            _ => crate::policy::suggest(name, &known, "running services"),
+        };
+        ChangeError::Impossible(format!("no service is named `{name}`: {help}"))
+    }
+
+    /// Compiles and publishes: the only way to the maps. Targets replace or join what runs.
+    fn commit(
+        &mut self,
+        targets: Vec<Target>,
+        removed: Vec<ServiceId>,
+    ) -> Result<Published, ChangeError> {
+        let cgroups: Vec<Cgroups> =
+            targets.iter().map(|target| self.find_cgroups(&target.service)).collect();
+        let mut compiler = Compiler::new(cgroups.iter().flatten().map(owned).collect());
+        let mut changes: Vec<Change> = removed.iter().copied().map(Change::Remove).collect();
+        let mut notes = Vec::new();
+        for target in &targets {
+            let (image, noted) = compiler.compile(&target.service);
+            changes.push(Change::Put(Arc::new(image)));
+            notes.push(noted);
+        }
+        let answering = self.answering_after(&changes);
+        let published = self.publish(changes, answering)?;
+        for ((target, cgroups), notes) in targets.into_iter().zip(cgroups).zip(notes) {
+            self.install(target, cgroups, notes);
+        }
+        self.forget(&removed);
+        Ok(published)
+    }
+
+    fn forget(&mut self, removed: &[ServiceId]) {
+        if removed.is_empty() {
+            return;
+        }
+        let removed: HashSet<ServiceId> = removed.iter().copied().collect();
+        self.running.retain(|name, _| !removed.contains(&service_id(name)));
+        self.cgroup_users.retain(|name| self.running.contains_key(name));
+    }
+
+    fn answering_after(&self, changes: &[Change]) -> usize {
+        let answered = |id: ServiceId| {
+            usize::from(self.publisher.image(id).is_some_and(|image| image.answer_frontend))
+        };
+        changes.iter().fold(self.n_answering, |n, change| match change {
+            Change::Put(image) => n + usize::from(image.answer_frontend) - answered(image.id),
+            Change::Remove(id) => n - answered(*id),
+        })
+    }
+
+    /// The hooks of a service are there before its first connection and gone after its last.
+    fn publish(
+        &mut self,
+        changes: Vec<Change>,
+        answering: usize,
+    ) -> Result<Published, ChangeError> {
+        let before = self.publisher.generation();
+        let attach = answering > 0 && self.n_answering == 0;
+        if attach {
+            self.hooks.set_peer_name(true).map_err(ChangeError::Hooks)?;
+        }
+        let result = self.publisher.publish(changes);
+        let generation = self.publisher.generation();
+        let published = match result {
+            Ok(published) => published,
+            // Committed, and something after the commit failed: the policy is in force.
+            Err(error) if generation > before => {
+                warn!("tidy up after generation {generation}: {error}");
+                Published { generation, changed: 0, removed: 0 }
+            }
+            Err(error) => {
+                if attach {
+                    self.detach_peer_name();
+                }
+                return Err(change_error(error));
+            }
+        };
+        let detach = answering == 0 && self.n_answering > 0;
+        self.n_answering = answering;
+        if detach {
+            self.detach_peer_name();
+        }
+        Ok(published)
+    }
+
+    /// Hooks that stay without need cost time and change nothing, so this does not fail a change.
+    fn detach_peer_name(&mut self) {
+        if let Err(error) = self.hooks.set_peer_name(false) {
+            warn!("detach the getpeername hooks: {error}");
+        }
+    }
+
+    fn install(&mut self, target: Target, cgroups: Cgroups, notes: Vec<Note>) {
+        let Target { service, origin } = target;
+        let name = service.name.clone();
+        let mut matches = service.routes.iter().flat_map(|route| &route.matches);
+        if matches.any(|client| client.cgroup.is_some()) {
+            self.cgroup_users.insert(name.clone());
+        } else {
+            self.cgroup_users.remove(&name);
+        }
+        self.running.insert(name, Running { service, origin, notes, cgroups });
+    }
+}
+
+fn owned<K: Clone, V: Copy>((key, value): (&K, &V)) -> (K, V) {
+    (key.clone(), *value)
+}
+
+fn change_error(error: PublishError) -> ChangeError {
+    match error {
+        PublishError::Full { map, .. } => {
+            let word = map.to_ascii_lowercase().replace('_', "-");
+            ChangeError::Full { error, option: format!("--max-{word}") }
+        }
+        PublishError::FrontendTaken(key) => {
+            ChangeError::FrontendTaken { frontend: show_frontend(&key) }
+        }
+        PublishError::Kernel(_) => ChangeError::Kernel(error),
+    }
+}
+
+/// `ADDRESS:PORT/PROTOCOL` of a frontend in the maps.
+pub(crate) fn show_frontend(key: &FrontendKey) -> String {
+    let protocol = match key.protocol {
+        splitter_common::abi::UDP => "udp",
+        _ => "tcp",
+    };
+    format!("{}/{protocol}", super::dump::socket_addr(key.addr, key.port_be))
+}

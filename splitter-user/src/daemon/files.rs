@@ -1,0 +1,118 @@
+//! The policy files that the daemon follows.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use super::show;
+use crate::policy::Source;
+
+/// The files that a policy path stands for: itself, or, for a directory, its `*.yaml` and `*.yml`
+/// that are not hidden, in the order of their names.
+pub(crate) fn policy_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        // Through symlinks: that is how orchestrators swap whole sets of files.
+        if is_policy_name(&file) && fs::metadata(&file).is_ok_and(|metadata| metadata.is_file()) {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_policy_name(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    !hidden && matches!(extension, Some("yaml" | "yml"))
+}
+
+/// Tells one state of the files from another without reading them.
+pub(crate) type Fingerprint = Vec<(PathBuf, Option<[i64; 5]>)>;
+
+/// The paths given with `--policy`.
+#[derive(Clone, Debug)]
+pub(crate) struct PolicyFiles {
+    paths: Vec<PathBuf>,
+}
+
+impl PolicyFiles {
+    /// Follows these files and directories.
+    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
+        Self { paths }
+    }
+
+    /// Whether there is anything to follow.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// The paths as they were given.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Reads every file. The first that cannot be read fails it, named.
+    pub(crate) fn read(&self) -> Result<Vec<Source>, String> {
+        let fail = |path: &Path, error: &io::Error| {
+            format!("read the policy {}: {error}; what runs is kept", path.display())
+        };
+        let mut sources = Vec::new();
+        for path in &self.paths {
+            for file in policy_files(path).map_err(|error| fail(path, &error))? {
+                let bytes = fs::read(&file).map_err(|error| fail(&file, &error))?;
+                sources.push(Source { name: show(&file), bytes });
+            }
+        }
+        Ok(sources)
+    }
+
+    /// Inode, size and times of every file.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        let files = self
+            .paths
+            .iter()
+            .flat_map(|path| policy_files(path).unwrap_or_else(|_| vec![path.clone()]));
+        files
+            .map(|file| {
+                let state = file_state(&file);
+                (file, state)
+            })
+            .collect()
+    }
+
+    /// Directories in which a change may change the policy: those of the files, and of what
+    /// symbolic links among them lead to.
+    pub(crate) fn directories(&self) -> BTreeSet<PathBuf> {
+        let mut directories = BTreeSet::new();
+        for path in &self.paths {
+            if path.is_dir() {
+                directories.insert(path.clone());
+            }
+            for file in std::iter::once(path.clone()).chain(policy_files(path).unwrap_or_default())
+            {
+                directories.insert(parent(&file));
+                directories.extend(fs::canonicalize(&file).ok().map(|target| parent(&target)));
+            }
+        }
+        directories
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn file_state(path: &Path) -> Option<[i64; 5]> {
+    let metadata = fs::metadata(path).ok()?;
+    let (inode, size) = (metadata.ino().cast_signed(), metadata.size().cast_signed());
+    Some([inode, size, metadata.mtime(), metadata.mtime_nsec(), metadata.ctime_nsec()])
+}

@@ -1,0 +1,39 @@
+//! The daemon: ties policy files, the control socket, cgroups and the kernel together.
+//!
+//! [`engine`] holds the state and is synchronous: every change of the policy is one call that
+//! either takes effect in the kernel or changes nothing. Around it, `serve` waits for what may
+//! change it. Nothing in here is needed for a connection to be split: the kernel does that alone.
+
+pub(crate) mod access;
+mod cgroups;
+pub(crate) mod control;
+pub(crate) mod dump;
+pub(crate) mod engine;
+mod files;
+mod hooks;
+mod overrides;
+mod privileges;
+mod requests;
+mod serve;
+mod server;
+mod start;
+pub(crate) mod status;
+mod watch;
+
+pub(crate) use files::policy_files;
+pub(crate) use hooks::remove_pins;
+pub(crate) use start::{OnExit, Settings, run};
+
+use std::path::Path;
+
+/// Where the control socket is unless an option says otherwise.
+pub(crate) const DEFAULT_SOCKET: &str = "/run/splitter/splitter.sock";
+/// Where maps and links are pinned unless an option says otherwise.
+pub(crate) const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/splitter";
+/// Where overrides are kept unless an option says otherwise.
+pub(crate) const DEFAULT_STATE_DIR: &str = "/run/splitter";
+
+/// A path in messages.
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}

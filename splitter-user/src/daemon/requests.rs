@@ -1,0 +1,201 @@
+//! From a request to a response.
+
+use std::time::Instant;
+
+use tracing::{debug, info, warn};
+
+use super::control::{Applied, Problem, Request, Response, RouteView, ServiceView, Text};
+use super::dump;
+use super::engine::{ChangeError, Engine, Running};
+use super::hooks::KernelHooks;
+use super::status::{self, ProgramStatus, Scope, Status, describe_action};
+use crate::kernel::KernelMaps;
+use crate::policy::native::to_yaml;
+use crate::policy::{self, Loaded, Source};
+
+/// The engine on the kernel.
+pub(crate) type KernelEngine = Engine<KernelMaps, KernelHooks>;
+
+/// A request that is ready for the engine.
+pub(crate) enum Job {
+    /// Services to apply, already loaded.
+    Apply {
+        /// What was loaded.
+        loaded: Box<Loaded>,
+        /// From what.
+        sources: Vec<Source>,
+    },
+    /// Anything else.
+    Other(Request),
+}
+
+impl Job {
+    /// Does what needs no engine and may take long: reading policy text.
+    pub(crate) fn prepare(request: Request) -> Result<Self, Response> {
+        let Request::Apply { sources } = request else { return Ok(Self::Other(request)) };
+        let source = |text: Text| Source { name: text.name, bytes: text.text.into_bytes() };
+        let sources: Vec<Source> = sources.into_iter().map(source).collect();
+        match policy::load(&sources) {
+            Ok(loaded) => Ok(Self::Apply { loaded: Box::new(loaded), sources }),
+            Err(diagnostics) => Err(response_to(ChangeError::Invalid { diagnostics, sources })),
+        }
+    }
+
+    /// Whether this ends the daemon.
+    pub(crate) fn is_detach(&self) -> bool {
+        matches!(self, Self::Other(Request::Detach))
+    }
+}
+
+/// What a daemon knows of itself and the engine does not.
+pub(crate) struct Circumstances {
+    pub(crate) started: Instant,
+    pub(crate) policy: Vec<String>,
+    /// Why the last reload of the policy files changed nothing, if so.
+    pub(crate) reload_problem: Option<String>,
+}
+
+/// Answers every request but one: detaching ends the daemon, which is not the engine's to do.
+pub(crate) fn answer(
+    engine: &mut KernelEngine,
+    circumstances: &Circumstances,
+    job: Job,
+) -> Response {
+    let result = match job {
+        Job::Apply { loaded, sources } => engine.apply(&loaded, &sources).map(applied),
+        Job::Other(request) => answer_other(engine, circumstances, request),
+    };
+    result.unwrap_or_else(response_to)
+}
+
+fn answer_other(
+    engine: &mut KernelEngine,
+    circumstances: &Circumstances,
+    request: Request,
+) -> Result<Response, ChangeError> {
+    match request {
+        Request::Remove { services } => engine.remove(&services).map(applied),
+        Request::Weight { target, weights } => {
+            let (service, route) = engine.find_target(&target);
+            let weighted = engine.set_weights(service, route, &weights)?;
+            debug!(target, microseconds = weighted.microseconds, "weights changed");
+            Ok(Response::Weighted(weighted))
+        }
+        Request::Get { service } => get(engine, service.as_deref()),
+        Request::Status { services, all } => {
+            let scope = Scope { names: &services, all };
+            let status = full_status(engine, circumstances, &scope)?;
+            Ok(Response::Status(Box::new(status)))
+        }
+        Request::Dump => Ok(match dump::dump(engine) {
+            Ok(dump) => Response::Dump(dump),
+            Err(error) => Response::Failed { message: format!("read the maps: {error}") },
+        }),
+        Request::Apply { .. } | Request::Detach => {
+            Ok(Response::Failed { message: "the request came to the wrong place".to_owned() })
+        }
+    }
+}
+
+fn applied(applied: Applied) -> Response {
+    log_applied("applied", &applied);
+    Response::Applied(applied)
+}
+
+/// One line per change of the policy.
+pub(crate) fn log_applied(what: &str, applied: &Applied) {
+    info!(
+        generation = applied.generation,
+        added = applied.added.len(),
+        changed = applied.changed.len(),
+        removed = applied.removed.len(),
+        microseconds = applied.microseconds,
+        "{what}"
+    );
+}
+
+fn response_to(error: ChangeError) -> Response {
+    match error {
+        ChangeError::Invalid { diagnostics, sources } => {
+            let text = |source: Source| Text {
+                name: source.name,
+                text: String::from_utf8_lossy(&source.bytes).into_owned(),
+            };
+            Response::Invalid {
+                problems: diagnostics.into_iter().map(Problem::from).collect(),
+                sources: sources.into_iter().map(text).collect(),
+            }
+        }
+        error => {
+            warn!("a change was refused: {}", chain(&error));
+            Response::Failed { message: chain(&error) }
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn get(engine: &KernelEngine, service: Option<&str>) -> Result<Response, ChangeError> {
+    if let Some(reason) = engine.degraded() {
+        return Err(ChangeError::Degraded(reason.to_owned()));
+    }
+    let services = match service {
+        Some(name) => vec![view(engine.find(name)?)],
+        None => engine.running().map(view).collect(),
+    };
+    Ok(Response::Services { services })
+}
+
+fn view(running: &Running) -> ServiceView {
+    let service = &running.service;
+    let addresses = |subset: &policy::model::Subset| {
+        subset.backends.iter().map(|backend| backend.addr.to_string()).collect()
+    };
+    let route = |route: &policy::model::Route| {
+        let (action, weights) = describe_action(service, &route.action);
+        RouteView { name: route.name.clone(), matches: route.matches.len(), action, weights }
+    };
+    ServiceView {
+        name: service.name.clone(),
+        origin: running.origin.to_string(),
+        frontends: service.frontends.iter().map(ToString::to_string).collect(),
+        subsets: service.subsets.iter().map(|s| (s.name.clone(), addresses(s))).collect(),
+        routes: service.routes.iter().map(route).collect(),
+        document: to_yaml(service),
+    }
+}
+
+fn full_status(
+    engine: &mut KernelEngine,
+    circumstances: &Circumstances,
+    scope: &Scope<'_>,
+) -> Result<Status, ChangeError> {
+    let mut status = status::describe(engine, scope)?;
+    status.programs = engine.hooks_mut().program_sizes().into_iter().map(program).collect();
+    status.cgroup = super::show(engine.hooks().cgroup());
+    status.hooks = engine.hooks().states();
+    status.uptime_seconds = circumstances.started.elapsed().as_secs();
+    status.policy.clone_from(&circumstances.policy);
+    status.problems.extend(circumstances.reload_problem.clone());
+    status.problems.extend(status::hook_problems(&status.hooks, &status.cgroup));
+    Ok(status)
+}
+
+fn program(size: crate::kernel::ProgramSize) -> ProgramStatus {
+    ProgramStatus {
+        name: size.name.to_owned(),
+        verified_instructions: size.verified_instructions,
+        translated_bytes: size.translated_bytes,
+        jited_bytes: size.jited_bytes,
+    }
+}

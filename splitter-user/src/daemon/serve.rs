@@ -1,0 +1,288 @@
+//! The event loop: whatever may change the policy, one thing at a time.
+
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sd_notify::NotifyState;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use super::access::Access;
+use super::control::Response;
+use super::files::PolicyFiles;
+use super::requests::{Circumstances, KernelEngine, answer, chain};
+use super::server::{self, Call};
+use super::start::{load_policy, tell_systemd};
+use super::watch::Watch;
+use crate::kernel::HookLog;
+use crate::publish::Mark;
+
+/// How often named cgroups are looked up again, where some are named.
+const CGROUP_PERIOD: Duration = Duration::from_secs(1);
+/// How often it is checked that our own cgroup is still there, where it can go.
+const SEVERED_PERIOD: Duration = Duration::from_secs(5);
+/// Requests that wait for the engine.
+const WAITING_CALLS: usize = 32;
+
+/// How the event loop ended.
+pub(super) enum Ending {
+    /// By a signal; the split is as it was.
+    Signal(Box<KernelEngine>),
+    /// By a request that removed everything.
+    Detached,
+}
+
+/// A running daemon.
+pub(super) struct Daemon {
+    engine: KernelEngine,
+    circumstances: Circumstances,
+    files: PolicyFiles,
+    /// Whether the cgroup that we are attached to can be removed: the root cannot.
+    can_be_severed: bool,
+    is_severed: bool,
+    /// Receives the end of a grace period that is waited for.
+    grace: Option<oneshot::Receiver<Mark>>,
+}
+
+/// Everything that wakes the event loop.
+struct Wakers {
+    calls: mpsc::Receiver<Call>,
+    watch: Option<Watch>,
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    cgroups: Interval,
+    severed: Interval,
+}
+
+impl Daemon {
+    pub(super) fn new(
+        engine: KernelEngine,
+        circumstances: Circumstances,
+        files: PolicyFiles,
+        cgroup_root: &Path,
+    ) -> Self {
+        let can_be_severed = engine.hooks().cgroup() != cgroup_root;
+        Self { engine, circumstances, files, can_be_severed, is_severed: false, grace: None }
+    }
+
+    /// Serves until a signal or a request ends it.
+    pub(super) async fn serve(
+        mut self,
+        listener: StdListener,
+        access: Access,
+        log: Option<HookLog>,
+    ) -> anyhow::Result<Ending> {
+        let (sender, calls) = mpsc::channel(WAITING_CALLS);
+        let listener = UnixListener::from_std(listener).context("listen on the control socket")?;
+        tokio::spawn(server::serve(listener, access, sender));
+        if let Some(log) = log {
+            tokio::spawn(forward_log(watch_log(log)?));
+        }
+        let mut wakers = self.wakers(calls)?;
+        self.free_retired();
+        self.tell_ready();
+        loop {
+            if let Some(ending) = self.step(&mut wakers).await {
+                return Ok(match ending {
+                    Last::Signal => Ending::Signal(Box::new(self.engine)),
+                    Last::Detach(reply) => self.detach(reply).await?,
+                });
+            }
+        }
+    }
+
+    fn wakers(&self, calls: mpsc::Receiver<Call>) -> anyhow::Result<Wakers> {
+        let on = |kind| signal(kind).context("wait for signals");
+        let watch = if self.files.is_empty() {
+            None
+        } else {
+            Some(Watch::new(self.files.clone()).context("watch the policy files")?)
+        };
+        Ok(Wakers {
+            calls,
+            watch,
+            reload: on(SignalKind::hangup())?,
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            cgroups: every(CGROUP_PERIOD),
+            severed: every(SEVERED_PERIOD),
+        })
+    }
+
+    /// Waits for one thing and does it. Answers how to end, if this is the end.
+    async fn step(&mut self, wakers: &mut Wakers) -> Option<Last> {
+        tokio::select! {
+            Some(call) = wakers.calls.recv() => {
+                if call.job.is_detach() {
+                    return Some(Last::Detach(call.reply));
+                }
+                self.call(call);
+            }
+            () = changed(&mut wakers.watch) => self.reload("the policy files changed"),
+            Some(()) = wakers.reload.recv() => {
+                if let Some(watch) = &mut wakers.watch {
+                    watch.look();
+                }
+                self.reload("SIGHUP");
+            }
+            Some(()) = wakers.terminate.recv() => return Some(Last::Signal),
+            Some(()) = wakers.interrupt.recv() => return Some(Last::Signal),
+            _ = wakers.cgroups.tick(), if self.engine.names_cgroups() => self.refresh_cgroups(),
+            _ = wakers.severed.tick(), if self.can_be_severed => self.mend_attachment(),
+            mark = ended(&mut self.grace) => self.release(mark),
+        }
+        None
+    }
+
+    fn call(&mut self, call: Call) {
+        let response = answer(&mut self.engine, &self.circumstances, call.job);
+        self.free_retired();
+        // A client that went away does not need the answer.
+        let _gone = call.reply.send(response);
+    }
+
+    fn reload(&mut self, why: &str) {
+        info!("{why}: reloading");
+        tell_reloading();
+        let result = load_policy(&mut self.engine, &self.files);
+        if let Err(problem) = &result {
+            error!("the policy files are not loaded, what runs is kept: {problem}");
+        }
+        self.circumstances.reload_problem =
+            result.err().map(|problem| format!("the policy files are not loaded: {problem}"));
+        self.free_retired();
+        self.tell_ready();
+    }
+
+    fn refresh_cgroups(&mut self) {
+        match self.engine.refresh_cgroups() {
+            Ok(0) => {}
+            Ok(services) => info!(services, "cgroups came or went"),
+            Err(error) => warn!("cgroups came or went: {}", chain(&error)),
+        }
+        self.free_retired();
+    }
+
+    fn mend_attachment(&mut self) {
+        if !self.engine.hooks().is_severed() {
+            self.is_severed = false;
+            return;
+        }
+        let cgroup = super::show(self.engine.hooks().cgroup());
+        if !std::mem::replace(&mut self.is_severed, true) {
+            error!("the cgroup {cgroup} was removed: no connection is split until it is back");
+        }
+        match self.engine.hooks_mut().reattach() {
+            Ok(true) => info!("attached to the cgroup {cgroup} again"),
+            Ok(false) => {}
+            Err(error) => error!("attach to the cgroup {cgroup} again: {error}"),
+        }
+    }
+
+    /// Starts to wait for the readers of what was retired, unless that wait is under way.
+    fn free_retired(&mut self) {
+        if self.grace.is_some() {
+            return;
+        }
+        let Some((mark, grace)) = self.engine.publisher().retired() else { return };
+        let (sender, receiver) = oneshot::channel();
+        self.grace = Some(receiver);
+        spawn_blocking(move || match grace.wait() {
+            // The daemon is ending if nobody takes it.
+            Ok(()) => drop(sender.send(mark)),
+            Err(error) => warn!("wait for running decisions: {error}"),
+        });
+    }
+
+    fn release(&mut self, mark: Option<Mark>) {
+        self.grace = None;
+        // Without a mark the wait failed; the next change waits again.
+        let Some(mark) = mark else { return };
+        if let Err(error) = self.engine.publisher_mut().release(mark) {
+            warn!("reset counters of removed services: {error}");
+        }
+        self.free_retired();
+    }
+
+    fn tell_ready(&self) {
+        let publisher = self.engine.publisher();
+        let state = match self.engine.degraded().or(self.circumstances.reload_problem.as_deref()) {
+            Some(_) => "DEGRADED: see splitter status; ",
+            None => "",
+        };
+        let n = publisher.services().count();
+        let generation = publisher.generation();
+        let status = format!("{state}generation {generation}, {n} services");
+        tell_systemd(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
+
+    /// Removes links and maps, and answers before the process ends.
+    async fn detach(self, reply: oneshot::Sender<Response>) -> anyhow::Result<Ending> {
+        let removed = self.engine.into_hooks().remove();
+        let response = match &removed {
+            Ok(removed) => Response::Detached { removed: removed.clone() },
+            Err(error) => Response::Failed { message: chain(error) },
+        };
+        let _gone = reply.send(response);
+        // Lets the client's task write the answer.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        removed.context("remove the pins")?;
+        Ok(Ending::Detached)
+    }
+}
+
+/// The last thing that a daemon is asked for.
+enum Last {
+    Signal,
+    Detach(oneshot::Sender<Response>),
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn changed(watch: &mut Option<Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(grace: &mut Option<oneshot::Receiver<Mark>>) -> Option<Mark> {
+    match grace {
+        Some(receiver) => receiver.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+fn tell_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell_systemd(&[NotifyState::Reloading, now]),
+        Err(error) => warn!("read the monotonic clock: {error}"),
+    }
+}
+
+fn watch_log(log: HookLog) -> anyhow::Result<AsyncFd<HookLog>> {
+    #[expect(
+        deprecated,
+        reason = "the replacement is unsafe; what it asks for holds: a log keeps one descriptor"
+    )]
+    AsyncFd::new(log).context("wait for the hooks' log")
+}
+
+async fn forward_log(mut log: AsyncFd<HookLog>) {
+    while let Ok(mut ready) = log.readable_mut().await {
+        ready.get_inner_mut().flush();
+        ready.clear_ready();
+    }
+}

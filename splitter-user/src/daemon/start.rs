@@ -1,0 +1,214 @@
+//! Starting and ending the daemon.
+//!
+//! The order of a start matters: policy first, hooks second, so that no connection meets a hook
+//! without a policy; and privileges are dropped when everything that needs them is open.
+
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use std::{fs, io};
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use sd_notify::NotifyState;
+use tracing::{error, info, warn};
+
+use super::access::Access;
+use super::cgroups::CgroupTree;
+use super::engine::{ChangeError, Engine};
+use super::files::PolicyFiles;
+use super::hooks::KernelHooks;
+use super::overrides::Overrides;
+use super::privileges::drop_privileges;
+use super::requests::{Circumstances, KernelEngine, chain, log_applied};
+use super::serve::{Daemon, Ending};
+use super::{server, show};
+use crate::kernel::{self, HookLog, LogLevel, PinDir};
+use crate::policy::diagnostic::render;
+use crate::policy::{self, Source};
+use crate::publish::Publisher;
+use crate::tables::Sizes;
+
+/// What becomes of the split when the daemon ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnExit {
+    /// It goes on without the daemon.
+    #[default]
+    Keep,
+    /// Hooks and maps are removed.
+    Detach,
+}
+
+/// Everything that options say.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) policy: Vec<PathBuf>,
+    /// The root of the cgroup2 hierarchy where `None`.
+    pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) pin_dir: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) sizes: Sizes,
+    pub(crate) on_exit: OnExit,
+    pub(crate) log_connections: bool,
+    pub(crate) access: Access,
+}
+
+/// Runs the daemon until a signal or a request ends it.
+pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let cgroups = CgroupTree::find_mount().context("find the cgroup2 hierarchy")?;
+    let files = PolicyFiles::new(settings.policy.clone());
+    let mut engine = open_engine(&settings, &cgroups)?;
+    let listener = server::bind(&settings.socket)
+        .with_context(|| format!("open the control socket {}", show(&settings.socket)))?;
+    if let Err(problem) = start_policy(&mut engine, &files) {
+        // No policy of ours runs, so nobody needs the socket.
+        fs::remove_file(&settings.socket).context("remove the control socket")?;
+        return Err(problem);
+    }
+    let log = attach(&mut engine, &settings)?;
+    drop_privileges().context("drop privileges")?;
+    info!(
+        generation = engine.publisher().generation(),
+        services = engine.publisher().services().count(),
+        cgroup = %engine.hooks().cgroup().display(),
+        milliseconds = started.elapsed().as_millis(),
+        "running"
+    );
+    let policy = files.paths().iter().map(|path| show(path)).collect();
+    let circumstances = Circumstances { started, policy, reload_problem: None };
+    let on_exit = settings.on_exit;
+    let socket = settings.socket.clone();
+    let daemon = Daemon::new(engine, circumstances, files, cgroups.mount());
+    let ending = serve(daemon, settings.access, listener, log)?;
+    tell_systemd(&[NotifyState::Stopping]);
+    finish(ending, on_exit, &socket)
+}
+
+fn serve(
+    daemon: Daemon,
+    access: Access,
+    listener: StdListener,
+    log: Option<HookLog>,
+) -> anyhow::Result<Ending> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
+    runtime.block_on(daemon.serve(listener, access, log))
+}
+
+/// Programs and maps, with what an earlier daemon left running in them.
+fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<KernelEngine> {
+    let overrides = Overrides::open(&settings.state_dir)
+        .with_context(|| format!("open the state directory {}", show(&settings.state_dir)))?;
+    let pins = PinDir::open(&settings.pin_dir).context("open the pin directory (--pin-dir)")?;
+    let level = if settings.log_connections { LogLevel::Debug } else { LogLevel::Off };
+    let loaded = kernel::load(&pins, settings.sizes, level).context("load the kernel programs")?;
+    let maps = loaded.maps().context("open the maps")?;
+    let cgroup = settings.cgroup.as_deref().unwrap_or_else(|| cgroups.mount());
+    let hooks = KernelHooks::new(pins, loaded, cgroup).context("open the cgroup (--cgroup)")?;
+    let publisher = Publisher::adopt(maps)
+        .context("take over the running policy; `splitter detach` removes it")?;
+    Ok(Engine::new(publisher, hooks, Box::new(cgroups.clone()), overrides))
+}
+
+/// Publishes the policy files. Where they are wrong, what an earlier daemon left running goes on.
+fn start_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> anyhow::Result<()> {
+    let Err(problem) = load_policy(engine, files) else { return Ok(()) };
+    if engine.publisher().services().next().is_none() {
+        bail!("{problem}");
+    }
+    error!("the policy of the daemon before this one is kept: {problem}");
+    engine.keep_adopted(problem);
+    Ok(())
+}
+
+/// Reads, checks and publishes the policy files. Fails with text for people, and changes nothing.
+pub(super) fn load_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> Result<(), String> {
+    let sources = files.read()?;
+    check_blank(engine, &sources)?;
+    let loaded = if files.is_empty() {
+        policy::Loaded {
+            policy: policy::model::Policy::default(),
+            documents: Vec::new(),
+            warnings: Vec::new(),
+        }
+    } else {
+        policy::load(&sources).map_err(|wrong| refused(&wrong, &sources))?
+    };
+    if !loaded.warnings.is_empty() {
+        warn!("the policy loads with warnings:\n{}", render(&loaded.warnings, &sources, false));
+    }
+    match engine.replace_files(loaded, &sources) {
+        Ok(applied) => {
+            log_applied("policy files loaded", &applied);
+            Ok(())
+        }
+        Err(ChangeError::Invalid { diagnostics, sources }) => Err(refused(&diagnostics, &sources)),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+/// A file that loses all its content is being written, or its file system is full. What was in it
+/// is only given up where somebody says so.
+fn check_blank(engine: &KernelEngine, sources: &[Source]) -> Result<(), String> {
+    let is_blank = |source: &&Source| source.bytes.trim_ascii().is_empty();
+    match sources.iter().filter(is_blank).find(|source| engine.has_services_of(&source.name)) {
+        Some(source) => Err(format!(
+            "{} is empty now, and had services before; what runs is kept. To remove them, delete \
+             the file from its directory or leave a comment in it",
+            source.name
+        )),
+        None => Ok(()),
+    }
+}
+
+fn refused(diagnostics: &[policy::diagnostic::Diagnostic], sources: &[Source]) -> String {
+    format!("the policy files are wrong\n{}", render(diagnostics, sources, false))
+}
+
+/// Lets connections meet the policy.
+fn attach(engine: &mut KernelEngine, settings: &Settings) -> anyhow::Result<Option<HookLog>> {
+    let hooks = engine.hooks_mut();
+    hooks.attach_connect().context("attach the programs")?;
+    hooks.pins().remove_other_layouts(&settings.sizes).context("remove maps of other sizes")?;
+    // An adopted policy may need these from the first moment.
+    if engine.answers_peer_name() {
+        use super::engine::PeerNameHooks as _;
+        engine.hooks_mut().set_peer_name(true).context("attach the programs")?;
+    }
+    if !settings.log_connections {
+        return Ok(None);
+    }
+    let log = HookLog::new(engine.hooks_mut().loaded_mut()).context("open the hooks' log")?;
+    Ok(Some(log))
+}
+
+fn finish(ending: Ending, on_exit: OnExit, socket: &Path) -> anyhow::Result<()> {
+    let removed = fs::remove_file(socket);
+    if let Err(error) = removed.or_else(ignore_missing) {
+        warn!("remove the control socket {}: {error}", show(socket));
+    }
+    match ending {
+        Ending::Signal(engine) if on_exit == OnExit::Detach => {
+            let removed = engine.into_hooks().remove().context("remove the pins")?;
+            info!(?removed, "detached: connections are no longer split");
+        }
+        Ending::Signal(_) => info!("ended: connections are split as before"),
+        Ending::Detached => info!("detached: connections are no longer split"),
+    }
+    Ok(())
+}
+
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Tells the service manager, where there is one.
+pub(super) fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!("tell the service manager: {error}");
+    }
+}

@@ -1,0 +1,352 @@
+//! What the kernel and the daemon say about the running split.
+//!
+//! Hooks and counts are read from the kernel when they are asked for, never remembered.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use splitter_common::abi::Reason;
+
+use super::engine::weights::{main_split, named};
+use super::engine::{ChangeError, Engine, PeerNameHooks, Running};
+use crate::compile::{Note, name_ids, service_id};
+use crate::policy::model::{Action, Service, Subset};
+use crate::publish::CounterOwner;
+use crate::tables::Maps;
+
+/// Services that are told of in detail where nobody asked for some or for all.
+const FEW: usize = 32;
+
+/// The state of a daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// What is wrong and what to do, empty where nothing is.
+    pub(crate) problems: Vec<String>,
+    /// Version of the daemon.
+    pub(crate) version: String,
+    /// Its process.
+    pub(crate) pid: u32,
+    /// How long it runs.
+    pub(crate) uptime_seconds: u64,
+    /// The generation in force.
+    pub(crate) generation: u64,
+    /// Services in force.
+    pub(crate) n_services: usize,
+    /// The cgroup whose connections are split.
+    pub(crate) cgroup: String,
+    /// Hooks as the kernel has them.
+    pub(crate) hooks: Vec<HookStatus>,
+    /// Programs as the kernel has them.
+    pub(crate) programs: Vec<ProgramStatus>,
+    /// Records of the maps.
+    pub(crate) maps: Vec<MapStatus>,
+    /// Policy files and directories that are followed.
+    pub(crate) policy: Vec<String>,
+    /// Services that were applied or reweighted by command.
+    pub(crate) overrides: Vec<String>,
+    /// Connections to frontends that were not rewritten, by reason.
+    pub(crate) reasons: BTreeMap<String, u64>,
+    /// Services in detail.
+    pub(crate) services: Vec<ServiceStatus>,
+    /// Services that are not in `services`, because there are many and none was named.
+    pub(crate) n_omitted: usize,
+}
+
+/// One hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HookStatus {
+    /// Its name.
+    pub(crate) hook: String,
+    /// Whether the policy needs it.
+    pub(crate) wanted: bool,
+    /// `attached`, `detached`, `severed` (the cgroup is gone), `shadowed` (another program's
+    /// attachment keeps ours from running), or why it is not known.
+    pub(crate) state: String,
+    /// Id of our program where it is attached.
+    pub(crate) program: Option<u32>,
+    /// Programs that run before ours.
+    pub(crate) before: usize,
+    /// Programs that run after ours and may rewrite the address again.
+    pub(crate) after: usize,
+}
+
+/// One program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProgramStatus {
+    /// Its name.
+    pub(crate) name: String,
+    /// Instructions that the verifier walked, on all paths together.
+    pub(crate) verified_instructions: u32,
+    /// Bytes of BPF instructions, 8 each.
+    pub(crate) translated_bytes: u32,
+    /// Bytes of machine code.
+    pub(crate) jited_bytes: u32,
+}
+
+/// One map.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MapStatus {
+    /// Its name.
+    pub(crate) map: String,
+    /// Records in use.
+    pub(crate) used: u32,
+    /// Records in all.
+    pub(crate) size: u32,
+}
+
+/// One service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServiceStatus {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where it comes from.
+    pub(crate) origin: String,
+    /// What clients dial.
+    pub(crate) frontends: Vec<String>,
+    /// Routes in their order.
+    pub(crate) routes: Vec<RouteStatus>,
+    /// Subsets in their order.
+    pub(crate) subsets: Vec<SubsetStatus>,
+    /// What it gets only nearly.
+    pub(crate) notes: Vec<String>,
+}
+
+/// One route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RouteStatus {
+    /// Its name.
+    pub(crate) name: String,
+    /// `split`, `pass`, or `reject` with the errno.
+    pub(crate) action: String,
+    /// Subsets and weights of a split.
+    pub(crate) weights: Vec<(String, u32)>,
+    /// Connections that it took.
+    pub(crate) connections: u64,
+}
+
+/// One subset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SubsetStatus {
+    /// Its name.
+    pub(crate) name: String,
+    /// Connections that were meant for it, by all routes together.
+    pub(crate) connections: u64,
+    /// Its share of those to all subsets of the service, in parts per million.
+    pub(crate) share_ppm: Option<u32>,
+    /// The share that the weights of the service's main split ask for, in parts per million.
+    pub(crate) asked_ppm: Option<u32>,
+    /// Backends in their order.
+    pub(crate) backends: Vec<BackendStatus>,
+}
+
+/// One backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackendStatus {
+    /// Its address.
+    pub(crate) address: String,
+    /// Its weight.
+    pub(crate) weight: u32,
+    /// Connections that were rewritten to it.
+    pub(crate) connections: u64,
+    /// Its share of those of the subset, in parts per million.
+    pub(crate) share_ppm: Option<u32>,
+}
+
+/// Which services to tell of.
+pub(crate) struct Scope<'a> {
+    pub(crate) names: &'a [String],
+    pub(crate) all: bool,
+}
+
+/// The part of the status that the tables and the policy tell.
+pub(crate) fn describe<M: Maps, H: PeerNameHooks>(
+    engine: &Engine<M, H>,
+    scope: &Scope<'_>,
+) -> Result<Status, ChangeError> {
+    let counters = engine.publisher().maps().counters();
+    let unread = counters.as_ref().err().map(|error| format!("read the counters: {error}"));
+    let counters = Counters(counters.unwrap_or_default());
+    let running = scope.choose(engine)?;
+    let n_services = engine.publisher().services().count();
+    let services: Vec<ServiceStatus> =
+        running.iter().map(|running| describe_service(engine, running, &counters)).collect();
+    let omitted = if scope.names.is_empty() { n_services - services.len() } else { 0 };
+    Ok(Status {
+        problems: engine.degraded().map(degraded_problem).into_iter().chain(unread).collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        generation: engine.publisher().generation(),
+        n_services,
+        maps: map_usage(engine),
+        overrides: engine.overridden(),
+        reasons: Reason::ALL
+            .into_iter()
+            .map(|reason| (reason.name().to_owned(), counters.get(reason as u32)))
+            .collect(),
+        services,
+        n_omitted: omitted,
+        ..Status::default()
+    })
+}
+
+fn degraded_problem(reason: &str) -> String {
+    format!(
+        "DEGRADED: the policy files were wrong when the daemon started, so it keeps the policy of \
+         the daemon before it: {reason}"
+    )
+}
+
+fn map_usage<M: Maps, H: PeerNameHooks>(engine: &Engine<M, H>) -> Vec<MapStatus> {
+    let usage = engine.publisher().usage().into_iter();
+    usage.map(|(map, used, size)| MapStatus { map: map.to_owned(), used, size }).collect()
+}
+
+impl Scope<'_> {
+    fn choose<'e, M: Maps, H: PeerNameHooks>(
+        &self,
+        engine: &'e Engine<M, H>,
+    ) -> Result<Vec<&'e Running>, ChangeError> {
+        if !self.names.is_empty() {
+            return self.names.iter().map(|name| engine.find(name)).collect();
+        }
+        let many = if self.all { usize::MAX } else { FEW };
+        Ok(engine.running().take(many).collect())
+    }
+}
+
+/// Values of the counters map, read once.
+struct Counters(Vec<u64>);
+
+impl Counters {
+    fn get(&self, index: u32) -> u64 {
+        self.0.get(index as usize).copied().unwrap_or(0)
+    }
+}
+
+/// Counters of one service by what they count.
+struct ServiceCounters<'a> {
+    indices: Option<&'a BTreeMap<CounterOwner, u32>>,
+    counters: &'a Counters,
+}
+
+impl ServiceCounters<'_> {
+    fn get(&self, owner: CounterOwner) -> u64 {
+        let index = self.indices.and_then(|indices| indices.get(&owner));
+        index.map_or(0, |index| self.counters.get(*index))
+    }
+}
+
+fn describe_service<M: Maps, H: PeerNameHooks>(
+    engine: &Engine<M, H>,
+    running: &Running,
+    counters: &Counters,
+) -> ServiceStatus {
+    let service = &running.service;
+    let indices = engine.publisher().counters(service_id(&service.name));
+    let counters = ServiceCounters { indices, counters };
+    ServiceStatus {
+        name: service.name.clone(),
+        origin: running.origin.to_string(),
+        frontends: service.frontends.iter().map(ToString::to_string).collect(),
+        routes: describe_routes(service, &counters),
+        subsets: describe_subsets(service, &counters),
+        notes: running.notes.iter().map(describe_note).collect(),
+    }
+}
+
+fn describe_routes(service: &Service, counters: &ServiceCounters<'_>) -> Vec<RouteStatus> {
+    let ids = name_ids(service.routes.iter().map(|route| route.name.as_str()));
+    let describe = |(route, id): (&crate::policy::model::Route, u32)| {
+        let (action, weights) = describe_action(service, &route.action);
+        let connections = counters.get(CounterOwner::Route(id));
+        RouteStatus { name: route.name.clone(), action, weights, connections }
+    };
+    service.routes.iter().zip(ids).map(describe).collect()
+}
+
+/// An action as a word, and the weights of a split.
+pub(crate) fn describe_action(service: &Service, action: &Action) -> (String, Vec<(String, u32)>) {
+    match action {
+        Action::Split(split) => ("split".to_owned(), named(service, split)),
+        Action::Reject(errno) => (format!("reject {}", errno.name), Vec::new()),
+        Action::Pass => ("pass".to_owned(), Vec::new()),
+    }
+}
+
+fn describe_subsets(service: &Service, counters: &ServiceCounters<'_>) -> Vec<SubsetStatus> {
+    let names = service.subsets.iter().map(|subset| subset.name.as_str());
+    let ids = name_ids(names);
+    let counts: Vec<u64> = ids.iter().map(|id| counters.get(CounterOwner::Subset(*id))).collect();
+    let total = counts.iter().sum();
+    let subsets = service.subsets.iter().zip(ids).zip(counts).enumerate();
+    subsets
+        .map(|(ordinal, ((subset, id), connections))| SubsetStatus {
+            name: subset.name.clone(),
+            connections,
+            share_ppm: share_ppm(connections, total),
+            asked_ppm: asked_ppm(service, ordinal),
+            backends: describe_backends(subset, id, counters),
+        })
+        .collect()
+}
+
+fn asked_ppm(service: &Service, ordinal: usize) -> Option<u32> {
+    let route = service.routes.get(main_split(service)?)?;
+    let Action::Split(split) = &route.action else { return None };
+    let sum = split.weights.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    let weight = split.weights.iter().find(|(subset, _)| *subset == ordinal);
+    share_ppm(weight.map_or(0, |(_, weight)| u64::from(*weight)), sum)
+}
+
+fn describe_backends(
+    subset: &Subset,
+    id: u32,
+    counters: &ServiceCounters<'_>,
+) -> Vec<BackendStatus> {
+    let count = |addr| counters.get(CounterOwner::Backend(id, crate::compile::backend_image(addr)));
+    let counts: Vec<u64> = subset.backends.iter().map(|backend| count(backend.addr)).collect();
+    let total = counts.iter().sum();
+    let backends = subset.backends.iter().zip(counts);
+    backends
+        .map(|(backend, connections)| BackendStatus {
+            address: backend.addr.to_string(),
+            weight: backend.weight,
+            connections,
+            share_ppm: share_ppm(connections, total),
+        })
+        .collect()
+}
+
+/// Rounded to the nearest; `None` of nothing.
+fn share_ppm(part: u64, whole: u64) -> Option<u32> {
+    let (part, whole) = (u128::from(part), u128::from(whole));
+    let share = (part * 1_000_000 + whole / 2).checked_div(whole)?;
+    u32::try_from(share).ok()
+}
+
+fn describe_note(note: &Note) -> String {
+    match note {
+        Note::Rounded { place, error_ppm } => format!(
+            "the weights of `{place}` do not fit a wheel of 10000 slots: shares are off by up to \
+             {error_ppm} parts per million"
+        ),
+        Note::NoCgroup { place, path } => {
+            format!("the route `{place}` takes nobody by cgroup: {path} does not exist now")
+        }
+    }
+}
+
+/// Says what is wrong with hooks that the policy needs.
+pub(crate) fn hook_problems(hooks: &[HookStatus], cgroup: &str) -> Vec<String> {
+    let broken = hooks.iter().filter(|hook| hook.wanted && hook.state != "attached");
+    broken
+        .map(|hook| {
+            let cause = match hook.state.as_str() {
+                "severed" => "its cgroup was removed; it is attached again when the path is back",
+                "shadowed" => "another program's attachment overrides it: see bpftool cgroup tree",
+                _ => "restart the daemon",
+            };
+            format!("the hook {} on {cgroup} is {}: {cause}", hook.hook, hook.state)
+        })
+        .collect()
+}

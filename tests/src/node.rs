@@ -1,0 +1,119 @@
+//! A data path on the running kernel, without a daemon: what most tests need.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow};
+use splitter_user::compile::image::{ServiceId, ServiceImage};
+use splitter_user::compile::{Cgroup, Cgroups, Compiler, service_id};
+use splitter_user::kernel::{Attachment, Hook, KernelMaps, Loaded, LogLevel, PinDir, load};
+use splitter_user::policy::model::Policy;
+use splitter_user::policy::{self, Source};
+use splitter_user::publish::{Change, CounterOwner, Published, Publisher};
+use splitter_user::tables::{Maps as _, Sizes};
+
+use crate::place::{Place, cgroup2_mount};
+
+/// Loaded programs, adopted maps, and a place that they are attached to.
+pub struct Node {
+    /// The policy's only writer.
+    pub publisher: Publisher<KernelMaps>,
+    /// The links.
+    pub attachment: Attachment,
+    /// The programs.
+    pub loaded: Loaded,
+    /// The lock on the pins.
+    pub pins: PinDir,
+    /// The cgroup; dropped last.
+    pub place: Place,
+}
+
+impl Node {
+    /// A node of ordinary size with all hooks attached.
+    pub fn new() -> Result<Self> {
+        Self::with_sizes(Sizes::for_services(64))
+    }
+
+    /// A node of a given size with all hooks attached.
+    pub fn with_sizes(sizes: Sizes) -> Result<Self> {
+        let place = Place::new()?;
+        let pins = PinDir::open(place.pins())?;
+        let mut loaded = load(&pins, sizes, LogLevel::Off)?;
+        let publisher = Publisher::adopt(loaded.maps()?)?;
+        let attachment = Attachment::new(&pins, place.cgroup())?;
+        attachment.attach(&mut loaded, &Hook::ALL)?;
+        Ok(Self { publisher, attachment, loaded, pins, place })
+    }
+
+    /// Makes a policy the whole policy.
+    pub fn apply(&mut self, yaml: &str) -> Result<Published> {
+        let changes = self.changes(yaml)?;
+        Ok(self.publisher.publish(changes)?)
+    }
+
+    /// The changes that lead from the running policy to another.
+    pub fn changes(&self, yaml: &str) -> Result<Vec<Change>> {
+        let images = compile(&parse(yaml)?)?;
+        let kept: HashSet<ServiceId> = images.iter().map(|image| image.id).collect();
+        let gone = self.publisher.services().filter(|id| !kept.contains(id));
+        let puts = images.into_iter().map(|image| Change::Put(Arc::new(image)));
+        Ok(gone.map(Change::Remove).chain(puts).collect())
+    }
+
+    /// The counts of a service, by owner.
+    pub fn counts(&self, service: &str) -> Result<BTreeMap<CounterOwner, u64>> {
+        let values = self.publisher.maps().counters()?;
+        let counters = self.publisher.counters(service_id(service)).context("no such service")?;
+        let count = |(owner, index): (&CounterOwner, &u32)| (*owner, values[*index as usize]);
+        Ok(counters.iter().map(count).collect())
+    }
+}
+
+/// Reads policy text.
+pub fn parse(yaml: &str) -> Result<Policy> {
+    let source = Source { name: "test.yaml".to_owned(), bytes: yaml.as_bytes().to_vec() };
+    let sources = [source];
+    let loaded = policy::load(&sources)
+        .map_err(|errors| anyhow!("{}", policy::diagnostic::render(&errors, &sources, false)))?;
+    Ok(loaded.policy)
+}
+
+/// Compiles a policy with the cgroups of this machine.
+pub fn compile(policy: &Policy) -> Result<Vec<ServiceImage>> {
+    let mut compiler = Compiler::new(find_cgroups(policy)?);
+    Ok(policy.services.iter().map(|service| compiler.compile(service).0).collect())
+}
+
+fn find_cgroups(policy: &Policy) -> Result<Cgroups> {
+    let root = cgroup2_mount()?;
+    let mut cgroups = Cgroups::new();
+    for route in policy.services.iter().flat_map(|service| &service.routes) {
+        for path in route.matches.iter().filter_map(|wanted| wanted.cgroup.as_ref()) {
+            let level = path.split('/').filter(|part| !part.is_empty()).count();
+            if let Ok(metadata) = fs::metadata(root.join(path.trim_start_matches('/'))) {
+                let level = u32::try_from(level).context("cgroup depth")?;
+                cgroups.insert(path.clone(), Cgroup { id: metadata.ino(), level });
+            }
+        }
+    }
+    Ok(cgroups)
+}
+
+/// A policy of one service that splits between `v1` and `v2`, with one backend each.
+pub fn two_versions(protocol: &str, v1: u32, v2: u32) -> String {
+    format!(
+        "apiVersion: splitter.dev/v1
+kind: Split
+metadata: {{name: shop}}
+spec:
+  frontends: [\"127.10.0.1:8080/{protocol}\"]
+  subsets:
+    v1: {{backends: [\"127.0.0.1:19001\"]}}
+    v2: {{backends: [\"127.0.0.1:19002\"]}}
+  routes:
+    - split: {{v1: {v1}, v2: {v2}}}
+"
+    )
+}
