@@ -2,9 +2,10 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 use splitter_common::abi::{
-    Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, Match, Plan, PlanPair, Reason, Route,
-    Subset, TCP, Wheel, action, match_flag, pick,
+    Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, Match, NARROW_SLOTS_PER_CELL, Plan,
+    PlanPair, Reason, Route, Subset, TCP, WIDE_SLOTS_PER_CELL, Wheel, action, match_flag, pick,
 };
 use splitter_common::addr::{Addr, PortBe};
 use splitter_common::decide::{Decision, Verdict, WheelRef, World, decide};
@@ -176,12 +177,15 @@ fn client_match() -> impl Strategy<Value = Match> {
 }
 
 fn wheel() -> impl Strategy<Value = Wheel> {
-    (any::<u64>(), 0_u16..60, 0_u16..10, index()).prop_map(|(ticket, len, per_cell, cells)| Wheel {
-        ticket,
-        len,
-        slots_per_cell: per_cell,
-        cells,
-        slots: std::array::from_fn(|i| u8::try_from(i % 4).unwrap()),
+    let width = select(&[0, NARROW_SLOTS_PER_CELL, WIDE_SLOTS_PER_CELL][..]);
+    (any::<u64>(), 0_u16..60, width, index()).prop_map(|(ticket, len, slots_per_cell, cells)| {
+        Wheel {
+            ticket,
+            len,
+            slots_per_cell,
+            cells,
+            slots: std::array::from_fn(|i| u8::try_from(i % 4).unwrap()),
+        }
     })
 }
 
@@ -312,10 +316,12 @@ proptest! {
         client in client(),
     ) {
         let fitting = |wanted: &Option<Match>| wanted.as_ref().is_none_or(|m| fits(&client, m));
-        let expected = routes.iter().position(fitting).map_or(0, |place| place + 1);
+        let expected = routes.iter().position(fitting);
         let decision = decide(&rejecting(&routes, client.clone()), &KEY);
-        prop_assert_eq!(usize::from(decision.errno), expected);
-        prop_assert_eq!(decision.tally.reason == Reason::NoRoute as u32, expected == 0);
+        match expected {
+            Some(place) => prop_assert_eq!(usize::from(decision.errno), place + 1),
+            None => prop_assert_eq!(decision.tally.reason, Reason::NoRoute as u32),
+        }
     }
 
     #[test]
@@ -335,20 +341,25 @@ proptest! {
         slots in vec(0_u16..8, 2..48), ticket: u64, random: u32,
     ) {
         let len = u16::try_from(slots.len()).unwrap();
-        let word = |bits: u32| {
-            move |cell: &[u16]| cell.iter().rev().fold(0, |word, s| word << bits | u64::from(*s))
+        let word = |cell: &[u16], bits| {
+            cell.iter().rev().fold(0, |word, s| word << bits | u64::from(*s))
         };
         let mut inline = [0; 48];
         for (to, from) in inline.iter_mut().zip(&slots) {
             *to = u8::try_from(*from).unwrap();
         }
-        let mut cells: Vec<u64> = slots.chunks(4).map(word(16)).collect();
-        let narrow = u32::try_from(cells.len()).unwrap();
-        cells.extend(slots.chunks(8).map(word(8)));
-        let wheels = [(0, 0, inline), (4, 0, [0; 48]), (8, narrow, [0; 48])];
+        let wide = slots.chunks(4).map(|cell| word(cell, 16));
+        let narrow = slots.chunks(8).map(|cell| word(cell, 8));
+        let first_narrow = 1 + u32::try_from(wide.len()).unwrap();
+        let wheels = [
+            (0, 0, inline),
+            (WIDE_SLOTS_PER_CELL, 1, [0; 48]),
+            (NARROW_SLOTS_PER_CELL, first_narrow, [0; 48]),
+        ];
         let wheels = wheels.map(|(slots_per_cell, cells, slots)| {
             Wheel { ticket, len, slots_per_cell, cells, slots }
         });
+        let cells = [0].into_iter().chain(wide).chain(narrow).collect();
         let subset = |i: u32| Subset { counter: 10 + i, ..Subset::default() };
         let mut tables = rejecting(&[None], Client { random, ..Client::default() });
         tables = Tables { wheels: wheels.into(), cells, subsets: (0..8).map(subset).collect(), ..tables };
@@ -358,10 +369,11 @@ proptest! {
             decide(&tables, &KEY).tally.subset - 10
         };
         let at = usize::try_from(ticket % u64::from(len)).unwrap();
-        for wheel in 0..3 {
-            prop_assert_eq!(pick(pick::TICKET, wheel), u32::from(slots[at]));
-            prop_assert_eq!(pick(pick::RANDOM, wheel), pick(pick::RANDOM, 0));
-            prop_assert_eq!(pick(pick::CLIENT, wheel), pick(pick::CLIENT, 0));
+        prop_assert_eq!(pick(pick::TICKET, 0), u32::from(slots[at]));
+        for cells in 1..3 {
+            prop_assert_eq!(pick(pick::TICKET, cells), u32::from(slots[at]));
+            prop_assert_eq!(pick(pick::RANDOM, cells), pick(pick::RANDOM, 0));
+            prop_assert_eq!(pick(pick::CLIENT, cells), pick(pick::CLIENT, 0));
         }
     }
 }

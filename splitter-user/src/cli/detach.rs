@@ -28,22 +28,23 @@ pub(crate) struct Options {
 /// Removes our links and maps, and nobody else's: through the daemon, which then ends, or, where
 /// none runs, by itself.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
-    let removed = if options.daemon.is_vacant() {
-        remove(&options.pin_dir)?
+    let Options { pin_dir, output, daemon } = options;
+    let removed = if daemon.is_vacant() {
+        remove(&pin_dir)?
     } else {
-        match options.daemon.ask(&Request::Detach)? {
+        match daemon.ask(&Request::Detach)? {
             Answer::Done(Response::Detached { removed }) => removed,
             Answer::Done(_) => return Err(unexpected()),
             Answer::Refused => return Ok(Exit::Failure),
         }
     };
-    match options.output {
+    match output {
         Output::Json => print_json(&removed)?,
         Output::Text if removed.is_empty() => {
-            print(&format!("nothing is pinned in {}\n", options.pin_dir.display()))?;
+            print(&format!("nothing is pinned in {}\n", pin_dir.display()))?;
         }
         Output::Text => {
-            print(&removed.iter().map(|pin| format!("removed {pin}\n")).collect::<String>())?;
+            print(&format!("removed {}\n", removed.join("\nremoved ")))?;
         }
     }
     Ok(Exit::Success)

@@ -21,9 +21,10 @@ pub(crate) struct Options {
 
 /// Prints the tables.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
-    match options.daemon.ask(&Request::Dump)? {
+    let Options { output, daemon } = options;
+    match daemon.ask(&Request::Dump)? {
         Answer::Done(Response::Dump(dump)) => {
-            match options.output {
+            match output {
                 Output::Text => print(&text(&dump)?)?,
                 Output::Json => print_json(&dump)?,
             }
@@ -73,10 +74,8 @@ fn write_frontend(text: &mut String, frontend: &FrontendDump) -> fmt::Result {
 
 fn show_choice(choice: Option<&ChoiceDump>) -> String {
     let Some(choice) = choice else { return String::new() };
-    let mut text = format!(" {}", choice.pick);
-    let mut field = |name: &str, value: String| {
-        text.push_str(&format!(" {name}={value}"));
-    };
+    let mut fields = vec![choice.pick.clone()];
+    let mut field = |name: &str, value: String| fields.push(format!("{name}={value}"));
     if let Some(only) = choice.only {
         field("ordinal", only.to_string());
     }
@@ -92,7 +91,7 @@ fn show_choice(choice: Option<&ChoiceDump>) -> String {
     for (end, ordinal) in &choice.thresholds {
         field("below", format!("{end}:{ordinal}"));
     }
-    text
+    format!(" {}", fields.join(" "))
 }
 
 fn join(numbers: impl Iterator<Item = impl ToString>) -> String {

@@ -46,6 +46,12 @@ enum Verb {
     Get(get::Options),
     /// Shift the weights of a running service.
     Weight(weight::Options),
+    /// Show what the kernel does: hooks, connections, problems.
+    Status(status::Options),
+    /// Show the tables as the kernel reads them.
+    Dump(dump::Options),
+    /// Remove the hooks and maps: traffic is no longer split.
+    Detach(detach::Options),
     /// Say everything that is wrong with a policy.
     Check(check::Options),
     /// Show what differs between two policies.
@@ -54,12 +60,6 @@ enum Verb {
     Simulate(simulate::Options),
     /// Show why a connection goes where it goes.
     Explain(explain::Options),
-    /// Show what the kernel does: hooks, connections, problems.
-    Status(status::Options),
-    /// Show the tables as the kernel reads them.
-    Dump(dump::Options),
-    /// Remove the hooks and maps: traffic is no longer split.
-    Detach(detach::Options),
 }
 
 /// How a verb that was used rightly ended. Wrong usage ends in `clap`, with status 2.
@@ -88,13 +88,13 @@ pub fn main() -> ExitCode {
         Verb::Apply(options) => apply::run(options),
         Verb::Get(options) => get::run(options),
         Verb::Weight(options) => weight::run(options),
+        Verb::Status(options) => status::run(options),
+        Verb::Dump(options) => dump::run(options),
+        Verb::Detach(options) => detach::run(options),
         Verb::Check(options) => check::run(&options),
         Verb::Diff(options) => diff::run(&options),
         Verb::Simulate(options) => simulate::run(&options),
         Verb::Explain(options) => explain::run(&options),
-        Verb::Status(options) => status::run(options),
-        Verb::Dump(options) => dump::run(options),
-        Verb::Detach(options) => detach::run(options),
     };
     match result {
         Ok(Exit::Success) => ExitCode::SUCCESS,

@@ -50,6 +50,7 @@ pub(crate) struct Options {
 
 /// Sizes of the maps. Kernel memory is taken for all of it at once.
 #[derive(Args)]
+#[expect(clippy::struct_field_names, reason = "the fields are named as the options are")]
 #[command(next_help_heading = "Sizes of the maps")]
 struct SizeOptions {
     /// Most services of ordinary shape: one frontend, two subsets, four backends, weights that
@@ -114,7 +115,9 @@ impl SizeOptions {
 
 /// Runs the daemon until a signal ends it.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
-    let filter = if options.log_connections { "debug" } else { "info" };
+    // `splitter` is where the hooks log and the beginning of this crate's name; libraries are
+    // heard where something is wrong.
+    let filter = if options.log_connections { "warn,splitter=debug" } else { "warn,splitter=info" };
     start_log(options.log_format, filter)?;
     daemon::run(Settings {
         sizes: options.sizes.sizes(),

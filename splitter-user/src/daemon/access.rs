@@ -23,14 +23,23 @@ pub(crate) struct Rights {
 }
 
 impl Access {
+    /// The rights of a caller where the groups of the caller do not matter.
+    pub(crate) fn plain_rights(&self, uid: Uid) -> Option<Rights> {
+        if uid.is_root() || uid == Uid::effective() {
+            return Some(Rights { read: true, change: true });
+        }
+        let no_groups = self.admin_group.or(self.read_group).is_none();
+        no_groups.then_some(Rights { read: false, change: false })
+    }
+
     /// The rights of a caller. Groups are those of the user database at this moment, and the
     /// caller's effective group.
     pub(crate) fn rights(&self, uid: Uid, gid: Gid) -> Rights {
-        if uid.is_root() || uid == Uid::effective() {
-            return Rights { read: true, change: true };
+        if let Some(rights) = self.plain_rights(uid) {
+            return rights;
         }
         let wanted = [self.admin_group, self.read_group];
-        let groups = if wanted.iter().any(Option::is_some) { groups(uid, gid) } else { Vec::new() };
+        let groups = groups(uid, gid);
         let [change, read] = wanted.map(|group| group.is_some_and(|g| groups.contains(&g)));
         Rights { read: read || change, change }
     }

@@ -1,6 +1,6 @@
 //! The policy files that the daemon follows.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -59,9 +59,8 @@ impl PolicyFiles {
 
     /// Reads every file. The first that cannot be read fails it, named.
     pub(crate) fn read(&self) -> Result<Vec<Source>, String> {
-        let fail = |path: &Path, error: &io::Error| {
-            format!("read the policy {}: {error}; what runs is kept", path.display())
-        };
+        let fail =
+            |path: &Path, error: &io::Error| format!("read the policy {}: {error}", path.display());
         let mut sources = Vec::new();
         for path in &self.paths {
             for file in policy_files(path).map_err(|error| fail(path, &error))? {
@@ -86,18 +85,24 @@ impl PolicyFiles {
             .collect()
     }
 
-    /// Directories in which a change may change the policy: those of the files, and of what
-    /// symbolic links among them lead to.
-    pub(crate) fn directories(&self) -> BTreeSet<PathBuf> {
-        let mut directories = BTreeSet::new();
-        for path in &self.paths {
-            if path.is_dir() {
-                directories.insert(path.clone());
+    /// Directories in which a change may change the policy, with their inodes: those of the
+    /// files, of symbolic links on the way to them, and of what those lead to.
+    pub(crate) fn directories(&self) -> BTreeMap<PathBuf, u64> {
+        let mut directories = BTreeMap::new();
+        let mut add = |path: PathBuf| {
+            if let Some(metadata) = fs::metadata(&path).ok().filter(fs::Metadata::is_dir) {
+                directories.insert(path, metadata.ino());
             }
+        };
+        for path in &self.paths {
+            add(path.clone());
             for file in std::iter::once(path.clone()).chain(policy_files(path).unwrap_or_default())
             {
-                directories.insert(parent(&file));
-                directories.extend(fs::canonicalize(&file).ok().map(|target| parent(&target)));
+                add(parent(&file));
+                file.ancestors().filter(|a| a.is_symlink()).for_each(|link| add(parent(link)));
+                if let Ok(target) = fs::canonicalize(&file) {
+                    add(parent(&target));
+                }
             }
         }
         directories
@@ -115,4 +120,59 @@ fn file_state(path: &Path) -> Option<[i64; 5]> {
     let metadata = fs::metadata(path).ok()?;
     let (inode, size) = (metadata.ino().cast_signed(), metadata.size().cast_signed());
     Some([inode, size, metadata.mtime(), metadata.mtime_nsec(), metadata.ctime_nsec()])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn write(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_its_visible_policies_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.yaml", "a.yml", ".hidden.yaml", "a.yaml~", "notes.txt"] {
+            write(&dir.path().join(name), "");
+        }
+        fs::create_dir(dir.path().join("dir.yaml")).unwrap();
+        let files = policy_files(dir.path()).unwrap();
+        assert_eq!(files, [dir.path().join("a.yml"), dir.path().join("b.yaml")]);
+        assert!(policy_files(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn writes_renames_swapped_links_and_losses_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("one")).unwrap();
+        fs::create_dir(at("two")).unwrap();
+        write(&at("one/p.yaml"), "1");
+        write(&at("two/p.yaml"), "2");
+        symlink(at("one"), at("current")).unwrap();
+        let files = PolicyFiles::new(vec![at("current/p.yaml")]);
+        let directories = files.directories();
+        for watched in [fs::canonicalize(at("one")).unwrap(), dir.path().to_owned()] {
+            assert!(directories.contains_key(&watched), "{}", watched.display());
+        }
+        let mut seen = files.fingerprint();
+        let mut changed = |what: &str| {
+            let now = files.fingerprint();
+            assert_ne!(now, std::mem::replace(&mut seen, now.clone()), "{what}");
+            assert_eq!(now, files.fingerprint(), "{what}");
+        };
+        write(&at("one/p.yaml"), "longer");
+        changed("a write");
+        write(&at("one/p.new"), "longer");
+        fs::rename(at("one/p.new"), at("one/p.yaml")).unwrap();
+        changed("a rename");
+        symlink(at("two"), at("next")).unwrap();
+        fs::rename(at("next"), at("current")).unwrap();
+        changed("a swapped link");
+        fs::remove_file(at("two/p.yaml")).unwrap();
+        changed("a loss");
+    }
 }

@@ -86,18 +86,14 @@ impl Overrides {
         next: Option<Override>,
     ) -> io::Result<Option<Override>> {
         let path = self.dir.join(file_name(service));
-        match next {
-            Some(next) => {
-                write_whole(&path, &file_text(&next))?;
-                Ok(self.by_name.insert(service.to_owned(), next))
-            }
-            None => {
-                if self.by_name.contains_key(service) {
-                    fs::remove_file(&path).or_else(ignore_missing)?;
-                }
-                Ok(self.by_name.remove(service))
-            }
+        if let Some(next) = next {
+            write_whole(&path, &file_text(&next))?;
+            return Ok(self.by_name.insert(service.to_owned(), next));
         }
+        if self.by_name.contains_key(service) {
+            fs::remove_file(&path).or_else(ignore_missing)?;
+        }
+        Ok(self.by_name.remove(service))
     }
 }
 

@@ -16,34 +16,45 @@ use crate::policy::{self, Loaded, Source};
 /// The engine on the kernel.
 pub(crate) type KernelEngine = Engine<KernelMaps, KernelHooks>;
 
-/// A request that is ready for the engine.
+/// A request that is ready to be carried out.
 pub(crate) enum Job {
-    /// Services to apply, already loaded.
-    Apply {
-        /// What was loaded.
-        loaded: Box<Loaded>,
-        /// From what.
-        sources: Vec<Source>,
-    },
-    /// Anything else.
-    Other(Request),
+    /// The engine's to do.
+    Task(Task),
+    /// Ends the daemon.
+    Detach,
+}
+
+/// What the engine can be asked for. Fields are those of [`Request`].
+pub(crate) enum Task {
+    Apply { loaded: Box<Loaded>, sources: Vec<Source> },
+    Remove(Vec<String>),
+    Weight { target: String, weights: Vec<(String, u32)> },
+    Get(Option<String>),
+    Status { services: Vec<String>, all: bool },
+    Dump,
 }
 
 impl Job {
     /// Does what needs no engine and may take long: reading policy text.
     pub(crate) fn prepare(request: Request) -> Result<Self, Response> {
-        let Request::Apply { sources } = request else { return Ok(Self::Other(request)) };
-        let source = |text: Text| Source { name: text.name, bytes: text.text.into_bytes() };
-        let sources: Vec<Source> = sources.into_iter().map(source).collect();
-        match policy::load(&sources) {
-            Ok(loaded) => Ok(Self::Apply { loaded: Box::new(loaded), sources }),
-            Err(diagnostics) => Err(response_to(ChangeError::Invalid { diagnostics, sources })),
-        }
+        Ok(Self::Task(match request {
+            Request::Detach => return Ok(Self::Detach),
+            Request::Apply { sources } => load_texts(sources)?,
+            Request::Remove { services } => Task::Remove(services),
+            Request::Weight { target, weights } => Task::Weight { target, weights },
+            Request::Get { service } => Task::Get(service),
+            Request::Status { services, all } => Task::Status { services, all },
+            Request::Dump => Task::Dump,
+        }))
     }
+}
 
-    /// Whether this ends the daemon.
-    pub(crate) fn is_detach(&self) -> bool {
-        matches!(self, Self::Other(Request::Detach))
+fn load_texts(texts: Vec<Text>) -> Result<Task, Response> {
+    let source = |text: Text| Source { name: text.name, bytes: text.text.into_bytes() };
+    let sources: Vec<Source> = texts.into_iter().map(source).collect();
+    match policy::load(&sources) {
+        Ok(loaded) => Ok(Task::Apply { loaded: Box::new(loaded), sources }),
+        Err(diagnostics) => Err(response_to(ChangeError::Invalid { diagnostics, sources })),
     }
 }
 
@@ -55,46 +66,38 @@ pub(crate) struct Circumstances {
     pub(crate) reload_problem: Option<String>,
 }
 
-/// Answers every request but one: detaching ends the daemon, which is not the engine's to do.
+/// Carries a task out.
 pub(crate) fn answer(
     engine: &mut KernelEngine,
     circumstances: &Circumstances,
-    job: Job,
+    task: Task,
 ) -> Response {
-    let result = match job {
-        Job::Apply { loaded, sources } => engine.apply(&loaded, &sources).map(applied),
-        Job::Other(request) => answer_other(engine, circumstances, request),
+    let result = match task {
+        Task::Apply { loaded, sources } => engine.apply(&loaded, &sources).map(applied),
+        Task::Remove(services) => engine.remove(&services).map(applied),
+        Task::Weight { target, weights } => weigh(engine, &target, &weights),
+        Task::Get(service) => get(engine, service.as_deref()),
+        Task::Status { services, all } => {
+            full_status(engine, circumstances, &Scope { names: &services, all })
+                .map(|status| Response::Status(Box::new(status)))
+        }
+        Task::Dump => Ok(match dump::dump(engine) {
+            Ok(dump) => Response::Dump(dump),
+            Err(error) => Response::Failed { message: format!("read the maps: {error}") },
+        }),
     };
     result.unwrap_or_else(response_to)
 }
 
-fn answer_other(
+fn weigh(
     engine: &mut KernelEngine,
-    circumstances: &Circumstances,
-    request: Request,
+    target: &str,
+    weights: &[(String, u32)],
 ) -> Result<Response, ChangeError> {
-    match request {
-        Request::Remove { services } => engine.remove(&services).map(applied),
-        Request::Weight { target, weights } => {
-            let (service, route) = engine.find_target(&target);
-            let weighted = engine.set_weights(service, route, &weights)?;
-            debug!(target, microseconds = weighted.microseconds, "weights changed");
-            Ok(Response::Weighted(weighted))
-        }
-        Request::Get { service } => get(engine, service.as_deref()),
-        Request::Status { services, all } => {
-            let scope = Scope { names: &services, all };
-            let status = full_status(engine, circumstances, &scope)?;
-            Ok(Response::Status(Box::new(status)))
-        }
-        Request::Dump => Ok(match dump::dump(engine) {
-            Ok(dump) => Response::Dump(dump),
-            Err(error) => Response::Failed { message: format!("read the maps: {error}") },
-        }),
-        Request::Apply { .. } | Request::Detach => {
-            Ok(Response::Failed { message: "the request came to the wrong place".to_owned() })
-        }
-    }
+    let (service, route) = engine.find_target(target);
+    let weighted = engine.set_weights(service, route, weights)?;
+    debug!(target, microseconds = weighted.microseconds, "weights changed");
+    Ok(Response::Weighted(weighted))
 }
 
 fn applied(applied: Applied) -> Response {

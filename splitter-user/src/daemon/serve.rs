@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::access::Access;
 use super::control::Response;
 use super::files::PolicyFiles;
-use super::requests::{Circumstances, KernelEngine, answer, chain};
+use super::requests::{Circumstances, Job, KernelEngine, Task, answer, chain};
 use super::server::{self, Call};
 use super::start::{load_policy, tell_systemd};
 use super::watch::Watch;
@@ -120,12 +120,10 @@ impl Daemon {
     /// Waits for one thing and does it. Answers how to end, if this is the end.
     async fn step(&mut self, wakers: &mut Wakers) -> Option<Last> {
         tokio::select! {
-            Some(call) = wakers.calls.recv() => {
-                if call.job.is_detach() {
-                    return Some(Last::Detach(call.reply));
-                }
-                self.call(call);
-            }
+            Some(Call { job, reply }) = wakers.calls.recv() => match job {
+                Job::Detach => return Some(Last::Detach(reply)),
+                Job::Task(task) => self.carry_out(task, reply),
+            },
             () = changed(&mut wakers.watch) => self.reload("the policy files changed"),
             Some(()) = wakers.reload.recv() => {
                 if let Some(watch) = &mut wakers.watch {
@@ -142,11 +140,11 @@ impl Daemon {
         None
     }
 
-    fn call(&mut self, call: Call) {
-        let response = answer(&mut self.engine, &self.circumstances, call.job);
-        self.free_retired();
+    fn carry_out(&mut self, task: Task, reply: oneshot::Sender<Response>) {
+        let response = answer(&mut self.engine, &self.circumstances, task);
         // A client that went away does not need the answer.
-        let _gone = call.reply.send(response);
+        let _gone = reply.send(response);
+        self.free_retired();
     }
 
     fn reload(&mut self, why: &str) {
@@ -156,8 +154,9 @@ impl Daemon {
         if let Err(problem) = &result {
             error!("the policy files are not loaded, what runs is kept: {problem}");
         }
-        self.circumstances.reload_problem =
-            result.err().map(|problem| format!("the policy files are not loaded: {problem}"));
+        self.circumstances.reload_problem = result.err().map(|problem| {
+            format!("the policy files are not loaded, what runs is kept: {problem}")
+        });
         self.free_retired();
         self.tell_ready();
     }

@@ -28,7 +28,7 @@ const MAX_CLIENTS: usize = 32;
 /// A client that says nothing for so long is sent away.
 const IDLE: Duration = Duration::from_secs(5);
 /// A request that is not complete after so long is given up.
-const LONGEST_REQUEST: Duration = Duration::from_secs(60);
+const LONGEST_REQUEST: Duration = Duration::from_mins(1);
 /// Bytes written at once, each within [`IDLE`].
 const CHUNK: usize = 256 << 10;
 
@@ -84,9 +84,13 @@ async fn serve_client(
 ) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     let (uid, gid) = (Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid()));
-    let asked = Arc::clone(&access);
-    // The user database may be slow.
-    let rights = spawn_blocking(move || asked.rights(uid, gid)).await.map_err(io::Error::other)?;
+    let rights = if let Some(rights) = access.plain_rights(uid) {
+        rights
+    } else {
+        // The user database may be slow.
+        let access = Arc::clone(&access);
+        spawn_blocking(move || access.rights(uid, gid)).await.map_err(io::Error::other)?
+    };
     let response = if rights.read {
         answer(&mut stream, &access, uid, rights, &calls).await
     } else {
@@ -115,17 +119,26 @@ async fn answer(
     if request.changes() && !rights.change {
         return failed(access.refusal(uid, true));
     }
-    let ended = || failed("the daemon is ending".to_owned());
-    let Ok(job) = spawn_blocking(move || Job::prepare(request)).await else { return ended() };
-    let job = match job {
+    let job = match prepare(request).await {
         Ok(job) => job,
         Err(response) => return response,
     };
+    let ended = || failed("the daemon is ending".to_owned());
     let (reply, response) = oneshot::channel();
     if calls.send(Call { job, reply }).await.is_err() {
         return ended();
     }
     response.await.unwrap_or_else(|_| ended())
+}
+
+/// Policy text may be long, so it is read elsewhere; all else is not worth a thread.
+async fn prepare(request: Request) -> Result<Job, Response> {
+    if !matches!(request, Request::Apply { .. }) {
+        return Job::prepare(request);
+    }
+    spawn_blocking(move || Job::prepare(request)).await.unwrap_or_else(|error| {
+        Err(Response::Failed { message: format!("read the policy text: {error}") })
+    })
 }
 
 /// Reads a request of an agreed length, taking memory only for what arrived.

@@ -139,7 +139,8 @@ pub(super) fn load_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> Res
         policy::load(&sources).map_err(|wrong| refused(&wrong, &sources))?
     };
     if !loaded.warnings.is_empty() {
-        warn!("the policy loads with warnings:\n{}", render(&loaded.warnings, &sources, false));
+        let warnings = render(&loaded.warnings, &sources, false);
+        warn!("the policy loads with warnings:\n{}", warnings.trim_end());
     }
     match engine.replace_files(loaded, &sources) {
         Ok(applied) => {
@@ -157,8 +158,8 @@ fn check_blank(engine: &KernelEngine, sources: &[Source]) -> Result<(), String> 
     let is_blank = |source: &&Source| source.bytes.trim_ascii().is_empty();
     match sources.iter().filter(is_blank).find(|source| engine.has_services_of(&source.name)) {
         Some(source) => Err(format!(
-            "{} is empty now, and had services before; what runs is kept. To remove them, delete \
-             the file from its directory or leave a comment in it",
+            "{} is empty now, and had services before: to remove them, delete the file from its \
+             directory or leave a comment in it",
             source.name
         )),
         None => Ok(()),
@@ -166,7 +167,8 @@ fn check_blank(engine: &KernelEngine, sources: &[Source]) -> Result<(), String> 
 }
 
 fn refused(diagnostics: &[policy::diagnostic::Diagnostic], sources: &[Source]) -> String {
-    format!("the policy files are wrong\n{}", render(diagnostics, sources, false))
+    let problems = render(diagnostics, sources, false);
+    format!("the policy files are wrong\n{}", problems.trim_end())
 }
 
 /// Lets connections meet the policy.

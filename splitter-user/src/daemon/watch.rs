@@ -4,7 +4,7 @@
 //! swapping a symbolic link. A burst of events is one change, and a change that left the files as
 //! they were is none.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::files::{Fingerprint, PolicyFiles};
@@ -26,7 +26,8 @@ const LONGEST_BURST: Duration = Duration::from_millis(500);
 pub(crate) struct Watch {
     files: PolicyFiles,
     watcher: RecommendedWatcher,
-    watched: BTreeSet<PathBuf>,
+    /// Directories and their inodes: one that was replaced has to be watched anew.
+    watched: BTreeMap<PathBuf, u64>,
     seen: Fingerprint,
     bursts: mpsc::Receiver<()>,
 }
@@ -43,7 +44,7 @@ impl Watch {
             }
         })?;
         let seen = files.fingerprint();
-        let mut watch = Self { files, watcher, watched: BTreeSet::new(), seen, bursts };
+        let mut watch = Self { files, watcher, watched: BTreeMap::new(), seen, bursts };
         watch.follow_directories();
         Ok(watch)
     }
@@ -70,11 +71,11 @@ impl Watch {
     /// Symbolic links may lead elsewhere than before.
     fn follow_directories(&mut self) {
         let wanted = self.files.directories();
-        for gone in self.watched.difference(&wanted) {
+        for (gone, _) in self.watched.iter().filter(|(path, id)| wanted.get(*path) != Some(*id)) {
             // A directory that was removed is not watched any more.
             let _not_watched = self.watcher.unwatch(gone);
         }
-        for new in wanted.difference(&self.watched) {
+        for (new, _) in wanted.iter().filter(|(path, id)| self.watched.get(*path) != Some(*id)) {
             if let Err(error) = self.watcher.watch(new, RecursiveMode::NonRecursive) {
                 warn!("watch {}: {error}; send SIGHUP after changes there", new.display());
             }
@@ -96,7 +97,15 @@ async fn gather_bursts(event: Arc<Notify>, bursts: mpsc::Sender<()>) {
     loop {
         event.notified().await;
         let last = Instant::now() + LONGEST_BURST;
-        while Instant::now() < last && timeout(QUIET, event.notified()).await.is_ok() {}
+        loop {
+            // Slept through, not woken up by each event: other files in the directory may change
+            // all the time.
+            sleep(QUIET).await;
+            let quiet = timeout(Duration::ZERO, event.notified()).await.is_err();
+            if quiet || Instant::now() >= last {
+                break;
+            }
+        }
         if bursts.send(()).await.is_err() {
             return;
         }

@@ -34,12 +34,12 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     let services = prop::collection::vec((service(), 1_usize..=2), 4);
     let frontends = Just(all_frontends()).prop_shuffle();
     (names, services, frontends).prop_map(|(names, services, mut all)| {
-        let named = names.into_iter().zip(services).map(|(name, (service, n))| {
+        let services = names.into_iter().zip(services).map(|(name, (service, n))| {
             let mut own = all.split_off(all.len() - n);
             own.sort_unstable();
             Service { name: name.to_owned(), frontends: own, ..service }
         });
-        Policy { services: named.collect() }
+        Policy { services: services.collect() }
     })
 }
 

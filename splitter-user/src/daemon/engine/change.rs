@@ -38,7 +38,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             self.publisher.services().filter(|id| !wanted.contains(id)).collect();
         let mut applied = self.compare(&next);
         let targets: Vec<Target> = next.into_values().collect();
-        self.commit(targets, gone)?;
+        self.commit(targets, &gone)?;
         for name in dropped {
             info!(service = %name, "the policy file changed after the command: the file counts");
             self.drop_override(&name);
@@ -65,7 +65,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let next = targets.iter().map(|t| (t.service.name.as_str(), t)).collect();
         let mut applied = self.compare_some(&next);
         let overrides = targets.iter().map(|target| self.override_for(target)).collect();
-        self.commit_with_overrides(targets, Vec::new(), overrides)?;
+        self.commit_with_overrides(targets, &[], overrides)?;
         finish(&mut applied, self.publisher.generation(), start);
         Ok(applied)
     }
@@ -90,7 +90,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         }
         self.check_return(&targets)?;
         let overrides = names.iter().map(|name| (name.clone(), None)).collect();
-        self.commit_with_overrides(targets, gone, overrides)?;
+        self.commit_with_overrides(targets, &gone, overrides)?;
         finish(&mut applied, self.publisher.generation(), start);
         Ok(applied)
     }
@@ -107,7 +107,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let changed = reweigh(&running.service, route, weights).map_err(ChangeError::Impossible)?;
         let target = self.applied_target(Arc::new(changed.service));
         let overrides = vec![self.override_for(&target)];
-        self.commit_with_overrides(vec![target], Vec::new(), overrides)?;
+        self.commit_with_overrides(vec![target], &[], overrides)?;
         Ok(Weighted {
             service: name.to_owned(),
             route: changed.route,
@@ -189,7 +189,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
     fn commit_with_overrides(
         &mut self,
         targets: Vec<Target>,
-        gone: Vec<ServiceId>,
+        gone: &[ServiceId],
         overrides: Vec<(String, Option<Override>)>,
     ) -> Result<(), ChangeError> {
         let mut before = Vec::new();

@@ -277,7 +277,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             return Ok(0);
         }
         debug!(services = ?stale, "cgroups changed");
-        self.commit(targets, Vec::new()).map(|published| published.changed)
+        self.commit(targets, &[]).map(|published| published.changed)
     }
 
     fn find_cgroups(&self, service: &Service) -> Cgroups {
@@ -302,24 +302,24 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
     fn commit(
         &mut self,
         targets: Vec<Target>,
-        removed: Vec<ServiceId>,
+        removed: &[ServiceId],
     ) -> Result<Published, ChangeError> {
         let cgroups: Vec<Cgroups> =
             targets.iter().map(|target| self.find_cgroups(&target.service)).collect();
         let mut compiler = Compiler::new(cgroups.iter().flatten().map(owned).collect());
         let mut changes: Vec<Change> = removed.iter().copied().map(Change::Remove).collect();
         let mut notes = Vec::new();
-        for target in &targets {
-            let (image, noted) = compiler.compile(&target.service);
+        for Target { service, .. } in &targets {
+            let (image, found_notes) = compiler.compile(service);
             changes.push(Change::Put(Arc::new(image)));
-            notes.push(noted);
+            notes.push(found_notes);
         }
         let answering = self.answering_after(&changes);
         let published = self.publish(changes, answering)?;
-        for ((target, cgroups), notes) in targets.into_iter().zip(cgroups).zip(notes) {
-            self.install(target, cgroups, notes);
+        for ((target, found), notes) in targets.into_iter().zip(cgroups).zip(notes) {
+            self.install(target, found, notes);
         }
-        self.forget(&removed);
+        self.forget(removed);
         Ok(published)
     }
 

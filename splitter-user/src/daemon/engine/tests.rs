@@ -39,6 +39,8 @@ impl CgroupSource for FakeCgroups {
     }
 }
 
+type Weights = &'static [(&'static str, u32)];
+
 struct Bench {
     engine: Engine<MemoryMaps, FakeHooks>,
     hooks: FakeHooks,
@@ -136,7 +138,7 @@ fn weights_change_what_is_named_and_leave_the_rest() {
 fn impossible_weights_change_nothing() {
     let mut bench = bench();
     bench.files(&service("a", 1, "v1: 80, v2: 20")).unwrap();
-    let cases: [(&str, &[(&str, u32)], &str); 6] = [
+    let cases: [(&str, Weights, &str); 6] = [
         ("a", &[("v1", 0), ("v2", 0)], "every weight"),
         ("a", &[("v3", 1)], "did you mean `v1`"),
         ("a", &[("v1", u32::MAX), ("v2", 1)], "the most is"),

@@ -70,7 +70,7 @@ pub(in crate::daemon) fn main_split(service: &Service) -> Option<usize> {
     let mut all = routes();
     match (all.next(), all.next()) {
         (Some((only, _)), None) => Some(only),
-        _ => routes().filter(|(_, r)| r.matches.is_empty()).map(|(index, _)| index).last(),
+        _ => routes().rfind(|(_, r)| r.matches.is_empty()).map(|(index, _)| index),
     }
 }
 
