@@ -225,14 +225,18 @@ fn edit(old: Option<Aspect>, new: Option<Aspect>) -> Option<Edit> {
         values.retain(|value| value.old.as_deref().or(value.new.as_deref()) != default);
     }
     if values.is_empty() && is_in_both && ordered && old != new {
-        values.push(Value { name: "order".to_owned(), old: names(&old), new: names(&new) });
+        values.push(Value {
+            name: "order".to_owned(),
+            old: Some(names(&old)),
+            new: Some(names(&new)),
+        });
     }
     (!values.is_empty()).then_some(Edit { part, key, values })
 }
 
-fn names(values: &[(String, String)]) -> Option<String> {
+fn names(values: &[(String, String)]) -> String {
     let names: Vec<&str> = values.iter().map(|(name, _)| name.as_str()).collect();
-    Some(names.join(" "))
+    names.join(" ")
 }
 
 /// Values by their names, those of the old ones first.
@@ -334,11 +338,11 @@ mod tests {
         #[test]
         fn one_weight_is_one_edit(policy in policy(), weight in 1_000_u32..2_000) {
             let mut new = policy.clone();
-            let routes = new.services.iter_mut().flat_map(|service| &mut service.routes);
-            let split = routes.filter_map(|route| match &mut route.action {
+            let mut routes = new.services.iter_mut().flat_map(|service| &mut service.routes);
+            let split = routes.find_map(|route| match &mut route.action {
                 Action::Split(split) => Some(split),
                 _ => None,
-            }).next();
+            });
             prop_assume!(split.is_some());
             split.unwrap().weights[0].1 = weight;
             let difference = diff(&policy, &new);

@@ -69,7 +69,7 @@ struct Room {
 }
 
 /// Runs `check`.
-pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
     let sources = read_sources(&options.files)?;
     let (policy, diagnostics) = match load(&sources) {
         Ok(loaded) => (Some(loaded.policy), loaded.warnings),

@@ -26,7 +26,7 @@ pub(crate) struct Options {
 }
 
 /// Runs `diff`.
-pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
     let (old, new) = (read_policy(&options.old)?, read_policy(&options.new)?);
     let (Some(old), Some(new)) = (old, new) else { return Ok(Exit::Failure) };
     let difference = diff(&old, &new);

@@ -91,10 +91,10 @@ pub fn main() -> ExitCode {
         Verb::Status(options) => status::run(options),
         Verb::Dump(options) => dump::run(options),
         Verb::Detach(options) => detach::run(options),
-        Verb::Check(options) => check::run(options),
-        Verb::Diff(options) => diff::run(options),
-        Verb::Simulate(options) => simulate::run(options),
-        Verb::Explain(options) => explain::run(options),
+        Verb::Check(options) => check::run(&options),
+        Verb::Diff(options) => diff::run(&options),
+        Verb::Simulate(options) => simulate::run(&options),
+        Verb::Explain(options) => explain::run(&options),
     };
     match result {
         Ok(Exit::Success) => ExitCode::SUCCESS,

@@ -55,7 +55,7 @@ pub(crate) struct Options {
 struct SizeOptions {
     /// Most services of ordinary shape: one frontend, two subsets, four backends, weights that
     /// sum to 100. The sizes below follow from it.
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = size_parser(1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = Sizes::DEFAULT_SERVICES, value_parser = size_parser(1_000_000))]
     max_services: u32,
     /// Most frontends.
     #[arg(long, value_name = "N", value_parser = size_parser(MAX_RECORDS))]

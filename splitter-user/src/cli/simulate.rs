@@ -40,7 +40,7 @@ pub(crate) struct Options {
 }
 
 /// Runs `simulate`.
-pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
     let sources = read_sources(&options.files)?;
     let loaded = match load(&sources) {
         Ok(loaded) => loaded,

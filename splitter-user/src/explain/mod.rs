@@ -348,10 +348,11 @@ fn threshold(choice: &Choice, key: &'static str, client: u64, looks: &[Look]) ->
         Look::Cell(cell) => Some(*cell),
         _ => None,
     });
-    let asked = cells.clone().count();
+    let cells: Vec<u64> = cells.collect();
     let last = cells.last()?;
-    let hash = subset_bucket(choice.salt, client, (last & 0xffff) as u16);
-    Some(How::Threshold { key, client, hash, threshold: last >> 16, asked })
+    let subset = u16::try_from(last & 0xffff).ok()?;
+    let hash = subset_bucket(choice.salt, client, subset);
+    Some(How::Threshold { key, client, hash, threshold: last >> 16, asked: cells.len() })
 }
 
 fn client_word(key: u8) -> &'static str {

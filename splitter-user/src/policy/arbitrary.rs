@@ -18,7 +18,7 @@ const N_FRONTENDS: u8 = 10;
 pub(crate) fn all_frontends() -> Vec<Frontend> {
     let frontend = |i: u8| Frontend {
         // Ports whose order differs between host and network.
-        addr: addr([127, 10, 0, i / 4], if i % 2 == 0 { 1 } else { 256 }),
+        addr: addr([127, 10, 0, i / 4], if i.is_multiple_of(2) { 1 } else { 256 }),
         protocol: if i % 4 < 2 { Protocol::Tcp } else { Protocol::Udp },
     };
     (0..N_FRONTENDS).map(frontend).collect()
@@ -33,13 +33,13 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     let names = subsequence(vec!["a", "b", "c", "d"], 0..=4);
     let services = prop::collection::vec((service(), 1_usize..=2), 4);
     let frontends = Just(all_frontends()).prop_shuffle();
-    (names, services, frontends).prop_map(|(names, services, mut frontends)| {
-        let named = names.into_iter().zip(services).map(|(name, (service, n))| {
-            let mut own = frontends.split_off(frontends.len() - n);
+    (names, services, frontends).prop_map(|(names, services, mut all)| {
+        let services = names.into_iter().zip(services).map(|(name, (service, n))| {
+            let mut own = all.split_off(all.len() - n);
             own.sort_unstable();
             Service { name: name.to_owned(), frontends: own, ..service }
         });
-        Policy { services: named.collect() }
+        Policy { services: services.collect() }
     })
 }
 

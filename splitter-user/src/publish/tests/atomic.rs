@@ -14,12 +14,12 @@ use splitter_common::abi::{
 };
 use splitter_common::decide::{World, decide};
 
-use super::fixture::{SIZES, Seen, clients, connect, keys, observe, put, seen};
+use super::fixture::{SIZES, Seen, clients, connect, fresh, keys, observe, put, seen};
 use crate::policy::arbitrary::policy;
 use crate::publish::Publisher;
 use crate::tables::memory::MemoryMaps;
 use crate::tables::world::{HostWheel, HostWorld, Tickets};
-use crate::tables::{Arena, Grace, Maps, Sizes};
+use crate::tables::{Arena, Grace, Maps, Sizes, committed, read};
 
 /// A write that is about to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,43 +179,57 @@ fn assert_one_flip(story: &[(Write, Vec<Seen>)], old: &[Seen], new: &[Seen]) {
 /// Pairs that readers may hold, by frontend.
 #[derive(Default)]
 struct Held {
-    pairs: BTreeMap<FrontendKey, Vec<Option<PlanPair>>>,
+    /// Each with the position of the policy that was committed when it was loaded.
+    pairs: BTreeMap<FrontendKey, Vec<(Option<PlanPair>, usize)>>,
     graces: u64,
-    /// What each policy since the last grace period shows, in the order of [`observe`].
-    allowed: Vec<Vec<Seen>>,
+    /// What each policy shows, in the order of [`observe`].
+    shown: Vec<Vec<Seen>>,
+    /// Committed generation before the last of them was published.
+    generation: u64,
 }
 
 impl Held {
+    fn publishing(&mut self, shown: Vec<Seen>, generation: u64) {
+        self.shown.push(shown);
+        self.generation = generation;
+    }
+
+    /// Position of the policy that is committed.
+    fn committed(&self, maps: &MemoryMaps) -> usize {
+        let pending = usize::from(committed(maps).generation == self.generation);
+        (self.shown.len() - 1).saturating_sub(pending)
+    }
+
     /// Readers load the pairs as they are now. After a grace period, earlier readers are gone.
     fn load(&mut self, maps: &MemoryMaps, graces: u64) {
         if self.graces != graces {
             self.graces = graces;
             self.pairs.clear();
-            let latest = self.allowed.split_off(self.allowed.len().saturating_sub(2));
-            self.allowed = latest;
         }
+        let committed = self.committed(maps);
         for key in keys() {
             let pair = maps.frontend(&key).expect("plain memory");
-            let pair = pair.map(|pair| {
-                PlanPair(maps.words(Arena::PlanPairs)[pair as usize].load(Ordering::SeqCst))
-            });
+            let pair = pair.and_then(|pair| read(maps, Arena::PlanPairs, pair));
             let held = self.pairs.entry(key).or_default();
-            if !held.contains(&pair) {
-                held.push(pair);
+            if !held.contains(&(pair, committed)) {
+                held.push((pair, committed));
             }
         }
     }
 
-    /// Whoever holds a pair still gets a decision of one of the policies.
+    /// Whoever holds a pair still gets a decision of a policy that was in force since.
     fn check(&self, maps: &MemoryMaps) {
         let clients = clients();
+        let committed = self.committed(maps);
         for (i, key) in keys().iter().enumerate() {
-            for pair in self.pairs.get(key).into_iter().flatten() {
+            for (pair, since) in self.pairs.get(key).into_iter().flatten() {
                 for (j, client) in clients.iter().enumerate() {
                     let now = HostWorld::new(maps, client.clone(), Tickets::Peek, 1);
                     let decision = seen(&decide(&LateReader { now, pair: *pair }, key));
                     let at = i * clients.len() + j;
-                    assert!(self.allowed.iter().any(|policy| policy[at] == decision));
+                    assert!(
+                        self.shown[*since..=committed].iter().any(|shown| shown[at] == decision)
+                    );
                 }
             }
         }
@@ -245,14 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn late_readers_see_a_whole_policy(policies in prop::collection::vec(policy(), 3)) {
-        // What each policy shows, with every ticket at 0.
-        let mut publisher = Publisher::adopt(MemoryMaps::new(SIZES)).unwrap();
-        let mut shown = vec![observe(publisher.maps())];
-        for policy in &policies {
-            put(&mut publisher, policy);
-            shown.push(observe(publisher.maps()));
-        }
+    fn late_readers_see_a_whole_policy(policies in prop::collection::vec(policy(), 6)) {
         let held = Rc::new(RefCell::new(Held::default()));
         let graces = Arc::<Graces>::default();
         let (watcher, counter) = (Rc::clone(&held), Arc::clone(&graces));
@@ -261,18 +268,14 @@ proptest! {
             held.load(maps, counter.0.load(Ordering::SeqCst));
             held.check(maps);
         };
-        held.borrow_mut().allowed.push(shown[0].clone());
-        let maps = Watched { inner: MemoryMaps::new(SIZES), watch, graces };
-        let mut publisher = Publisher::adopt(maps).unwrap();
-        for (policy, shown) in policies.iter().zip(shown.into_iter().skip(1)) {
-            held.borrow_mut().allowed.push(shown);
+        held.borrow_mut().publishing(observe(&MemoryMaps::new(SIZES)), u64::MAX);
+        let mut publisher =
+            Publisher::adopt(Watched { inner: MemoryMaps::new(SIZES), watch, graces }).unwrap();
+        for policy in &policies {
+            let shown = observe(fresh(policy).maps());
+            held.borrow_mut().publishing(shown, publisher.generation());
             put(&mut publisher, policy);
+            held.borrow().check(&publisher.maps().inner);
         }
-        publisher.settle().unwrap();
-        // The last grace period let everybody go; those who come now see the last policy alone.
-        let allowed = vec![held.borrow_mut().allowed.pop().unwrap()];
-        let mut late = Held { allowed, ..Held::default() };
-        late.load(&publisher.maps().inner, 0);
-        late.check(&publisher.maps().inner);
     }
 }

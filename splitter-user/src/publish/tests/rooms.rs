@@ -42,12 +42,12 @@ fn ten_thousand_publishes_in_a_small_table() {
     let policies = some_policies(64);
     let shown: Vec<_> = policies.iter().map(|policy| observe(fresh(policy).maps())).collect();
     let mut publisher = Publisher::adopt(MemoryMaps::new(TIGHT)).expect("empty maps");
-    let (mut published, mut full) = (0, 0);
+    let (mut done, mut full) = (0, 0);
     for i in 0..10_000 {
         // Neighbours are others in every round.
         let n = (i * 13 + i / policies.len()) % policies.len();
         if try_put(&mut publisher, &policies[n]) {
-            published += 1;
+            done += 1;
             // Overlaps would show: nobody took a ticket.
             assert_eq!(observe(publisher.maps()), shown[n], "publish {i}");
         } else {
@@ -57,7 +57,7 @@ fn ten_thousand_publishes_in_a_small_table() {
             publisher.settle().expect("plain memory");
         }
     }
-    assert!(published > 5_000 && full > 0, "{published} published, {full} full");
+    assert!(done > 5_000 && full > 0, "{done} published, {full} full");
     put(&mut publisher, &Policy::default());
     publisher.settle().expect("plain memory");
     let empty = Publisher::adopt(MemoryMaps::new(TIGHT)).expect("empty maps");

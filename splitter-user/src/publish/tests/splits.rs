@@ -123,8 +123,8 @@ fn check_outcome(
         assert_eq!((seen.verdict, seen.tally.reason), (Verdict::Pass, Reason::NoRoute as u32));
         return;
     };
-    let taken = position(&counters.routes, seen.tally.route).expect("a route");
-    assert_eq!(service.routes[taken].name, route.name);
+    let ordinal = position(&counters.routes, seen.tally.route).expect("a route");
+    assert_eq!(service.routes[ordinal].name, route.name);
     match &route.action {
         Action::Pass => {
             assert_eq!((seen.verdict, seen.tally.reason), (Verdict::Pass, Reason::Passed as u32));
