@@ -7,6 +7,7 @@
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the only fetch-and-add that exists on the BPF target")]
+#![expect(clippy::needless_pass_by_value, reason = "the macros hand contexts over by value")]
 
 mod atomic;
 mod effects;

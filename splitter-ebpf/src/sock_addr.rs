@@ -147,7 +147,9 @@ pub(crate) fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
         }
         let sa = ctx.sock_addr;
         let backend: Words = bytemuck::cast((*state).backend);
-        if F::addr(sa) == backend && (*sa).user_port as u16 == (*state).backend_port_be.0 {
+        if F::addr(sa) == backend
+            && (*sa).user_port & 0xffff == u32::from((*state).backend_port_be.0)
+        {
             F::set_addr(sa, bytemuck::cast((*state).frontend));
             (*sa).user_port = u32::from((*state).frontend_port_be.0);
         }

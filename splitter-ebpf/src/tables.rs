@@ -4,13 +4,10 @@ use core::mem::offset_of;
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    helpers::{
-        bpf_get_current_comm,
-        generated::{
-            bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id,
-            bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_netns_cookie,
-            bpf_get_prandom_u32,
-        },
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_netns_cookie,
+        bpf_get_prandom_u32,
     },
     maps::Array,
 };
@@ -111,13 +108,18 @@ impl World for Maps {
 
     #[inline(always)]
     fn command(&self) -> [u8; COMMAND_LEN] {
-        bpf_get_current_comm().unwrap_or([0; COMMAND_LEN])
+        // As words: clearing bytes becomes a call with pointer arithmetic on the stack, which the
+        // verifier refuses to a loader without CAP_PERFMON.
+        let mut name = [0_u64; COMMAND_LEN / 8];
+        // SAFETY: the helper writes at most so many bytes; where it fails they are zeros.
+        unsafe { bpf_get_current_comm(name.as_mut_ptr().cast(), COMMAND_LEN as u32) };
+        bytemuck::cast(name)
     }
 
     #[inline(always)]
     fn ancestor_cgroup(&self, level: u32) -> u64 {
         // SAFETY: the helper answers 0 for a level that does not exist.
-        unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
+        unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) }
     }
 
     #[inline(always)]
@@ -126,12 +128,14 @@ impl World for Maps {
             client_key::UID => self.uid_gid() & 0xffff_ffff,
             client_key::GID => self.uid_gid() >> 32,
             client_key::COMMAND => {
-                let words = u128::from_ne_bytes(self.command());
-                mix(words as u64, (words >> 64) as u64)
+                let [low, high]: [u64; 2] = bytemuck::cast(self.command());
+                mix(low, high)
             }
-            // SAFETY: the helpers read the current task and, the last, the context's socket.
+            // SAFETY: takes nothing, reads the current task.
             client_key::CGROUP => unsafe { bpf_get_current_cgroup_id() },
+            // SAFETY: as above.
             client_key::PROCESS => unsafe { bpf_get_current_pid_tgid() >> 32 },
+            // SAFETY: reads the socket of the running hook's context.
             _ => unsafe { bpf_get_netns_cookie(self.ctx.cast()) },
         }
     }

@@ -50,7 +50,7 @@ impl Drop for PortServer {
 }
 
 /// Connects over TCP and asks which port answered. The connection is reset, so that no port is
-/// left in TIME_WAIT.
+/// left in `TIME_WAIT`.
 pub fn ask_port(addr: &str) -> io::Result<u16> {
     let addr: SocketAddr = addr.parse().map_err(io::Error::other)?;
     let mut stream = TcpStream::connect(addr)?;

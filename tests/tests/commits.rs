@@ -71,7 +71,9 @@ fn no_connection_sees_a_mix_of_policies() -> Result<()> {
         .collect();
     let mut commits = 0_usize;
     let start = Instant::now();
-    while connects.load(Ordering::Relaxed) < wanted && !clients.iter().any(|c| c.is_finished()) {
+    while connects.load(Ordering::Relaxed) < wanted
+        && !clients.iter().any(thread::JoinHandle::is_finished)
+    {
         commits += 1;
         node.publisher.publish(changes(commits % usize::from(VERSIONS)))?;
         let due = start + Duration::from_millis(1) * u32::try_from(commits)?;

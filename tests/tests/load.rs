@@ -26,7 +26,6 @@ fn programs_stay_within_their_budgets() -> Result<()> {
     assert_eq!(sizes.len(), BUDGETS.len());
     let old = is_old()?;
     for (size, (name, new_budget, old_budget)) in sizes.iter().zip(BUDGETS) {
-        println!("{size:?}");
         let budget = if old { old_budget } else { new_budget };
         assert_eq!(size.name, name);
         ensure!(size.verified_instructions > 0, "{name}: the kernel does not say");

@@ -60,8 +60,8 @@ impl Instruction {
         // `rX = r10; rX += -N`.
         let pointer = previous.is_some_and(|p| p.code == 0xbf && p.src == R10 && p.dst == self.dst)
             && self.code == 0x07;
-        let pointed = if pointer { i64::from(self.immediate) } else { 0 };
-        offset.min(pointed).min(0).unsigned_abs()
+        let below = if pointer { i64::from(self.immediate) } else { 0 };
+        offset.min(below).min(0).unsigned_abs()
     }
 }
 
@@ -146,7 +146,6 @@ fn the_stack_stays_within_its_budget() -> Result<()> {
         let depth = (0..code.len())
             .map(|at| code[at].depth(at.checked_sub(1).map(|before| code[before])))
             .max();
-        println!("{section}: {} bytes of stack", depth.unwrap_or(0));
         ensure!(depth.unwrap_or(0) <= STACK_BUDGET, "{section} uses {depth:?} bytes of stack");
     }
     Ok(())
