@@ -132,6 +132,6 @@ fn a_publish_killed_at_any_write_leaves_one_whole_policy() -> Result<()> {
         ensure!(seen()?, "the next daemon converges");
         writes += scale();
     }
-    ensure!(writes > 20 && committed > 1, "{writes} writes, {committed} after the commit");
+    ensure!(writes > 20 && committed > 0, "{writes} writes, {committed} after the commit");
     Ok(())
 }

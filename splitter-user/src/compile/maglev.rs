@@ -4,7 +4,7 @@
 //! Balancer, NSDI 2016, section 3.4): every backend walks its own permutation of the table and
 //! takes the first free place, in turns that follow the weights.
 
-use splitter_common::hash::mix;
+use splitter_common::hash::bucket;
 
 /// Table sizes, all prime so that every step width visits every place.
 const SIZES: [u32; 5] = [251, 1_009, 4_093, 8_191, 9_973];
@@ -47,10 +47,9 @@ struct Walker {
 
 impl Walker {
     fn new(hash: u64, weight: u32, size: u32) -> Self {
-        let bits = mix(0, hash);
         Self {
-            at: (bits as u32) % size,
-            step: (bits >> 32) as u32 % (size - 1) + 1,
+            at: bucket(0, hash) % size,
+            step: bucket(1, hash) % (size - 1) + 1,
             size,
             weight: u64::from(weight),
             credit: 0,

@@ -265,13 +265,19 @@ pub fn name_ids<'a>(names: impl Iterator<Item = &'a str>) -> Vec<u32> {
     let mut ids: Vec<u32> = Vec::new();
     for name in names {
         let hash = fnv64(name.as_bytes());
-        let mut id = (hash ^ (hash >> 32)) as u32;
+        let mut id = fold(hash);
         while id == 0 || ids.contains(&id) {
             id = id.wrapping_add(1);
         }
         ids.push(id);
     }
     ids
+}
+
+/// Both halves of a hash in one.
+#[expect(clippy::cast_possible_truncation, reason = "the low half")]
+fn fold(hash: u64) -> u32 {
+    (hash ^ (hash >> 32)) as u32
 }
 
 /// FNV-1a with 64 bits (Fowler, Noll, Vo): stable over versions, which std's hashers are not.

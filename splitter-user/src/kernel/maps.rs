@@ -180,7 +180,7 @@ impl GracePeriod {
 
 impl Grace for GracePeriod {
     fn wait(&self) -> io::Result<()> {
-        use std::os::fd::AsRawFd;
+        use std::os::fd::AsRawFd as _;
         sys::update(&self.outer, &0_u32, &self.inner.as_raw_fd())
     }
 }

@@ -1,6 +1,7 @@
 //! Where one service lives in the arenas, and the records it consists of.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::Arc;
 
@@ -158,10 +159,9 @@ impl Placed {
         space: &mut Space,
         owner: CounterOwner,
     ) -> Result<(), NoRoom> {
-        if !self.counters.contains_key(&owner) {
+        if let Entry::Vacant(entry) = self.counters.entry(owner) {
             let kept = old.and_then(|old| old.counters.get(&owner).copied());
-            let index = kept.map_or_else(|| space.take(Pool::Counters, 1), Ok)?;
-            self.counters.insert(owner, index);
+            entry.insert(kept.map_or_else(|| space.take(Pool::Counters, 1), Ok)?);
         }
         Ok(())
     }

@@ -218,14 +218,12 @@ pub fn write_all<T: Pod, M: Maps + ?Sized>(
     debug_assert_eq!(arena.record_words() * 8, size_of::<T>());
     let bytes = bytemuck::cast_slice::<T, u8>(records);
     let at = first as usize * arena.record_words();
-    match bytemuck::try_cast_slice(bytes) {
-        Ok(words) => maps.store(arena, at, words),
-        // Some records are aligned less than words are.
-        Err(_) => {
-            let words: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
-            maps.store(arena, at, &words)
-        }
+    if let Ok(words) = bytemuck::try_cast_slice(bytes) {
+        return maps.store(arena, at, words);
     }
+    // Some records are aligned less than words are.
+    let words: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+    maps.store(arena, at, &words)
 }
 
 /// The committed record.
