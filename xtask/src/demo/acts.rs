@@ -17,6 +17,8 @@ const TESTER: &str = "4242";
 const CURLS: usize = 20;
 /// Connections at a time of short connections.
 const SHORT: u32 = 8;
+/// Connections that may be made while the counters of all CPUs are read, one after the other.
+const IN_FLIGHT: u64 = 20;
 /// Connections of a load that keeps them.
 const KEPT: u32 = 10;
 
@@ -82,20 +84,20 @@ pub(super) fn half_way(stage: &mut Stage, pace: Pace) -> Result<()> {
     println!("$ {} &", load.show());
     let running = load.start(&stage.place)?;
     thread::sleep(pace.half());
-    let old = stage.snapshot_of_servers()?;
+    let old = stage.snapshot_under_load()?;
     stage.daemon.verb(&["weight", SERVICE, "v1=50", "v2=50"])?;
-    let new = stage.snapshot_of_servers()?;
+    let new = stage.snapshot_under_load()?;
     tell(&running.finish()?)?;
     let end = stage.snapshot()?;
-    println!("\nBefore the command:");
-    // Counts are taken while connections are made, so a few are in between.
+    println!("\nBefore the command, as status counted then:");
     show(&old.since(start, [80, 20])).check(IN_FLIGHT)?;
     println!("After the command:");
-    show(&end.since(new, [50, 50])).check(IN_FLIGHT)
+    show(&end.since(new, [50, 50])).check(IN_FLIGHT)?;
+    let whole = end.since(start, [0, 0]);
+    let [first, second] = whole.connections();
+    println!("All in all v1 served {first} connections and v2 {second}, as status says, too.");
+    whole.check_agreement()
 }
-
-/// Connections that may be made between the two questions of a count under load.
-const IN_FLIGHT: u64 = 200;
 
 /// All to v2.
 pub(super) fn finished(stage: &mut Stage, pace: Pace) -> Result<()> {

@@ -19,8 +19,8 @@ pub(super) struct Stage {
 /// Counts at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Snapshot {
-    served: [Served; 2],
-    decided: Option<[u64; 2]>,
+    served: Option<[Served; 2]>,
+    decided: [u64; 2],
 }
 
 impl Stage {
@@ -54,12 +54,13 @@ impl Stage {
 
     /// The counts of servers and daemon.
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
-        Ok(Snapshot { served: self.servers.counts()?, decided: Some(self.daemon.counts()?) })
+        Ok(Snapshot { served: Some(self.servers.counts()?), decided: self.daemon.counts()? })
     }
 
-    /// The counts of the servers alone, which can be had at one moment under load.
-    pub(super) fn snapshot_of_servers(&self) -> Result<Snapshot> {
-        Ok(Snapshot { served: self.servers.counts()?, decided: None })
+    /// The daemon's counts alone: under load they can be had at one moment, while a server answers
+    /// after the other, and after the clients that wait for it.
+    pub(super) fn snapshot_under_load(&self) -> Result<Snapshot> {
+        Ok(Snapshot { served: None, decided: self.daemon.counts()? })
     }
 
     /// Runs a client, shows what it says, and answers that.
@@ -78,11 +79,11 @@ impl Stage {
 impl Snapshot {
     /// What happened since `earlier`, under these weights.
     pub(super) fn since(self, earlier: Self, weights: [u64; 2]) -> Table {
-        let decided = self.decided.zip(earlier.decided);
+        let served = self.served.zip(earlier.served);
         let row = |i: usize| Row {
             weight: weights[i],
-            served: self.served[i].since(earlier.served[i]),
-            decided: decided.map(|(now, then)| now[i] - then[i]),
+            served: served.map(|(now, then)| now[i].since(then[i])),
+            decided: self.decided[i] - earlier.decided[i],
         };
         Table([row(0), row(1)])
     }
