@@ -1,6 +1,6 @@
 //! The decision's view of the maps and of the connecting task. No branches on policy.
 
-use core::mem::offset_of;
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
@@ -108,12 +108,13 @@ impl World for Maps {
 
     #[inline(always)]
     fn command(&self) -> [u8; COMMAND_LEN] {
-        // As words: clearing bytes becomes a call with pointer arithmetic on the stack, which the
-        // verifier refuses to a loader without CAP_PERFMON.
-        let mut name = [0_u64; COMMAND_LEN / 8];
-        // SAFETY: the helper writes at most so many bytes; where it fails they are zeros.
-        unsafe { bpf_get_current_comm(name.as_mut_ptr().cast(), COMMAND_LEN as u32) };
-        bytemuck::cast(name)
+        // Not cleared before: that would become a call, byte by byte.
+        let mut name = MaybeUninit::<[u8; COMMAND_LEN]>::uninit();
+        // SAFETY: the helper fills the whole of it, with zeros where it fails.
+        unsafe {
+            bpf_get_current_comm(name.as_mut_ptr().cast(), COMMAND_LEN as u32);
+            name.assume_init()
+        }
     }
 
     #[inline(always)]

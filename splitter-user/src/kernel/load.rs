@@ -25,7 +25,9 @@ pub enum LoadError {
     #[error(transparent)]
     Pins(#[from] PinError),
     /// The maps.
-    #[error("make the maps (needs CAP_BPF, and CAP_NET_ADMIN for the programs: run as root)")]
+    #[error(
+        "make the maps (needs CAP_BPF, and CAP_NET_ADMIN and CAP_PERFMON for the programs: run as root)"
+    )]
     Maps(#[source] EbpfError),
     /// A pin holds something else.
     #[error("{} is not the map that belongs there ({what}); remove it, or choose another --pin-dir", path.display())]
@@ -36,7 +38,9 @@ pub enum LoadError {
         what: &'static str,
     },
     /// A program.
-    #[error("load the program {name} (needs CAP_BPF and CAP_NET_ADMIN, and Linux 6.1 or newer)")]
+    #[error(
+        "load the program {name} (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, which the daemon drops once they are loaded, and Linux 6.1 or newer)"
+    )]
     Program {
         /// Name of the program.
         name: &'static str,
