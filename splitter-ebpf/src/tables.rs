@@ -110,9 +110,11 @@ impl World for Maps {
     fn command(&self) -> [u8; COMMAND_LEN] {
         // Not cleared before: that would become a call, byte by byte.
         let mut name = MaybeUninit::<[u8; COMMAND_LEN]>::uninit();
+        #[expect(clippy::cast_possible_truncation, reason = "16")]
+        let length = COMMAND_LEN as u32;
         // SAFETY: the helper fills the whole of it, with zeros where it fails.
         unsafe {
-            bpf_get_current_comm(name.as_mut_ptr().cast(), COMMAND_LEN as u32);
+            bpf_get_current_comm(name.as_mut_ptr().cast(), length);
             name.assume_init()
         }
     }
