@@ -108,14 +108,18 @@ impl World for Maps {
 
     #[inline(always)]
     fn command(&self) -> [u8; COMMAND_LEN] {
-        // Not cleared before: that would become a call, byte by byte.
-        let mut name = MaybeUninit::<[u8; COMMAND_LEN]>::uninit();
+        let mut name = MaybeUninit::<[u64; COMMAND_LEN / 8]>::uninit();
+        let words = name.as_mut_ptr().cast::<u64>();
         #[expect(clippy::cast_possible_truncation, reason = "16")]
         let length = COMMAND_LEN as u32;
-        // SAFETY: the helper fills the whole of it, with zeros where it fails.
+        // SAFETY: both words are inside `name`, and the helper writes no more than both. Linux 6.1
+        // leaves what is behind the name as it was, so it is cleared; by volatile stores, because
+        // plain ones become a call that clears byte by byte.
         unsafe {
-            bpf_get_current_comm(name.as_mut_ptr().cast(), length);
-            name.assume_init()
+            words.write_volatile(0);
+            words.add(1).write_volatile(0);
+            bpf_get_current_comm(words.cast(), length);
+            bytemuck::cast(name.assume_init())
         }
     }
 
