@@ -75,6 +75,7 @@ fn connect_cost() -> Result<()> {
         ("matched, no state", &hooked, hit),
         ("matched, socket state", &hooked, "127.10.0.2:80".parse()?),
     ])?;
+    compare_cycles(&node)?;
     for size in node.loaded.program_sizes()? {
         println!("\n{size:?}");
     }
@@ -104,6 +105,43 @@ fn compare(arms: &[(&str, &UdpSocket, SocketAddr)]) -> Result<()> {
         println!("| {name} | {:.0} | {middle:.3} ({low:.3} to {high:.3}) |", median(arm));
     }
     Ok(())
+}
+
+/// A socket's whole life: state is made once per socket, so re-connecting hides its cost.
+fn compare_cycles(node: &Node) -> Result<()> {
+    let arms = [
+        ("missed", "127.0.0.1:19001"),
+        ("matched, no state", "127.10.0.1:80"),
+        ("matched, socket state", "127.10.0.2:80"),
+    ];
+    let mut times = vec![Vec::new(); arms.len() + 1];
+    for _ in 0..ROUNDS {
+        times[0].push(node.place.outside(|| time_cycles("127.0.0.1:19001"))??);
+        for (arm, (_, to)) in arms.iter().enumerate() {
+            times[arm + 1].push(time_cycles(to)?);
+        }
+    }
+    println!(
+        "\n| UDP socket(), connect(), close() | median ns | ratio to no program (95 % interval) |"
+    );
+    println!("|---|---|---|");
+    let names = ["no program"].into_iter().chain(arms.map(|(name, _)| name));
+    for (name, arm) in names.zip(&times) {
+        let ratios: Vec<f64> = arm.iter().zip(&times[0]).map(|(a, bare)| a / bare).collect();
+        let (low, middle, high) = interval(&ratios);
+        println!("| {name} | {:.0} | {middle:.3} ({low:.3} to {high:.3}) |", median(arm));
+    }
+    Ok(())
+}
+
+/// Nanoseconds of one socket's life.
+fn time_cycles(to: &str) -> Result<f64> {
+    let to: SocketAddr = to.parse()?;
+    let start = Instant::now();
+    for _ in 0..CONNECTS / 4 {
+        UdpSocket::bind("127.0.0.1:0")?.connect(to)?;
+    }
+    Ok(start.elapsed().as_nanos() as f64 / f64::from(CONNECTS / 4))
 }
 
 fn median(values: &[f64]) -> f64 {
