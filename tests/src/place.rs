@@ -63,6 +63,12 @@ impl Place {
         Ok(Inside { child, outside: self.cgroup.clone() })
     }
 
+    /// Moves another process out of the cgroup, to where this one came from.
+    pub fn put_outside(&self, pid: u32) -> Result<()> {
+        fs::write(self.home.join("cgroup.procs"), pid.to_string())
+            .with_context(|| format!("move process {pid} into {}", self.home.display()))
+    }
+
     /// Leaves the cgroup: connections are no longer the hooks' business.
     pub fn outside<T>(&self, run: impl FnOnce() -> T) -> Result<T> {
         enter(&self.home)?;
