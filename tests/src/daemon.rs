@@ -59,19 +59,17 @@ impl Site {
         self.dir.path().join(name)
     }
 
-    /// Writes a file into the directory, in place.
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
+    /// Writes a file into the directory, in place. Answers its path, as options take it.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<String> {
         let path = self.path(name);
         fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
-        Ok(path)
+        path.into_os_string().into_string().ok().context("a path of odd bytes")
     }
 
     /// Writes a file beside its place and renames it there.
-    pub fn replace(&self, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
+    pub fn replace(&self, name: &str, content: impl AsRef<[u8]>) -> Result<()> {
         let new = self.write(&format!("{name}.new"), content)?;
-        let path = self.path(name);
-        fs::rename(new, &path)?;
-        Ok(path)
+        Ok(fs::rename(new, self.path(name))?)
     }
 
     /// Starts a daemon and waits until it answers.
@@ -301,7 +299,8 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result
 /// The binary under test: `SPLITTER_BIN`, or what was built beside this test's executable.
 fn find_binary() -> Result<PathBuf> {
     if let Some(binary) = env::var_os("SPLITTER_BIN") {
-        return fs::canonicalize(&binary).with_context(|| format!("SPLITTER_BIN={}", binary.display()));
+        return fs::canonicalize(&binary)
+            .with_context(|| format!("SPLITTER_BIN={}", binary.display()));
     }
     let test = env::current_exe()?;
     let target = test.ancestors().nth(3).context("the executable is in no target directory")?;

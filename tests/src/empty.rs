@@ -63,8 +63,5 @@ fn call(command: u32, attr: &mut [u64]) -> io::Result<RawFd> {
     // SAFETY: a live block of that size; the pointers in it outlive the call.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
-    RawFd::try_from(result)
-        .ok()
-        .filter(|result| *result >= 0)
-        .ok_or_else(io::Error::last_os_error)
+    RawFd::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
 }

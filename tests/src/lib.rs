@@ -10,6 +10,7 @@
 pub mod daemon;
 pub mod empty;
 pub mod files;
+pub mod net;
 pub mod node;
 pub mod peers;
 pub mod place;

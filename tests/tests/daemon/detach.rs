@@ -20,7 +20,7 @@ impl Fixture {
         let site = Site::new()?;
         let other = EmptyProgram::attach(site.place().cgroup())?;
         let policy = site.write("policy.yaml", shop(20_000))?;
-        let daemon = site.run(&["--policy", &policy.to_string_lossy()])?;
+        let daemon = site.run(&["--policy", &policy])?;
         ExactClient::new(SHOP, 20_000)?.connect_times(7)?;
         assert_eq!(attached(site.place().cgroup())?, 2);
         let hook = &site.status()?["hooks"][0];

@@ -44,7 +44,7 @@ fn mended(site: &Site) -> Result<()> {
 fn a_file_is_followed_while_it_is_good() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let _daemon = site.run(&["--policy", &policy.to_string_lossy()])?;
+    let _daemon = site.run(&["--policy", &policy])?;
     runs(SHOP, 20_000)?;
     site.replace("policy.yaml", shop(20_100))?;
     runs(SHOP, 20_100)?;
@@ -132,7 +132,7 @@ fn a_swapped_link_swaps_the_policy() -> Result<()> {
 fn sighup_loads_the_files_again() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let daemon = site.run(&["--policy", &policy.to_string_lossy()])?;
+    let daemon = site.run(&["--policy", &policy])?;
     let generation = site.generation()?;
     daemon.signal(Signal::HUP)?;
     eventually("the daemon hears SIGHUP", || Ok(daemon.log().contains("SIGHUP: reloading")))?;
@@ -150,9 +150,8 @@ fn sighup_loads_the_files_again() -> Result<()> {
 fn a_command_overrides_a_file_until_the_file_changes() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let _daemon = site.run(&["--policy", &policy.to_string_lossy()])?;
+    let _daemon = site.run(&["--policy", &policy])?;
     let applied = site.write("applied.yaml", shop(20_100))?;
-    let applied = applied.to_string_lossy();
     site.splitter(&["apply", &applied])?.success()?;
     assert_eq!(port_of(SHOP)?, 20_100);
     site.splitter(&["apply", "--remove", "shop"])?.success()?;

@@ -17,7 +17,7 @@ const FEWEST: usize = 100;
 fn no_bad_policy_changes_anything() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let _daemon = site.run(&["--policy", &policy.to_string_lossy()])?;
+    let _daemon = site.run(&["--policy", &policy])?;
     let (generation, mut client) = (site.generation()?, ExactClient::new(SHOP, 20_000)?);
     let bad = bad_policies().filter(|file| !file.name.starts_with("warn-"));
     let mut files = 0;
@@ -35,12 +35,12 @@ fn no_bad_policy_changes_anything() -> Result<()> {
 
 fn refused_by_command(site: &Site, file: PolicyFile) -> Result<()> {
     let path = site.write(file.name, file.bytes)?;
-    let refusal = site.splitter(&["apply", &path.to_string_lossy()])?.refusal()?;
+    let refusal = site.splitter(&["apply", &path])?.refusal()?;
     ensure!(refusal.contains("error[SP"), "no code: {refusal}");
     let place = refusal
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("--> "))
-        .filter_map(|place| place.strip_prefix(&*path.to_string_lossy()))
+        .filter_map(|place| place.strip_prefix(path.as_str()))
         .find_map(|position| position.strip_prefix(':')?.split_once(':'));
     let (line, column) = place.with_context(|| format!("no line and column: {refusal}"))?;
     let numbers: (u32, u32) = (line.parse()?, column.parse()?);
@@ -65,7 +65,6 @@ fn refused_by_daemon(site: &Site, file: PolicyFile) -> Result<()> {
 fn two_daemons_do_not_share_a_place() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let policy = policy.to_string_lossy();
     let _daemon = site.run(&["--policy", &policy])?;
     let mut client = ExactClient::new(SHOP, 20_000)?;
     let (socket, state) = (site.path("socket2"), site.path("state2"));
@@ -89,7 +88,7 @@ fn two_daemons_do_not_share_a_place() -> Result<()> {
 fn pins_of_others_are_not_touched() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let options = ["--policy", &policy.to_string_lossy()];
+    let options = ["--policy", &policy];
     let pins = site.place().pins();
     fs::create_dir(pins)?;
     for (owner, mode, words) in
@@ -108,7 +107,6 @@ fn pins_of_others_are_not_touched() -> Result<()> {
 fn places_of_the_wrong_kind_are_named() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let policy = policy.to_string_lossy();
     let (dir, nowhere) = (site.path(""), site.path("nowhere"));
     let (dir, nowhere) = (dir.to_string_lossy(), nowhere.to_string_lossy());
     let pins = site.path("pins");

@@ -23,7 +23,7 @@ impl Fixture {
     fn new(options: &[&str]) -> Result<Self> {
         let site = Site::new()?;
         let policy = site.write("policy.yaml", shop(20_000))?;
-        let options = [&["--policy", &policy.to_string_lossy()], options].concat();
+        let options = [&["--policy", policy.as_str()], options].concat();
         Ok(Self { daemon: site.run(&options)?, site })
     }
 
@@ -81,8 +81,7 @@ fn the_daemon_keeps_two_capabilities() -> Result<()> {
             let value = status.lines().find_map(|line| line.strip_prefix(name));
             value.unwrap_or_default().trim_start_matches(':').trim()
         };
-        for (set, wanted) in
-            [("CapEff", NEEDED), ("CapPrm", NEEDED), ("CapInh", 0), ("CapAmb", 0)]
+        for (set, wanted) in [("CapEff", NEEDED), ("CapPrm", NEEDED), ("CapInh", 0), ("CapAmb", 0)]
         {
             assert_eq!(u64::from_str_radix(field(set), 16)?, wanted, "{set}");
         }
@@ -92,7 +91,7 @@ fn the_daemon_keeps_two_capabilities() -> Result<()> {
     fixture.site.splitter(&["weight", "shop", "v1=0"])?.success()?;
     let told = shop(20_100).replace("spec:\n", "spec:\n  getpeername: frontend\n");
     let policy = fixture.site.write("told.yaml", told)?;
-    fixture.site.splitter(&["apply", &policy.to_string_lossy()])?.success()?;
+    fixture.site.splitter(&["apply", &policy])?.success()?;
     assert_eq!(port_of(SHOP)?, 8080, "the hooks that this needs are attached");
     fixture.site.splitter(&["detach"])?.success()?;
     Ok(())

@@ -7,31 +7,38 @@ use splitter_tests::daemon::Site;
 use crate::{ExactClient, SHOP, service, shop};
 
 fn many(n: u16) -> String {
-    (0..n).map(|i| service(&format!("s{i}"), &format!("127.11.{}.{}:1", i / 256, i % 256), 21_000)).collect()
+    (0..n)
+        .map(|i| service(&format!("s{i}"), &format!("127.11.{}.{}:1", i / 256, i % 256), 21_000))
+        .collect()
 }
 
 /// Applies too much, and finds every record as it was.
 fn refuse(options: &[&str], services: u16, words: &[&str]) -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let options = [&["--policy", &policy.to_string_lossy()], options].concat();
+    let options = [&["--policy", policy.as_str()], options].concat();
     let _daemon = site.run(&options)?;
     let mut client = ExactClient::new(SHOP, 20_000)?;
     client.connect_times(7)?;
     let dump = site.ask(&json!({"verb": "dump"}))?;
     let status = site.status()?;
     let large = site.write("large.yaml", many(services))?;
-    let refusal = site.splitter(&["apply", &large.to_string_lossy()])?.refusal()?;
+    let refusal = site.splitter(&["apply", &large])?.refusal()?;
     ensure!(words.iter().all(|word| refusal.contains(word)), "{refusal}");
     ensure!(site.ask(&json!({"verb": "dump"}))? == dump, "the tables changed");
     let after = site.status()?;
     for field in ["generation", "maps", "overrides", "services", "problems"] {
-        ensure!(after[field] == status[field], "{field}: {} instead of {}", after[field], status[field]);
+        ensure!(
+            after[field] == status[field],
+            "{field}: {} instead of {}",
+            after[field],
+            status[field]
+        );
     }
     client.connect_times(7)?;
     // What fits is still taken.
     let small = site.write("small.yaml", many(1))?;
-    site.splitter(&["apply", &small.to_string_lossy()])?.success()?;
+    site.splitter(&["apply", &small])?.success()?;
     client.connect_times(7)
 }
 
@@ -48,7 +55,6 @@ fn a_full_map_is_named_before_anything_is_written() -> Result<()> {
 fn a_daemon_whose_policy_does_not_fit_says_so_and_leaves_nothing() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", many(8))?;
-    let policy = policy.to_string_lossy();
     let log = site.spawn(&["--policy", &policy, "--max-frontends", "3"])?.failure()?;
     ensure!(log.contains("FRONTENDS") && log.contains("--max-frontends"), "{log}");
     ensure!(!site.path("socket").exists(), "a socket was left");

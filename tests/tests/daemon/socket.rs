@@ -30,7 +30,7 @@ fn framed(body: &[u8]) -> Result<Vec<u8>> {
 fn garbage_costs_the_daemon_nothing() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let _daemon = site.run(&["--policy", &policy.to_string_lossy()])?;
+    let _daemon = site.run(&["--policy", &policy])?;
     let mut client = ExactClient::new(SHOP, 20_000)?;
     let garbage = [
         Vec::new(),
@@ -61,7 +61,7 @@ fn garbage_costs_the_daemon_nothing() -> Result<()> {
 fn clients_that_wait_do_not_keep_others_out() -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", shop(20_000))?;
-    let _daemon = site.run(&["--policy", &policy.to_string_lossy()])?;
+    let _daemon = site.run(&["--policy", &policy])?;
     let mut slow = site.dial()?;
     slow.write_all(&[1])?;
     let mut lost = site.dial()?;

@@ -71,12 +71,10 @@ fn connections_after_the_command_never_see_old_weights() -> Result<()> {
     let changes = usize::try_from((1_000 / scale()).max(20))?;
     let site = Site::new()?;
     let policy = site.write("policy.yaml", many(n))?;
-    let policy = policy.to_string_lossy();
     let _daemon = site.run(&["--policy", &policy, "--max-services", &n.to_string()])?;
     let (progress, changing) = (Progress::default(), n / 2);
     thread::scope(|threads| {
-        let clients =
-            [0, 1].map(|_| threads.spawn(|| watch(&frontend(changing), &progress)));
+        let clients = [0, 1].map(|_| threads.spawn(|| watch(&frontend(changing), &progress)));
         let result = change(&site, &format!("s{changing}"), changes, &progress);
         progress.begun.store(usize::MAX, Ordering::SeqCst);
         for client in clients {
