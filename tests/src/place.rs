@@ -49,6 +49,14 @@ impl Place {
         &self.pins
     }
 
+    /// Another directory for pins, which does not exist yet. Whoever makes it removes it.
+    pub fn more_pins(&self, name: &str) -> PathBuf {
+        let mut path = self.pins.clone().into_os_string();
+        path.push("-");
+        path.push(name);
+        path.into()
+    }
+
     /// Path of the cgroup from the root of the hierarchy, as policies write it.
     pub fn cgroup_path(&self) -> String {
         let name = self.cgroup.file_name().unwrap_or_default();

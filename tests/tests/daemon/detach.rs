@@ -46,7 +46,7 @@ impl Fixture {
 #[test]
 fn a_daemon_detaches_and_ends() -> Result<()> {
     let mut fixture = Fixture::new()?;
-    let beside = fixture.site.place().pins().with_extension("other");
+    let beside = fixture.site.place().more_pins("other");
     fs::create_dir(&beside)?;
     let out = fixture.site.splitter(&["detach"])?.success()?;
     let stayed = fs::remove_dir(&beside);

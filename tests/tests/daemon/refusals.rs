@@ -72,7 +72,7 @@ fn two_daemons_do_not_share_a_place() -> Result<()> {
     let same_pins = ["--policy", &policy, "--socket", &socket, "--state-dir", &state];
     let log = site.spawn(&same_pins)?.failure()?;
     ensure!(log.contains("another splitter daemon runs with the pins in"), "{log}");
-    let pins = site.place().pins().with_extension("second");
+    let pins = site.place().more_pins("second");
     let same_socket =
         ["--policy", &policy, "--pin-dir", &pins.to_string_lossy(), "--state-dir", &state];
     let result = site.spawn(&same_socket)?.failure();

@@ -12,10 +12,9 @@ use crate::{ExactClient, SHOP, shop};
 /// Sends bytes and no more, and reads what comes until the daemon hangs up.
 fn send(site: &Site, bytes: &[u8]) -> Result<Vec<u8>> {
     let mut stream = site.dial()?;
-    stream.write_all(bytes)?;
-    stream.shutdown(Shutdown::Write)?;
+    // A daemon that hangs up on unread bytes breaks the connection.
+    let _broken = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
     let mut answer = Vec::new();
-    // A daemon that hangs up on unread bytes resets the connection.
     let _reset = stream.read_to_end(&mut answer);
     Ok(answer)
 }

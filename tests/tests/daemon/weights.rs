@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Result, ensure};
-use splitter_tests::daemon::Site;
+use splitter_tests::daemon::{Site, eventually};
 use splitter_tests::peers::UdpClient;
 use splitter_tests::scale;
 
@@ -40,6 +40,8 @@ struct Progress {
     begun: AtomicUsize,
     /// The last change whose command returned.
     ended: AtomicUsize,
+    /// Connections between two changes, by all clients.
+    compared: AtomicUsize,
 }
 
 fn live_port(change: usize) -> u16 {
@@ -47,9 +49,8 @@ fn live_port(change: usize) -> u16 {
 }
 
 /// Connects until the end. Between two changes there is only one right answer.
-fn watch(frontend: &str, progress: &Progress) -> Result<u64> {
+fn watch(frontend: &str, progress: &Progress) -> Result<()> {
     let client = UdpClient::new(frontend)?;
-    let mut compared = 0;
     loop {
         let before = progress.ended.load(Ordering::SeqCst);
         let port = client.connect_port()?;
@@ -57,10 +58,10 @@ fn watch(frontend: &str, progress: &Progress) -> Result<u64> {
         ensure!((19_001..=19_002).contains(&port), "port {port}");
         if before == after {
             ensure!(port == live_port(before), "port {port} after change {before}");
-            compared += 1;
+            progress.compared.fetch_add(1, Ordering::Relaxed);
         }
         if after == usize::MAX {
-            return Ok(compared);
+            return Ok(());
         }
     }
 }
@@ -75,11 +76,20 @@ fn connections_after_the_command_never_see_old_weights() -> Result<()> {
     let (progress, changing) = (Progress::default(), n / 2);
     thread::scope(|threads| {
         let clients = [0, 1].map(|_| threads.spawn(|| watch(&frontend(changing), &progress)));
-        let result = change(&site, &format!("s{changing}"), changes, &progress);
+        let compare = || {
+            let wanted = progress.compared.load(Ordering::Relaxed) + 10;
+            eventually("clients compare", || {
+                ensure!(!clients.iter().any(ScopedJoinHandle::is_finished), "a client failed");
+                Ok(progress.compared.load(Ordering::Relaxed) >= wanted)
+            })
+        };
+        let result = (1..=changes).try_for_each(|n| {
+            change(&site, changing, n, &progress)?;
+            compare()
+        });
         progress.begun.store(usize::MAX, Ordering::SeqCst);
         for client in clients {
-            let compared = client.join().expect("the client does not panic")?;
-            ensure!(compared > u64::try_from(changes)?, "only {compared} connects to compare");
+            client.join().expect("the client does not panic")?;
         }
         result
     })?;
@@ -87,16 +97,15 @@ fn connections_after_the_command_never_see_old_weights() -> Result<()> {
     Ok(())
 }
 
-fn change(site: &Site, service: &str, changes: usize, progress: &Progress) -> Result<()> {
-    let client = UdpClient::new(&frontend(service[1..].parse()?))?;
-    for change in 1..=changes {
-        let weights = if change % 2 == 1 { ["v1=0", "v2=7"] } else { ["v1=7", "v2=0"] };
-        progress.begun.store(change, Ordering::SeqCst);
-        site.splitter(&["weight", service, weights[0], weights[1]])?.success()?;
-        progress.ended.store(change, Ordering::SeqCst);
-        for _ in 0..5 {
-            assert_eq!(client.connect_port()?, live_port(change), "after change {change}");
-        }
+/// Makes one change by command, and connects at once.
+fn change(site: &Site, service: u64, change: usize, progress: &Progress) -> Result<()> {
+    let client = UdpClient::new(&frontend(service))?;
+    let weights = if change % 2 == 1 { ["v1=0", "v2=7"] } else { ["v1=7", "v2=0"] };
+    progress.begun.store(change, Ordering::SeqCst);
+    site.splitter(&["weight", &format!("s{service}"), weights[0], weights[1]])?.success()?;
+    for _ in 0..5 {
+        assert_eq!(client.connect_port()?, live_port(change), "after change {change}");
     }
+    progress.ended.store(change, Ordering::SeqCst);
     Ok(())
 }
