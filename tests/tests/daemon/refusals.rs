@@ -114,6 +114,7 @@ fn places_of_the_wrong_kind_are_named() -> Result<()> {
         ("--cgroup", &*dir, "not a cgroup2 directory"),
         ("--cgroup", &*nowhere, "No such file"),
         ("--pin-dir", &*pins.to_string_lossy(), "is not on a BPF file system; mount one"),
+        ("--pin-dir", "/sys/fs/bpf/splitter.test", "has a dot in its name"),
         ("--policy", &*nowhere, "read the policy"),
     ] {
         let mut options = vec![option, path];
