@@ -322,10 +322,8 @@ fn die_with_parent(command: &mut Command) {
         if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        match rustix::process::getppid() == Some(parent) {
-            true => Ok(()),
-            false => Err(io::ErrorKind::BrokenPipe.into()),
-        }
+        let is_orphan = rustix::process::getppid() != Some(parent);
+        if is_orphan { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     };
     // SAFETY: two system calls, which are safe between fork and exec; nothing is allocated.
     unsafe { command.pre_exec(arrange) };

@@ -32,7 +32,8 @@ fn raise_loopback() -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags =
+        libc::c_short::try_from(libc::IFF_UP).map_err(io::Error::other)?;
     // SAFETY: a live descriptor and a live record of the type that the request takes.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

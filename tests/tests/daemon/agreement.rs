@@ -31,17 +31,17 @@ fn the_kernel_does_what_the_rehearsal_says() -> Result<()> {
     let site = Site::new()?;
     let _daemon = site.run(&[])?;
     let mut files = 0;
-    for file in policies() {
-        in_own_network(|| compare_file(&site, file)).with_context(|| file.name)?;
+    for file in policies()? {
+        in_own_network(|| compare_file(&site, &file)).with_context(|| file.name.clone())?;
         files += 1;
     }
     ensure!(files >= 12, "only {files} policies");
     Ok(())
 }
 
-fn compare_file(site: &Site, file: PolicyFile) -> Result<()> {
-    let policy = parse(str::from_utf8(file.bytes)?)?;
-    let path = site.write(file.name, file.bytes)?;
+fn compare_file(site: &Site, file: &PolicyFile) -> Result<()> {
+    let policy = parse(&file.text)?;
+    let path = site.write(&file.name, &file.text)?;
     site.splitter(&["apply", &path])?.success()?;
     let servers = serve(&policy)?;
     let rehearsal = Rehearsal::new(&policy, find_cgroups(&policy)?)?;

@@ -50,7 +50,9 @@ fn under_load<'a>(
             ensure!(!running.iter().any(thread::ScopedJoinHandle::is_finished), "a client failed");
             loads.iter().try_for_each(|load| load.wait(100))
         });
-        loads.iter().for_each(|load| load.done.store(true, Ordering::Relaxed));
+        for load in &loads {
+            load.done.store(true, Ordering::Relaxed);
+        }
         for client in running {
             client.join().expect("the client does not panic")?;
         }
