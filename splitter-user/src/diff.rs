@@ -2,17 +2,18 @@
 //!
 //! Only the models are compared: spelling, order of documents and places in files do not count.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::model::{
     Action, Balance, ClientMatch, OnEmpty, PeerName, Pick, Policy, Route, Service, Split, Subset,
 };
 
 /// Services that differ, in the order of their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// None where the policies mean the same.
     pub services: Vec<ServiceDifference>,
@@ -26,7 +27,7 @@ impl Difference {
 }
 
 /// How one service differs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceDifference {
     /// Name of the service.
     pub name: String,
@@ -37,7 +38,7 @@ pub struct ServiceDifference {
 }
 
 /// What happened to a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
     /// The old policy does not have it.
@@ -49,18 +50,18 @@ pub enum Change {
 }
 
 /// One aspect of one part of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
     /// The part: `service`, `subset v1`, `route everybody`.
     pub part: String,
-    /// The aspect, by its key in the policy, and what it is and was.
-    pub key: &'static str,
+    /// The aspect, by its key in the policy; owned only where it was read from JSON.
+    pub key: Cow<'static, str>,
     /// Every value that differs.
     pub values: Vec<Value>,
 }
 
 /// One value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Value {
     /// Which of several: a subset's name, an address. Empty where there is only one.
     pub name: String,
@@ -72,11 +73,20 @@ pub struct Value {
 
 /// Compares two policies.
 pub fn diff(old: &Policy, new: &Policy) -> Difference {
+    diff_services(&old.services, &new.services)
+}
+
+/// Compares services with those of the same names.
+pub fn diff_services<'a>(
+    old: impl IntoIterator<Item = &'a Service>,
+    new: impl IntoIterator<Item = &'a Service>,
+) -> Difference {
     let mut pairs: BTreeMap<&str, [Option<&Service>; 2]> = BTreeMap::new();
-    for (i, policy) in [old, new].into_iter().enumerate() {
-        for service in &policy.services {
-            pairs.entry(&service.name).or_default()[i] = Some(service);
-        }
+    for service in old {
+        pairs.entry(&service.name).or_default()[0] = Some(service);
+    }
+    for service in new {
+        pairs.entry(&service.name).or_default()[1] = Some(service);
     }
     let services = pairs.into_iter().filter_map(|(name, [old, new])| {
         let edits =
@@ -231,7 +241,7 @@ fn edit(old: Option<Aspect>, new: Option<Aspect>) -> Option<Edit> {
             new: Some(names(&new)),
         });
     }
-    (!values.is_empty()).then_some(Edit { part, key, values })
+    (!values.is_empty()).then_some(Edit { part, key: key.into(), values })
 }
 
 fn names(values: &[(String, String)]) -> String {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use splitter_common::abi::map;
 
 use crate::compile::{Cgroup, Cgroups, Compiler, Note, command_bytes};
@@ -84,27 +85,28 @@ pub fn imagine_cgroups(policy: &Policy, client: Option<&str>) -> Cgroups {
     let routes = policy.services.iter().flat_map(|service| &service.routes);
     let matches = routes.flat_map(|route| &route.matches);
     let paths = matches.filter_map(|wanted| wanted.cgroup.as_deref()).chain(client);
-    let mut cgroups: Cgroups = paths.chain(["/"]).flat_map(lineage).collect();
+    let leveled = paths.chain(["/"]).flat_map(|path| lineage(path).into_iter().zip(0..));
+    let mut cgroups: Cgroups =
+        leveled.map(|(path, level)| (path, Cgroup { id: 0, level })).collect();
     for (cgroup, id) in cgroups.values_mut().zip(1..) {
         cgroup.id = id;
     }
     cgroups
 }
 
-/// A cgroup and all above it, the root first, without ids.
-fn lineage(path: &str) -> Vec<(String, Cgroup)> {
+/// The path of a cgroup and of all above it, the root first: each is at the level of its position.
+pub fn lineage(path: &str) -> Vec<String> {
     let names = path.split('/').filter(|name| !name.is_empty());
     let below = names.scan(String::new(), |path, name| {
         path.push('/');
         path.push_str(name);
         Some(path.clone())
     });
-    let paths = std::iter::once("/".to_owned()).chain(below);
-    paths.zip(0..).map(|(path, level)| (path, Cgroup { id: 0, level })).collect()
+    std::iter::once("/".to_owned()).chain(below).collect()
 }
 
 /// A client as the user describes it. What is not given differs from client to client.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Role {
     /// Effective user id.
     pub uid: Option<u32>,
@@ -144,7 +146,7 @@ impl Role {
 
     fn cgroups(&self, n: u32, cgroups: &Cgroups) -> Vec<u64> {
         let path = self.cgroup.as_deref().unwrap_or("/");
-        let known = lineage(path).into_iter().filter_map(|(path, _)| cgroups.get(&path));
+        let known = lineage(path).into_iter().filter_map(|path| cgroups.get(&path));
         let mut ids: Vec<u64> = known.map(|cgroup| cgroup.id).collect();
         if self.cgroup.is_none() && n > 0 {
             ids.push(OWN_CGROUPS + u64::from(n));

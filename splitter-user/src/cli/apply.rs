@@ -3,12 +3,11 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 
-use super::client::{Address, Answer, unexpected};
+use super::client::{Address, Answer, texts, unexpected};
 use super::{Exit, Output, complain, complain_of, print, print_json, read_sources};
-use crate::daemon::control::{Applied, Request, Response, Text};
+use crate::daemon::control::{Applied, Request, Response};
 use crate::policy::{self, Source};
 
 /// Options of `apply`.
@@ -34,7 +33,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
         if !check(&sources)? {
             return Ok(Exit::Failure);
         }
-        Request::Apply { sources: sources.into_iter().map(text).collect::<Result<_, _>>()? }
+        Request::Apply { sources: texts(sources)? }
     } else {
         Request::Remove { services: options.remove }
     };
@@ -61,12 +60,6 @@ fn check(sources: &[Source]) -> anyhow::Result<bool> {
             Ok(false)
         }
     }
-}
-
-fn text(source: Source) -> anyhow::Result<Text> {
-    let text = String::from_utf8(source.bytes)
-        .with_context(|| format!("read {} as UTF-8", source.name))?;
-    Ok(Text { name: source.name, text })
 }
 
 fn report(applied: &Applied, output: Output) -> anyhow::Result<()> {

@@ -8,16 +8,37 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
 use crate::daemon::DEFAULT_SOCKET;
-use crate::daemon::control::{MAX_REQUEST, Request, Response};
+use crate::daemon::control::{MAX_REQUEST, Request, Response, Text};
 use crate::policy::Source;
 use crate::policy::diagnostic::Diagnostic;
+
+/// Environment variable that says where the control socket is.
+const SOCKET_VARIABLE: &str = "SPLITTER_SOCKET";
 
 /// Where the daemon is.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Address {
     /// Control socket of the daemon.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "SPLITTER_SOCKET")]
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = SOCKET_VARIABLE)]
     socket: PathBuf,
+}
+
+/// Where the daemon is, for verbs that ask it only where no files of the group `offline` are named.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LiveAddress {
+    /// Control socket of the daemon [default: $SPLITTER_SOCKET, or /run/splitter/splitter.sock]
+    // Neither default is clap's: with one, the option would always be there and exclude the files.
+    #[arg(long, value_name = "PATH", conflicts_with = "offline")]
+    socket: Option<PathBuf>,
+}
+
+impl LiveAddress {
+    /// The address that the options and the environment say.
+    pub(crate) fn find(&self) -> Address {
+        let socket = self.socket.clone();
+        let socket = socket.or_else(|| std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from));
+        Address { socket: socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)) }
+    }
 }
 
 /// What came of a request.
@@ -98,6 +119,15 @@ fn read_response(stream: &mut UnixStream) -> anyhow::Result<Response> {
     let length = u64::from(u32::from_le_bytes(length));
     stream.take(length).read_to_end(&mut bytes).context(lost)?;
     serde_json::from_slice(&bytes).context("understand the daemon; is it of another version?")
+}
+
+/// Policy sources as they cross the socket.
+pub(crate) fn texts(sources: Vec<Source>) -> anyhow::Result<Vec<Text>> {
+    let text = |Source { name, bytes }| match String::from_utf8(bytes) {
+        Ok(text) => Ok(Text { name, text }),
+        Err(error) => Err(anyhow::Error::new(error).context(format!("read {name} as UTF-8"))),
+    };
+    sources.into_iter().map(text).collect()
 }
 
 /// An answer of another kind than the request asks for.

@@ -1,47 +1,93 @@
-//! `splitter diff`: what differs between two policies.
+//! `splitter diff`: what differs between two policies, or what a policy would change.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::client::{Answer, LiveAddress, texts, unexpected};
 use super::{Exit, Output, complain_of, print, print_json, read_sources};
+use crate::daemon::control::{Compared, Request, Response};
 use crate::diff::diff;
-use crate::policy::load;
 use crate::policy::model::Policy;
+use crate::policy::{Source, load};
 
 /// Options of `diff`.
 #[derive(Args, Debug)]
+#[command(allow_missing_positional = true)]
 #[command(after_help = "\
-Policies are compared by what they mean, not by how they are written. As with diff(1), the exit \
-status is 0 where they mean the same and 1 where they differ. It is also 1, with nothing on standard \
-output, where one of them does not load.")]
+Policies are compared by what they mean, not by how they are written. With one policy, the daemon is \
+asked what `splitter apply` of it would change now; services that it does not name are left alone, \
+and counted. As with diff(1), the exit status is 0 where nothing differs and 1 where something does. \
+It is also 1, with nothing on standard output, where a policy does not load, would be refused, or no \
+daemon answers.")]
 pub(crate) struct Options {
-    /// Old policy: a file, a directory of files, or - for standard input
-    old: PathBuf,
+    /// Old policy: a file, a directory of files, or - for standard input; the one that the daemon
+    /// runs where only NEW is given
+    #[arg(group = "offline")]
+    old: Option<PathBuf>,
     /// New policy
     new: PathBuf,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    daemon: LiveAddress,
 }
 
 /// Runs `diff`.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
-    let (old, new) = (read_policy(&options.old)?, read_policy(&options.new)?);
-    let (Some(old), Some(new)) = (old, new) else { return Ok(Exit::Failure) };
+    match &options.old {
+        Some(old) => compare_files(old, options),
+        None => compare_with_running(options),
+    }
+}
+
+fn compare_files(old: &Path, options: &Options) -> anyhow::Result<Exit> {
+    let (old, new) = (read_policy(old)?, read_policy(&options.new)?);
+    let (Some((old, _)), Some((new, _))) = (old, new) else { return Ok(Exit::Failure) };
     let difference = diff(&old, &new);
     match options.output {
         Output::Text => print(&difference.to_string())?,
         Output::Json => print_json(&difference)?,
     }
-    Ok(if difference.is_empty() { Exit::Success } else { Exit::Failure })
+    Ok(exit(difference.is_empty()))
 }
 
-/// A policy, or `None` after saying what is wrong with it.
-fn read_policy(path: &Path) -> anyhow::Result<Option<Policy>> {
+fn compare_with_running(options: &Options) -> anyhow::Result<Exit> {
+    let Some((_, sources)) = read_policy(&options.new)? else { return Ok(Exit::Failure) };
+    match options.daemon.find().ask(&Request::Compare { sources: texts(sources)? })? {
+        Answer::Done(Response::Compared(compared)) => {
+            match options.output {
+                Output::Text => print(&text(&compared)?)?,
+                Output::Json => print_json(&compared)?,
+            }
+            Ok(exit(compared.difference.is_empty()))
+        }
+        Answer::Done(_) => Err(unexpected()),
+        Answer::Refused => Ok(Exit::Failure),
+    }
+}
+
+fn text(compared: &Compared) -> Result<String, std::fmt::Error> {
+    let mut text = compared.difference.to_string();
+    match compared.left_alone {
+        0 => {}
+        1 => writeln!(text, "1 other running service is left alone")?,
+        n => writeln!(text, "{n} other running services are left alone")?,
+    }
+    Ok(text)
+}
+
+fn exit(is_same: bool) -> Exit {
+    if is_same { Exit::Success } else { Exit::Failure }
+}
+
+/// A policy with its text, or `None` after saying what is wrong with it.
+fn read_policy(path: &Path) -> anyhow::Result<Option<(Policy, Vec<Source>)>> {
     let sources = read_sources(&[path.to_owned()])?;
     match load(&sources) {
-        Ok(loaded) => Ok(Some(loaded.policy)),
+        Ok(loaded) => Ok(Some((loaded.policy, sources))),
         Err(diagnostics) => {
             complain_of(&diagnostics, &sources)?;
             Ok(None)

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::client::{Answer, LiveAddress, unexpected};
 use super::dial::Dial;
 use super::{Exit, Output, complain_of, print, print_json, read_sources};
 use crate::compile::frontend_key;
+use crate::daemon::control::{Request, Response};
+use crate::daemon::engine::LiveExplanation;
 use crate::explain::{Explanation, Names, explain};
 use crate::policy::load;
 use crate::policy::model::Policy;
@@ -17,23 +20,30 @@ use crate::rehearsal::{Rehearsal, imagine_cgroups};
 /// Options of `explain`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The connection is decided by the very code that runs in the kernel, on a policy in memory: neither \
-privilege nor a daemon is needed, nothing is dialled, and no ticket is taken. What is not said about \
-the client is 0, its command empty and its cgroup the root. Cgroups that the policy names are taken \
-to exist.")]
+The connection is decided by the very code that runs in the kernel: nothing is dialled, and no ticket \
+is taken. What is not said about the client is 0, its command empty and its cgroup the root. With \
+files, the policy is in memory, and neither privilege nor a daemon is needed; cgroups that it names \
+are taken to exist. Without files, the daemon is asked about the policy that runs, on the cgroups of \
+this node.")]
 pub(crate) struct Options {
-    /// Policy files, directories of them, or - for standard input
-    #[arg(required = true, value_name = "FILE")]
+    /// Policy files, directories of them, or - for standard input; the running policy where none
+    /// is named
+    #[arg(value_name = "FILE", group = "offline")]
     files: Vec<PathBuf>,
     #[command(flatten)]
     dial: Dial,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    daemon: LiveAddress,
 }
 
 /// Runs `explain`.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
+    if options.files.is_empty() {
+        return explain_live(options);
+    }
     let sources = read_sources(&options.files)?;
     let loaded = match load(&sources) {
         Ok(loaded) => loaded,
@@ -54,8 +64,29 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
 fn explain_offline(policy: &Policy, dial: &Dial) -> Result<Explanation, PublishError> {
     let role = dial.role();
     let cgroups = imagine_cgroups(policy, role.cgroup.as_deref());
-    let names = Names::new(policy, &cgroups);
+    let names = Names::new(&policy.services, &cgroups);
     let client = role.client(0, &cgroups);
     let rehearsal = Rehearsal::new(policy, cgroups)?;
     Ok(explain(rehearsal.maps(), &names, &frontend_key(&dial.to), client))
+}
+
+fn explain_live(options: &Options) -> anyhow::Result<Exit> {
+    let Options { dial, output, daemon, .. } = options;
+    match daemon.find().ask(&Request::Explain { to: dial.to.to_string(), role: dial.role() })? {
+        Answer::Done(Response::Explained(told)) => {
+            match output {
+                Output::Text => print(&text(&told))?,
+                Output::Json => print_json(&told)?,
+            }
+            Ok(Exit::Success)
+        }
+        Answer::Done(_) => Err(unexpected()),
+        Answer::Refused => Ok(Exit::Failure),
+    }
+}
+
+fn text(told: &LiveExplanation) -> String {
+    let LiveExplanation { committed, next_ticket, explanation } = told;
+    let ticket = next_ticket.map_or(String::new(), |ticket| format!(", next ticket {ticket}"));
+    format!("live policy, generation {committed}{ticket}\n{explanation}")
 }

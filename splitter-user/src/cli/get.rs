@@ -36,7 +36,8 @@ enum Form {
 
 /// Prints the running policy.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
-    match options.daemon.ask(&Request::Get { service: options.service })? {
+    let documented = options.output != Form::Text;
+    match options.daemon.ask(&Request::Get { service: options.service, documents: documented })? {
         Answer::Done(Response::Services { services }) => {
             match options.output {
                 Form::Text => print(&table(&services)?)?,
@@ -51,7 +52,8 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
 }
 
 fn documents(services: &[ServiceView]) -> String {
-    let documents: Vec<&str> = services.iter().map(|service| service.document.as_str()).collect();
+    let documents: Vec<&str> =
+        services.iter().filter_map(|service| service.document.as_deref()).collect();
     documents.join("---\n")
 }
 

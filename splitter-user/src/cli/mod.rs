@@ -54,7 +54,7 @@ enum Verb {
     Detach(detach::Options),
     /// Say everything that is wrong with a policy.
     Check(check::Options),
-    /// Show what differs between two policies.
+    /// Show what differs between two policies, or what one would change.
     Diff(diff::Options),
     /// Make connections to a policy in memory and count where they go.
     Simulate(simulate::Options),

@@ -10,6 +10,9 @@ use super::{Exit, Output, print, print_json};
 use crate::daemon::control::{Request, Response};
 use crate::daemon::status::{HookStatus, ServiceStatus, Status, SubsetStatus};
 
+/// Names of services that a line has at most.
+const MOST_NAMES: usize = 16;
+
 /// Options of `status`.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -64,9 +67,7 @@ fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
     for path in &status.policy {
         writeln!(text, "            from {path}")?;
     }
-    if !status.overrides.is_empty() {
-        writeln!(text, "            by command: {}", status.overrides.join(" "))?;
-    }
+    write_overrides(text, &status.overrides)?;
     writeln!(text, "cgroup      {cgroup}")?;
     for hook in &status.hooks {
         writeln!(text, "hook        {:<13} {}", hook.hook, show_hook(hook))?;
@@ -85,6 +86,19 @@ fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
         writeln!(text, "not split   {reason:<13} {connections} connections")?;
     }
     Ok(())
+}
+
+/// All of them are in the JSON form.
+fn write_overrides(text: &mut String, overrides: &[String]) -> fmt::Result {
+    let (few, more) = overrides.split_at(overrides.len().min(MOST_NAMES));
+    if few.is_empty() {
+        return Ok(());
+    }
+    write!(text, "            by command: {}", few.join(" "))?;
+    match more.len() {
+        0 => writeln!(text),
+        n => writeln!(text, " and {n} more"),
+    }
 }
 
 fn show_hook(hook: &HookStatus) -> String {

@@ -9,9 +9,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::dump::Dump;
+use super::engine::LiveExplanation;
 use super::status::Status;
+use crate::diff::Difference;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Label, Severity};
+use crate::rehearsal::Role;
 
 /// Largest request in bytes.
 pub(crate) const MAX_REQUEST: u32 = 64 << 20;
@@ -34,6 +37,20 @@ pub(crate) enum Request {
     Get {
         /// One service, or all.
         service: Option<String>,
+        /// Whether each shall come as a document too, which is most of the answer.
+        documents: bool,
+    },
+    /// What [`Request::Apply`] of these documents would change.
+    Compare {
+        /// Policy text.
+        sources: Vec<Text>,
+    },
+    /// What the next connection of a client would meet.
+    Explain {
+        /// The frontend that it dials, as in a policy.
+        to: String,
+        /// The client.
+        role: Role,
     },
     /// Sets weights of a split; subsets that are not named keep theirs.
     Weight {
@@ -60,7 +77,11 @@ impl Request {
     /// Whether a caller needs the right to change.
     pub(crate) fn changes(&self) -> bool {
         match self {
-            Self::Get { .. } | Self::Status { .. } | Self::Dump => false,
+            Self::Get { .. }
+            | Self::Compare { .. }
+            | Self::Explain { .. }
+            | Self::Status { .. }
+            | Self::Dump => false,
             Self::Apply { .. } | Self::Remove { .. } | Self::Weight { .. } | Self::Detach => true,
         }
     }
@@ -91,6 +112,10 @@ pub(crate) enum Response {
         /// The services.
         services: Vec<ServiceView>,
     },
+    /// See [`Compared`].
+    Compared(Compared),
+    /// See [`LiveExplanation`].
+    Explained(Box<LiveExplanation>),
     /// See [`Status`].
     Status(Box<Status>),
     /// See [`Dump`].
@@ -128,6 +153,18 @@ pub(crate) struct Applied {
     pub(crate) microseconds: u64,
 }
 
+/// What a change would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Compared {
+    /// From the running policy to what would run.
+    #[serde(flatten)]
+    pub(crate) difference: Difference,
+    /// Running services that the change does not name, and would leave as they are.
+    pub(crate) left_alone: usize,
+    /// The generation that was compared with.
+    pub(crate) generation: u64,
+}
+
 /// What a change of weights did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Weighted {
@@ -158,8 +195,9 @@ pub(crate) struct ServiceView {
     pub(crate) subsets: BTreeMap<String, Vec<String>>,
     /// Routes in their order.
     pub(crate) routes: Vec<RouteView>,
-    /// The service as a native document.
-    pub(crate) document: String,
+    /// The service as a native document, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) document: Option<String>,
 }
 
 /// A route of a running service.

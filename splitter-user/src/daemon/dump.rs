@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use splitter_common::abi::{Backend, Choice, Plan, PlanPair, Route, Subset, Wheel, action, pick};
 use splitter_common::addr::{Addr, PortBe};
 
-use super::engine::{Engine, PeerNameHooks, show_frontend};
+use super::engine::{Running, show_frontend};
 use crate::compile::{name_ids, service_id};
 use crate::policy::model::Service;
 use crate::tables::{Arena, Maps, committed, read, read_slots};
@@ -112,11 +112,10 @@ pub(crate) fn socket_addr(addr: Addr, port_be: PortBe) -> SocketAddr {
     SocketAddr::new(ip, port_be.to_host())
 }
 
-/// Reads all tables.
-pub(crate) fn dump<M: Maps, H: PeerNameHooks>(engine: &Engine<M, H>) -> std::io::Result<Dump> {
-    let maps = engine.publisher().maps();
-    let names = engine
-        .running()
+/// Reads all tables, and puts the names of these services into them.
+pub(crate) fn dump(maps: &impl Maps, running: &[Running]) -> std::io::Result<Dump> {
+    let names = running
+        .iter()
         .map(|running| (service_id(&running.service.name).0, running.service.as_ref()));
     let walk = Walk { maps, generation: committed(maps).generation, services: names.collect() };
     let mut frontends = maps.frontends()?;

@@ -1,7 +1,8 @@
 //! Services that were applied or reweighted by command, kept in a directory over restarts.
 //!
 //! One file per service holds its document, under a first line that says which file's document it
-//! overrides. A file is written whole or not at all, before the policy it describes is committed.
+//! overrides. A file is written whole or not at all, before the policy it describes is committed. A
+//! change of many services is many files: after a power failure some of them may be the new ones.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
@@ -10,6 +11,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::syncfs;
 use splitter_common::hash::mix;
 use tracing::warn;
 
@@ -20,6 +22,9 @@ use crate::policy::{self, Source};
 const HEAD: &str = "# splitter override of ";
 const NOTHING: &str = "nothing";
 const EXTENSION: &str = "yaml";
+/// So many new files are flushed one by one; for more, flushing the whole file system once is
+/// faster, though it is others' data too.
+const FEW: usize = 16;
 
 /// A service that stands instead of what the policy files say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +34,9 @@ pub(crate) struct Override {
     /// [`fingerprint`] of the service in the policy files, `None` where they had none.
     pub(crate) base: Option<u64>,
 }
+
+/// A service by its name, and its override: none where the policy files count.
+pub(crate) type Change = (String, Option<Override>);
 
 /// All overrides, in memory and in their directory.
 #[derive(Debug)]
@@ -79,31 +87,66 @@ impl Overrides {
         self.by_name.iter()
     }
 
-    /// Sets or, with `None`, removes an override. Answers the one before.
-    pub(crate) fn set(
-        &mut self,
-        service: &str,
-        next: Option<Override>,
-    ) -> io::Result<Option<Override>> {
-        let path = self.dir.join(file_name(service));
-        if let Some(next) = next {
-            write_whole(&path, &file_text(&next))?;
-            return Ok(self.by_name.insert(service.to_owned(), next));
+    /// Sets or, with `None`, removes overrides of services, each named once. Answers those before.
+    /// One that fails changes nothing, as far as the disk still lets it be taken back.
+    pub(crate) fn set(&mut self, changes: Vec<Change>) -> io::Result<Vec<Change>> {
+        if changes.is_empty() {
+            return Ok(changes);
         }
-        if self.by_name.contains_key(service) {
-            fs::remove_file(&path).or_else(ignore_missing)?;
+        if let Err(error) = self.write(&changes) {
+            let before = |(name, _): &Change| (name.clone(), self.by_name.get(name).cloned());
+            let before: Vec<Change> = changes.iter().map(before).collect();
+            // Where this fails too, it is by the same error.
+            let _kept = self.write(&before);
+            return Err(error);
         }
-        Ok(self.by_name.remove(service))
+        let replace = |(name, next): Change| {
+            let old = match next {
+                Some(next) => self.by_name.insert(name.clone(), next),
+                None => self.by_name.remove(&name),
+            };
+            (name, old)
+        };
+        Ok(changes.into_iter().map(replace).collect())
+    }
+
+    /// Puts new files in place once all of them are on the disk: whenever power fails, a file is
+    /// found with its old content or its new.
+    fn write(&self, changes: &[Change]) -> io::Result<()> {
+        let dir = File::open(&self.dir)?;
+        let set = || changes.iter().filter_map(|(name, next)| Some((name, next.as_ref()?)));
+        let is_few = set().count() <= FEW;
+        for (name, next) in set() {
+            let mut file = File::create(self.new_path(name))?;
+            file.write_all(file_text(next).as_bytes())?;
+            if is_few {
+                file.sync_all()?;
+            }
+        }
+        if !is_few {
+            syncfs(&dir)?;
+        }
+        for (name, next) in changes {
+            match next {
+                Some(_) => fs::rename(self.new_path(name), self.path(name))?,
+                None => fs::remove_file(self.path(name)).or_else(ignore_missing)?,
+            }
+        }
+        dir.sync_all()
+    }
+
+    /// Names of services have no `_`, so two services never share a file.
+    fn path(&self, service: &str) -> PathBuf {
+        self.dir.join(format!("{}.{EXTENSION}", service.replace('/', "_")))
+    }
+
+    fn new_path(&self, service: &str) -> PathBuf {
+        self.path(service).with_extension("new")
     }
 }
 
 fn ignore_missing(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-}
-
-/// Names of services have no `_`, so two services never share a file.
-fn file_name(service: &str) -> String {
-    format!("{}.{EXTENSION}", service.replace('/', "_"))
 }
 
 fn file_text(next: &Override) -> String {
@@ -127,13 +170,4 @@ fn read(path: &Path) -> io::Result<Override> {
         (Some(service), None) => Ok(Override { service: Arc::new(service), base }),
         _ => Err(damaged()),
     }
-}
-
-/// The new content under a name of its own first, so that the file is never seen in between.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }

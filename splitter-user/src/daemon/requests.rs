@@ -4,14 +4,18 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
-use super::control::{Applied, Problem, Request, Response, RouteView, ServiceView, Text};
+use super::control::{Applied, Compared, Problem, Request, Response, RouteView, ServiceView, Text};
 use super::dump;
-use super::engine::{ChangeError, Engine, Running};
+use super::engine::{ChangeError, Engine, Running, Stand};
 use super::hooks::KernelHooks;
-use super::status::{self, ProgramStatus, Scope, Status, describe_action};
+use super::status::{self, ProgramStatus, Scope, Survey, describe_action};
+use crate::diff::diff_services;
 use crate::kernel::KernelMaps;
+use crate::policy::model::Frontend;
 use crate::policy::native::to_yaml;
 use crate::policy::{self, Loaded, Source};
+use crate::rehearsal::Role;
+use crate::tables::memory::MemoryMaps;
 
 /// The engine on the kernel.
 pub(crate) type KernelEngine = Engine<KernelMaps, KernelHooks>;
@@ -29,9 +33,26 @@ pub(crate) enum Task {
     Apply { loaded: Box<Loaded>, sources: Vec<Source> },
     Remove(Vec<String>),
     Weight { target: String, weights: Vec<(String, u32)> },
-    Get(Option<String>),
+    Get { service: Option<String>, documents: bool },
+    Compare { loaded: Box<Loaded>, sources: Vec<Source> },
+    Explain { to: Frontend, role: Role },
     Status { services: Vec<String>, all: bool },
     Dump,
+}
+
+/// What the engine makes of a task.
+pub(crate) enum Answer {
+    /// The whole answer.
+    Ready(Response),
+    /// What is left to do on what the engine gave away. It may take long, and is to be done where
+    /// it holds nobody up.
+    Later(Box<dyn FnOnce() -> Response + Send>),
+}
+
+impl Answer {
+    fn later(rest: impl FnOnce() -> Response + Send + 'static) -> Self {
+        Self::Later(Box::new(rest))
+    }
 }
 
 impl Job {
@@ -39,21 +60,33 @@ impl Job {
     pub(crate) fn prepare(request: Request) -> Result<Self, Response> {
         Ok(Self::Task(match request {
             Request::Detach => return Ok(Self::Detach),
-            Request::Apply { sources } => load_texts(sources)?,
+            Request::Apply { sources } => {
+                let (loaded, sources) = load_texts(sources)?;
+                Task::Apply { loaded, sources }
+            }
+            Request::Compare { sources } => {
+                let (loaded, sources) = load_texts(sources)?;
+                Task::Compare { loaded, sources }
+            }
+            Request::Explain { to, role } => Task::Explain { to: parse_frontend(&to)?, role },
             Request::Remove { services } => Task::Remove(services),
             Request::Weight { target, weights } => Task::Weight { target, weights },
-            Request::Get { service } => Task::Get(service),
+            Request::Get { service, documents } => Task::Get { service, documents },
             Request::Status { services, all } => Task::Status { services, all },
             Request::Dump => Task::Dump,
         }))
     }
 }
 
-fn load_texts(texts: Vec<Text>) -> Result<Task, Response> {
+fn parse_frontend(text: &str) -> Result<Frontend, Response> {
+    text.parse().map_err(|error| Response::Failed { message: format!("`{text}`: {error}") })
+}
+
+fn load_texts(texts: Vec<Text>) -> Result<(Box<Loaded>, Vec<Source>), Response> {
     let source = |text: Text| Source { name: text.name, bytes: text.text.into_bytes() };
     let sources: Vec<Source> = texts.into_iter().map(source).collect();
     match policy::load(&sources) {
-        Ok(loaded) => Ok(Task::Apply { loaded: Box::new(loaded), sources }),
+        Ok(loaded) => Ok((Box::new(loaded), sources)),
         Err(diagnostics) => Err(response_to(ChangeError::Invalid { diagnostics, sources })),
     }
 }
@@ -71,38 +104,61 @@ pub(crate) fn answer(
     engine: &mut KernelEngine,
     circumstances: &Circumstances,
     task: Task,
-) -> Response {
+) -> Answer {
     let result = match task {
         Task::Apply { loaded, sources } => engine.apply(&loaded, &sources).map(applied),
         Task::Remove(services) => engine.remove(&services).map(applied),
         Task::Weight { target, weights } => weigh(engine, &target, &weights),
-        Task::Get(service) => get(engine, service.as_deref()),
+        Task::Get { service, documents } => get(engine, service.as_deref(), documents),
+        Task::Compare { loaded, sources } => {
+            engine.stand(&loaded, &sources).map(|stand| compared(loaded, stand))
+        }
+        Task::Explain { to, role } => {
+            let explained = engine.explain(&to, &role);
+            explained.map(|told| Answer::Ready(Response::Explained(Box::new(told))))
+        }
         Task::Status { services, all } => {
             full_status(engine, circumstances, &Scope { names: &services, all })
-                .map(|status| Response::Status(Box::new(status)))
+                .map(|survey| Answer::later(move || Response::Status(Box::new(survey.describe()))))
         }
-        Task::Dump => Ok(match dump::dump(engine) {
-            Ok(dump) => Response::Dump(dump),
-            Err(error) => Response::Failed { message: format!("read the maps: {error}") },
-        }),
+        Task::Dump => Ok(dump(engine)),
     };
-    result.unwrap_or_else(response_to)
+    result.unwrap_or_else(|error| Answer::Ready(response_to(error)))
+}
+
+fn compared(loaded: Box<Loaded>, stand: Stand) -> Answer {
+    Answer::later(move || {
+        let Stand { named, left_alone, generation } = stand;
+        let difference = diff_services(named.iter().map(AsRef::as_ref), &loaded.policy.services);
+        Response::Compared(Compared { difference, left_alone, generation })
+    })
+}
+
+fn dump(engine: &KernelEngine) -> Answer {
+    let failed = |error| Response::Failed { message: format!("read the maps: {error}") };
+    let running: Vec<Running> = engine.running().cloned().collect();
+    match MemoryMaps::copy_of(engine.publisher().maps()) {
+        Ok(maps) => {
+            Answer::later(move || dump::dump(&maps, &running).map_or_else(failed, Response::Dump))
+        }
+        Err(error) => Answer::Ready(failed(error)),
+    }
 }
 
 fn weigh(
     engine: &mut KernelEngine,
     target: &str,
     weights: &[(String, u32)],
-) -> Result<Response, ChangeError> {
+) -> Result<Answer, ChangeError> {
     let (service, route) = engine.find_target(target);
     let weighted = engine.set_weights(service, route, weights)?;
     debug!(target, microseconds = weighted.microseconds, "weights changed");
-    Ok(Response::Weighted(weighted))
+    Ok(Answer::Ready(Response::Weighted(weighted)))
 }
 
-fn applied(applied: Applied) -> Response {
+fn applied(applied: Applied) -> Answer {
     log_applied("applied", &applied);
-    Response::Applied(applied)
+    Answer::later(move || Response::Applied(applied))
 }
 
 /// One line per change of the policy.
@@ -130,7 +186,7 @@ fn response_to(error: ChangeError) -> Response {
             }
         }
         error => {
-            warn!("a change was refused: {}", chain(&error));
+            warn!("a request was refused: {}", chain(&error));
             Response::Failed { message: chain(&error) }
         }
     }
@@ -148,18 +204,25 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn get(engine: &KernelEngine, service: Option<&str>) -> Result<Response, ChangeError> {
+fn get(
+    engine: &KernelEngine,
+    service: Option<&str>,
+    documents: bool,
+) -> Result<Answer, ChangeError> {
     if let Some(reason) = engine.degraded() {
         return Err(ChangeError::Degraded(reason.to_owned()));
     }
-    let services = match service {
-        Some(name) => vec![view(engine.find(name)?)],
-        None => engine.running().map(view).collect(),
+    let running: Vec<Running> = match service {
+        Some(name) => vec![engine.find(name)?.clone()],
+        None => engine.running().cloned().collect(),
     };
-    Ok(Response::Services { services })
+    Ok(Answer::later(move || {
+        let services = running.iter().map(|running| view(running, documents)).collect();
+        Response::Services { services }
+    }))
 }
 
-fn view(running: &Running) -> ServiceView {
+fn view(running: &Running, documents: bool) -> ServiceView {
     let service = &running.service;
     let addresses = |subset: &policy::model::Subset| {
         subset.backends.iter().map(|backend| backend.addr.to_string()).collect()
@@ -174,7 +237,7 @@ fn view(running: &Running) -> ServiceView {
         frontends: service.frontends.iter().map(ToString::to_string).collect(),
         subsets: service.subsets.iter().map(|s| (s.name.clone(), addresses(s))).collect(),
         routes: service.routes.iter().map(route).collect(),
-        document: to_yaml(service),
+        document: documents.then(|| to_yaml(service)),
     }
 }
 
@@ -182,8 +245,9 @@ fn full_status(
     engine: &mut KernelEngine,
     circumstances: &Circumstances,
     scope: &Scope<'_>,
-) -> Result<Status, ChangeError> {
-    let mut status = status::describe(engine, scope)?;
+) -> Result<Survey, ChangeError> {
+    let mut survey = status::survey(engine, scope)?;
+    let status = &mut survey.status;
     status.programs = engine.hooks_mut().program_sizes().into_iter().map(program).collect();
     status.cgroup = super::show(engine.hooks().cgroup());
     status.hooks = engine.hooks().states();
@@ -191,7 +255,7 @@ fn full_status(
     status.policy.clone_from(&circumstances.policy);
     status.problems.extend(circumstances.reload_problem.clone());
     status.problems.extend(status::hook_problems(&status.hooks, &status.cgroup));
-    Ok(status)
+    Ok(survey)
 }
 
 fn program(size: crate::kernel::ProgramSize) -> ProgramStatus {

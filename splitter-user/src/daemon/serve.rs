@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::access::Access;
 use super::control::Response;
 use super::files::PolicyFiles;
-use super::requests::{Circumstances, Job, KernelEngine, Task, answer, chain};
+use super::requests::{Answer, Circumstances, Job, KernelEngine, Task, answer, chain};
 use super::server::{self, Call};
 use super::start::{load_policy, tell_systemd};
 use super::watch::Watch;
@@ -140,10 +140,10 @@ impl Daemon {
         None
     }
 
-    fn carry_out(&mut self, task: Task, reply: oneshot::Sender<Response>) {
-        let response = answer(&mut self.engine, &self.circumstances, task);
+    fn carry_out(&mut self, task: Task, reply: oneshot::Sender<Answer>) {
+        let answer = answer(&mut self.engine, &self.circumstances, task);
         // A client that went away does not need the answer.
-        let _gone = reply.send(response);
+        let _gone = reply.send(answer);
         self.free_retired();
     }
 
@@ -224,13 +224,13 @@ impl Daemon {
     }
 
     /// Removes links and maps, and answers before the process ends.
-    async fn detach(self, reply: oneshot::Sender<Response>) -> anyhow::Result<Ending> {
+    async fn detach(self, reply: oneshot::Sender<Answer>) -> anyhow::Result<Ending> {
         let removed = self.engine.into_hooks().remove();
         let response = match &removed {
             Ok(removed) => Response::Detached { removed: removed.clone() },
             Err(error) => Response::Failed { message: chain(error) },
         };
-        let _gone = reply.send(response);
+        let _gone = reply.send(Answer::Ready(response));
         // Lets the client's task write the answer.
         tokio::time::sleep(Duration::from_millis(100)).await;
         removed.context("remove the pins")?;
@@ -241,7 +241,7 @@ impl Daemon {
 /// The last thing that a daemon is asked for.
 enum Last {
     Signal,
-    Detach(oneshot::Sender<Response>),
+    Detach(oneshot::Sender<Answer>),
 }
 
 fn every(period: Duration) -> Interval {

@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::access::{Access, Rights};
 use super::control::{MAX_REQUEST, Request, Response};
-use super::requests::Job;
+use super::requests::{Answer, Job};
 
 /// Clients that are served at once; others wait in the socket's backlog.
 const MAX_CLIENTS: usize = 32;
@@ -35,7 +35,7 @@ const CHUNK: usize = 256 << 10;
 /// A request on its way to the engine.
 pub(crate) struct Call {
     pub(crate) job: Job,
-    pub(crate) reply: oneshot::Sender<Response>,
+    pub(crate) reply: oneshot::Sender<Answer>,
 }
 
 /// Binds the socket. Anybody may connect; what they may do is decided by who they are.
@@ -94,9 +94,9 @@ async fn serve_client(
     let response = if rights.read {
         answer(&mut stream, &access, uid, rights, &calls).await
     } else {
-        Response::Failed { message: access.refusal(uid, false) }
+        Answer::Ready(Response::Failed { message: access.refusal(uid, false) })
     };
-    write_response(&mut stream, &response).await
+    write_response(&mut stream, response).await
 }
 
 async fn answer(
@@ -105,8 +105,8 @@ async fn answer(
     uid: Uid,
     rights: Rights,
     calls: &mpsc::Sender<Call>,
-) -> Response {
-    let failed = |message: String| Response::Failed { message };
+) -> Answer {
+    let failed = |message: String| Answer::Ready(Response::Failed { message });
     let bytes = match timeout(LONGEST_REQUEST, read_request(stream)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) => return failed(format!("read the request: {error}")),
@@ -121,7 +121,7 @@ async fn answer(
     }
     let job = match prepare(request).await {
         Ok(job) => job,
-        Err(response) => return response,
+        Err(response) => return Answer::Ready(response),
     };
     let ended = || failed("the daemon is ending".to_owned());
     let (reply, response) = oneshot::channel();
@@ -133,7 +133,7 @@ async fn answer(
 
 /// Policy text may be long, so it is read elsewhere; all else is not worth a thread.
 async fn prepare(request: Request) -> Result<Job, Response> {
-    if !matches!(request, Request::Apply { .. }) {
+    if !matches!(request, Request::Apply { .. } | Request::Compare { .. }) {
         return Job::prepare(request);
     }
     spawn_blocking(move || Job::prepare(request)).await.unwrap_or_else(|error| {
@@ -166,8 +166,19 @@ fn parse_request(bytes: &[u8]) -> Result<Request, String> {
     })
 }
 
-async fn write_response(stream: &mut UnixStream, response: &Response) -> io::Result<()> {
-    let bytes = serde_json::to_vec(response).map_err(io::Error::other)?;
+/// What may be long is made and written as JSON by another thread.
+async fn encode(answer: Answer) -> io::Result<Vec<u8>> {
+    let encode = |response: &Response| serde_json::to_vec(response).map_err(io::Error::other);
+    match answer {
+        Answer::Ready(response) => encode(&response),
+        Answer::Later(rest) => {
+            spawn_blocking(move || encode(&rest())).await.map_err(io::Error::other)?
+        }
+    }
+}
+
+async fn write_response(stream: &mut UnixStream, answer: Answer) -> io::Result<()> {
+    let bytes = encode(answer).await?;
     let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
     timeout(IDLE, stream.write_all(&length.to_le_bytes())).await??;
     for chunk in bytes.chunks(CHUNK) {

@@ -3,6 +3,7 @@
 //! Hooks and counts are read from the kernel when they are asked for, never remembered.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use splitter_common::abi::Reason;
@@ -158,20 +159,46 @@ pub(crate) struct Scope<'a> {
     pub(crate) all: bool,
 }
 
+/// What the engine has to say, copied: to describe many services takes long.
+pub(crate) struct Survey {
+    /// All but the services.
+    pub(crate) status: Status,
+    counters: Counters,
+    services: Vec<(Running, Option<Indices>)>,
+}
+
+/// Indices into the counters map by what they count.
+type Indices = Arc<BTreeMap<CounterOwner, u32>>;
+
+impl Survey {
+    /// The status with its services.
+    pub(crate) fn describe(self) -> Status {
+        let Self { mut status, counters, services } = self;
+        let describe = |(running, indices): &(Running, Option<Indices>)| {
+            let counters = ServiceCounters { indices: indices.as_deref(), counters: &counters };
+            describe_service(running, &counters)
+        };
+        status.services = services.iter().map(describe).collect();
+        status
+    }
+}
+
 /// The part of the status that the tables and the policy tell.
-pub(crate) fn describe<M: Maps, H: PeerNameHooks>(
+pub(crate) fn survey<M: Maps, H: PeerNameHooks>(
     engine: &Engine<M, H>,
     scope: &Scope<'_>,
-) -> Result<Status, ChangeError> {
+) -> Result<Survey, ChangeError> {
     let counters = engine.publisher().maps().counters();
     let unread = counters.as_ref().err().map(|error| format!("read the counters: {error}"));
     let counters = Counters(counters.unwrap_or_default());
-    let running = scope.choose(engine)?;
+    let indices = |running: &Running| {
+        engine.publisher().counters(service_id(&running.service.name)).map(Arc::clone)
+    };
+    let running = scope.choose(engine)?.into_iter();
+    let services: Vec<_> = running.map(|running| (running.clone(), indices(running))).collect();
     let n_services = engine.publisher().services().count();
-    let services: Vec<ServiceStatus> =
-        running.iter().map(|running| describe_service(engine, running, &counters)).collect();
     let omitted = if scope.names.is_empty() { n_services - services.len() } else { 0 };
-    Ok(Status {
+    let status = Status {
         problems: engine.degraded().map(degraded_problem).into_iter().chain(unread).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -183,10 +210,10 @@ pub(crate) fn describe<M: Maps, H: PeerNameHooks>(
             .into_iter()
             .map(|reason| (reason.name().to_owned(), counters.get(reason as u32)))
             .collect(),
-        services,
         n_omitted: omitted,
         ..Status::default()
-    })
+    };
+    Ok(Survey { status, counters, services })
 }
 
 fn degraded_problem(reason: &str) -> String {
@@ -236,20 +263,14 @@ impl ServiceCounters<'_> {
     }
 }
 
-fn describe_service<M: Maps, H: PeerNameHooks>(
-    engine: &Engine<M, H>,
-    running: &Running,
-    counters: &Counters,
-) -> ServiceStatus {
+fn describe_service(running: &Running, counters: &ServiceCounters<'_>) -> ServiceStatus {
     let service = &running.service;
-    let indices = engine.publisher().counters(service_id(&service.name));
-    let counters = ServiceCounters { indices, counters };
     ServiceStatus {
         name: service.name.clone(),
         origin: running.origin.to_string(),
         frontends: service.frontends.iter().map(ToString::to_string).collect(),
-        routes: describe_routes(service, &counters),
-        subsets: describe_subsets(service, &counters),
+        routes: describe_routes(service, counters),
+        subsets: describe_subsets(service, counters),
         notes: running.notes.iter().map(describe_note).collect(),
     }
 }

@@ -9,10 +9,11 @@ mod record;
 mod tests;
 mod text;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use splitter_common::abi::{
     Backend, Choice, FrontendKey, Match, Plan, Route, Subset, TCP, client_key, match_flag, pick,
 };
@@ -27,8 +28,11 @@ use crate::tables::world::{Client, HostWorld, Tickets};
 use names::reason_name;
 use record::{Look, Recorder};
 
+/// A fixed word; it is owned only where an explanation was read from JSON.
+pub type Word = Cow<'static, str>;
+
 /// One decision and how it came about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Frontend that was dialled.
     pub dialled: String,
@@ -44,17 +48,17 @@ pub struct Explanation {
     /// The backend and how it was chosen.
     pub backend: Option<Chosen>,
     /// `miss`, `pass`, `reject` or `rewrite`.
-    pub verdict: &'static str,
+    pub verdict: Word,
     /// Why it is not a rewrite; the word is that of the metrics.
-    pub reason: Option<&'static str>,
+    pub reason: Option<Word>,
     /// What `connect()` fails with.
     pub errno: Option<String>,
     /// What `getpeername` answers on a rewritten socket: `frontend` or `backend`.
-    pub getpeername: Option<&'static str>,
+    pub getpeername: Option<Word>,
 }
 
 /// A plan that a frontend refers to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanSeen {
     /// Index of the plan.
     pub index: u32,
@@ -67,7 +71,7 @@ pub struct PlanSeen {
 }
 
 /// A route that was asked whether it takes the client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteTried {
     /// Its name.
     pub name: String,
@@ -80,7 +84,7 @@ pub struct RouteTried {
 }
 
 /// A subset or backend that was chosen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chosen {
     /// Name of the subset, address of the backend.
     pub name: String,
@@ -89,7 +93,7 @@ pub struct Chosen {
 }
 
 /// How one was chosen among several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "by")]
 pub enum How {
     /// There is no other with a weight.
@@ -113,7 +117,7 @@ pub enum How {
     /// By the client's hash.
     Client {
         /// What stands for the client.
-        key: &'static str,
+        key: Word,
         /// Its value, as it is hashed.
         client: u64,
         /// Slot of the wheel.
@@ -124,7 +128,7 @@ pub enum How {
     /// By the client's hashes, one per subset, from the last to the first.
     Threshold {
         /// What stands for the client.
-        key: &'static str,
+        key: Word,
         /// Its value, as it is hashed.
         client: u64,
         /// The hash in front of the subset that was chosen.
@@ -159,6 +163,7 @@ impl Story<'_> {
         let plans = self.plans();
         let service = self.plan_in_force().map_or(0, |(_, plan)| plan.service);
         let rewritten = decision.verdict == Verdict::Rewrite;
+        let peer = if decision.answer_frontend { "frontend" } else { "backend" };
         Explanation {
             dialled: frontend_text(key),
             generation: self.generation(),
@@ -166,19 +171,10 @@ impl Story<'_> {
             routes: self.routes(service, decision),
             subset: self.subset(service),
             backend: self.backend(),
-            verdict: match decision.verdict {
-                Verdict::Miss => "miss",
-                Verdict::Pass => "pass",
-                Verdict::Reject => "reject",
-                Verdict::Rewrite => "rewrite",
-            },
-            reason: reason_name(decision.tally.reason),
+            verdict: verdict_word(decision.verdict).into(),
+            reason: reason_name(decision.tally.reason).map(Word::from),
             errno: (decision.errno != 0).then(|| errno_name(decision.errno)),
-            getpeername: rewritten.then_some(if decision.answer_frontend {
-                "frontend"
-            } else {
-                "backend"
-            }),
+            getpeername: rewritten.then_some(peer.into()),
         }
     }
 
@@ -316,7 +312,7 @@ fn how(choice: &Choice, looks: &[Look]) -> How {
     let slots =
         found(|look| if let Look::Wheel(len) = look { Some(u64::from(*len)) } else { None });
     let slots = slots.and_then(|slots| u32::try_from(slots).ok());
-    let key = client_word(choice.client);
+    let key = Word::from(client_word(choice.client));
     let told = match choice.pick {
         pick::ONLY => Some(How::Only),
         pick::TICKET => {
@@ -343,7 +339,7 @@ fn how(choice: &Choice, looks: &[Look]) -> How {
     told.unwrap_or(How::Broken)
 }
 
-fn threshold(choice: &Choice, key: &'static str, client: u64, looks: &[Look]) -> Option<How> {
+fn threshold(choice: &Choice, key: Word, client: u64, looks: &[Look]) -> Option<How> {
     let cells = looks.iter().filter_map(|look| match look {
         Look::Cell(cell) => Some(*cell),
         _ => None,
@@ -353,6 +349,15 @@ fn threshold(choice: &Choice, key: &'static str, client: u64, looks: &[Look]) ->
     let subset = u16::try_from(last & 0xffff).ok()?;
     let hash = subset_bucket(choice.salt, client, subset);
     Some(How::Threshold { key, client, hash, threshold: last >> 16, asked: cells.len() })
+}
+
+fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Miss => "miss",
+        Verdict::Pass => "pass",
+        Verdict::Reject => "reject",
+        Verdict::Rewrite => "rewrite",
+    }
 }
 
 fn client_word(key: u8) -> &'static str {

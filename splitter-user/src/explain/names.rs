@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use splitter_common::abi::Reason;
 
 use crate::compile::{Cgroups, name_ids, service_id};
-use crate::policy::model::{Errno, Policy, Service};
+use crate::policy::model::{Errno, Service};
 
-/// Ids to names, of one policy. What it does not know is shown by its number.
+/// Ids to names, of some services. What it does not know is shown by its number.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     services: HashMap<u64, ServiceNames>,
@@ -38,9 +38,9 @@ impl ServiceNames {
 }
 
 impl Names {
-    /// The names in a policy, and the paths of these cgroups.
-    pub fn new(policy: &Policy, cgroups: &Cgroups) -> Self {
-        let services = policy.services.iter();
+    /// The names in these services, and the paths of these cgroups.
+    pub fn new<'a>(services: impl IntoIterator<Item = &'a Service>, cgroups: &Cgroups) -> Self {
+        let services = services.into_iter();
         let services = services.map(|s| (service_id(&s.name).0, ServiceNames::new(s))).collect();
         let cgroups = cgroups.iter().map(|(path, cgroup)| (cgroup.id, path.clone())).collect();
         Self { services, cgroups }

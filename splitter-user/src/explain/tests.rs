@@ -53,7 +53,7 @@ proptest! {
     #[test]
     fn the_story_is_that_of_the_decision(policy in policy(), connections in 0_u32..7) {
         let cgroups = cgroups(&policy);
-        let names = Names::new(&policy, &cgroups);
+        let names = Names::new(&policy.services, &cgroups);
         let rehearsal = Rehearsal::new(&policy, cgroups.clone()).unwrap();
         for key in all_frontends().iter().map(frontend_key) {
             for client in roles().iter().map(|role| role.client(0, &cgroups)) {

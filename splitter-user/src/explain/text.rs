@@ -29,10 +29,11 @@ impl Display for Explanation {
 
 impl Explanation {
     fn write_verdict(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let reason = self.reason.map_or(String::new(), |reason| format!(" ({reason})"));
-        match (self.verdict, &self.backend, &self.errno) {
+        let reason = self.reason.as_ref();
+        let reason = reason.map_or(String::new(), |reason| format!(" ({reason})"));
+        match (self.verdict.as_ref(), &self.backend, &self.errno) {
             ("rewrite", Some(backend), _) => {
-                let peer = self.getpeername.unwrap_or("backend");
+                let peer = self.getpeername.as_deref().unwrap_or("backend");
                 writeln!(f, "rewrite to {}; getpeername answers the {peer}", backend.name)
             }
             ("reject", _, Some(errno)) => writeln!(f, "reject with {errno}{reason}"),

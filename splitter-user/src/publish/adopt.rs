@@ -121,7 +121,7 @@ fn empty(plan: u32, record: &Plan, image: &ServiceImage) -> Placed {
         matches: Vec::new(),
         thresholds: Vec::new(),
         wheels: Vec::new(),
-        counters: BTreeMap::new(),
+        counters: Arc::default(),
     }
 }
 
@@ -136,13 +136,14 @@ impl<M: Maps> Reader<'_, M> {
     fn read_subset(&mut self, index: u32) -> Option<()> {
         let record: Subset = read(self.maps, Arena::Subsets, index)?;
         self.placed.backends.push(record.backends);
-        self.placed.counters.insert(CounterOwner::Subset(record.id), record.counter);
+        Arc::make_mut(&mut self.placed.counters)
+            .insert(CounterOwner::Subset(record.id), record.counter);
         let mut backends = Vec::new();
         for i in 0..u32::from(record.n_listed) {
             let backend: Backend = read(self.maps, Arena::Backends, record.backends + i)?;
             let image = BackendImage { addr: backend.addr, port_be: backend.port_be };
             let owner = CounterOwner::Backend(record.id, image);
-            self.placed.counters.insert(owner, backend.counter);
+            Arc::make_mut(&mut self.placed.counters).insert(owner, backend.counter);
             backends.push(image);
         }
         let choice = if record.n_backends > 0 {
@@ -171,7 +172,8 @@ impl<M: Maps> Reader<'_, M> {
         let thresholds = matches!(action, ActionImage::Split(ChoiceImage::Threshold { .. }));
         self.placed.thresholds.push(if thresholds { record.choice.wheel } else { 0 });
         self.placed.matches.push(record.client);
-        self.placed.counters.insert(CounterOwner::Route(record.id), record.counter);
+        Arc::make_mut(&mut self.placed.counters)
+            .insert(CounterOwner::Route(record.id), record.counter);
         self.image.routes.push(RouteImage { id: record.id, client, action });
         Some(())
     }

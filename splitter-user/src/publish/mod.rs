@@ -174,8 +174,8 @@ impl<M: Maps> Publisher<M> {
         self.services.get(&id).map(|placed| placed.image.as_ref())
     }
 
-    /// The counters of a service: indices into the counters map.
-    pub fn counters(&self, id: ServiceId) -> Option<&BTreeMap<CounterOwner, u32>> {
+    /// The counters of a service: indices into the counters map. Shared, to be kept cheaply.
+    pub fn counters(&self, id: ServiceId) -> Option<&Arc<BTreeMap<CounterOwner, u32>>> {
         self.services.get(&id).map(|placed| &placed.counters)
     }
 

@@ -69,7 +69,7 @@ pub(super) struct Placed {
     /// First threshold cell of each route; 0 for routes that have none.
     pub(super) thresholds: Vec<u32>,
     pub(super) wheels: Vec<PlacedWheel>,
-    pub(super) counters: BTreeMap<CounterOwner, u32>,
+    pub(super) counters: Arc<BTreeMap<CounterOwner, u32>>,
 }
 
 impl Placed {
@@ -88,7 +88,7 @@ impl Placed {
             matches: vec![0; n],
             thresholds: vec![0; n],
             wheels: Vec::new(),
-            counters: BTreeMap::new(),
+            counters: Arc::default(),
             image,
         };
         match placed.take_room(old, space) {
@@ -159,7 +159,7 @@ impl Placed {
         space: &mut Space,
         owner: CounterOwner,
     ) -> Result<(), NoRoom> {
-        if let Entry::Vacant(entry) = self.counters.entry(owner) {
+        if let Entry::Vacant(entry) = Arc::make_mut(&mut self.counters).entry(owner) {
             let kept = old.and_then(|old| old.counters.get(&owner).copied());
             entry.insert(kept.map_or_else(|| space.take(Pool::Counters, 1), Ok)?);
         }
@@ -204,7 +204,7 @@ impl Placed {
                 ranges.extend(wheel.ranges());
             }
         }
-        for (owner, index) in &self.counters {
+        for (owner, index) in self.counters.iter() {
             if other.is_none_or(|other| other.counters.get(owner) != Some(index)) {
                 ranges.push(Range { pool: Pool::Counters, start: *index, len: 1 });
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use splitter_common::abi::FrontendKey;
 
@@ -25,6 +25,15 @@ impl MemoryMaps {
             .into();
         let counters = vec![0; sizes.counters as usize];
         Self { sizes, arenas, frontends: BTreeMap::new(), counters }
+    }
+
+    /// Other tables as they stand now, their counters left out. What is read from the copy does not
+    /// change any more, and it may be read by another thread.
+    pub fn copy_of(maps: &impl Maps) -> io::Result<Self> {
+        let copy = |word: &AtomicU64| AtomicU64::new(word.load(Ordering::Acquire));
+        let arenas = Arena::ALL.map(|arena| maps.words(arena).iter().map(copy).collect());
+        let frontends = maps.frontends()?.into_iter().collect();
+        Ok(Self { sizes: *maps.sizes(), arenas: arenas.into(), frontends, counters: Vec::new() })
     }
 
     /// Raises a counter, as the hook does.

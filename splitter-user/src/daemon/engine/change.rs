@@ -12,7 +12,7 @@ use super::{ChangeError, Engine, Filed, Origin, PeerNameHooks, Running, Target};
 use crate::compile::image::ServiceId;
 use crate::compile::service_id;
 use crate::daemon::control::{Applied, Weighted};
-use crate::daemon::overrides::{Override, fingerprint};
+use crate::daemon::overrides::{self, Override, fingerprint};
 use crate::policy::model::Service;
 use crate::policy::native::to_yaml;
 use crate::policy::{self, Loaded, Source};
@@ -39,10 +39,10 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let mut applied = self.compare(&next);
         let targets: Vec<Target> = next.into_values().collect();
         self.commit(targets, &gone)?;
-        for name in dropped {
+        for name in &dropped {
             info!(service = %name, "the policy file changed after the command: the file counts");
-            self.drop_override(&name);
         }
+        self.put_back(dropped.into_iter().map(|name| (name, None)).collect());
         self.files = files;
         self.degraded = None;
         finish(&mut applied, self.publisher.generation(), start);
@@ -118,7 +118,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         })
     }
 
-    fn check_known(&self) -> Result<(), ChangeError> {
+    pub(super) fn check_known(&self) -> Result<(), ChangeError> {
         match &self.degraded {
             Some(reason) => Err(ChangeError::Degraded(reason.clone())),
             None => Ok(()),
@@ -144,7 +144,11 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
     }
 
     /// Checks applied services against the running ones that they do not replace.
-    fn check_apply(&self, loaded: &Loaded, sources: &[Source]) -> Result<(), ChangeError> {
+    pub(super) fn check_apply(
+        &self,
+        loaded: &Loaded,
+        sources: &[Source],
+    ) -> Result<(), ChangeError> {
         let replaced: HashSet<&str> =
             loaded.policy.services.iter().map(|service| service.name.as_str()).collect();
         let others = self.running.values().map(|running| running.service.as_ref());
@@ -173,7 +177,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
     }
 
     /// What to keep of a target: nothing where it says what the file says.
-    fn override_for(&self, target: &Target) -> (String, Option<Override>) {
+    fn override_for(&self, target: &Target) -> overrides::Change {
         let name = target.service.name.clone();
         let base = self.files.get(&name).map(|filed| fingerprint(&filed.service));
         let kept = match target.origin {
@@ -190,36 +194,25 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         &mut self,
         targets: Vec<Target>,
         gone: &[ServiceId],
-        overrides: Vec<(String, Option<Override>)>,
+        overrides: Vec<overrides::Change>,
     ) -> Result<(), ChangeError> {
-        let mut before = Vec::new();
-        let mut result = Ok(());
-        for (name, next) in overrides {
-            match self.overrides.set(&name, next) {
-                Ok(old) => before.push((name, old)),
-                Err(error) => {
-                    result = Err(ChangeError::State { service: name, error });
-                    break;
-                }
-            }
-        }
-        let result = result.and_then(|()| self.commit(targets, gone).map(drop));
+        let services = name_some(&overrides);
+        let before = self
+            .overrides
+            .set(overrides)
+            .map_err(|error| ChangeError::State { services, error })?;
+        let result = self.commit(targets, gone).map(drop);
         if result.is_err() {
-            for (name, old) in before {
-                self.put_back(&name, old);
-            }
+            self.put_back(before);
         }
         result
     }
 
-    fn put_back(&mut self, name: &str, old: Option<Override>) {
-        if let Err(error) = self.overrides.set(name, old) {
-            warn!(service = %name, "put the state directory back: {error}");
+    fn put_back(&mut self, overrides: Vec<overrides::Change>) {
+        let services = name_some(&overrides);
+        if let Err(error) = self.overrides.set(overrides) {
+            warn!(services, "put the state directory back: {error}");
         }
-    }
-
-    fn drop_override(&mut self, name: &str) {
-        self.put_back(name, None);
     }
 
     /// What a whole new policy changes.
@@ -245,6 +238,15 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             list.push((*name).to_owned());
         }
         applied
+    }
+}
+
+/// The services of some overrides in words: the first stands for all.
+fn name_some(overrides: &[overrides::Change]) -> String {
+    match overrides {
+        [] => "no service".to_owned(),
+        [(name, _)] => format!("`{name}`"),
+        [(name, _), more @ ..] => format!("`{name}` and {} more", more.len()),
     }
 }
 

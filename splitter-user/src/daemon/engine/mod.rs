@@ -5,11 +5,14 @@
 //! document changes. Each operation is validated as a whole, compiled, and published with one
 //! commit; one that fails changes nothing. Nothing in here waits or reads policy files.
 
+mod ask;
 mod change;
 mod neighbours;
 #[cfg(test)]
 mod tests;
 pub(super) mod weights;
+
+pub(crate) use ask::{LiveExplanation, Stand};
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::{self, Display, Formatter};
@@ -73,10 +76,10 @@ pub(crate) enum ChangeError {
     #[error("publish the policy")]
     Kernel(#[source] PublishError),
     /// The state directory could not be written.
-    #[error("keep the change of `{service}` in the state directory (--state-dir)")]
+    #[error("keep the change of {services} in the state directory (--state-dir)")]
     State {
-        /// Name of the service.
-        service: String,
+        /// The services in words.
+        services: String,
         /// Why.
         #[source]
         error: io::Error,
@@ -123,7 +126,8 @@ struct Filed {
     file: Arc<str>,
 }
 
-/// A service in force.
+/// A service in force. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Running {
     /// What it is.
     pub(crate) service: Arc<Service>,
