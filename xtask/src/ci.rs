@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use crate::bpf::ToolchainChoice;
-use crate::{lint, setup, test};
+use crate::{demo, lint, setup, test};
 
-/// Sets up, lints and tests. A part that fails does not stop the others and counts as one failure
+/// Sets up, lints, tests and plays the short demo. A part that fails does not stop the others and counts as one failure
 /// in the closing line.
 pub(crate) fn run(toolchain: ToolchainChoice) -> ExitCode {
     let mut run = test::Run::default();
     run.part(|_| setup::run(toolchain));
     run.part(|_| lint::run(toolchain));
     test::all_kinds(toolchain, &mut run);
+    run.part(|_| demo::run(toolchain, demo::Options::quick()));
     run.close()
 }

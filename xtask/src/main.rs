@@ -61,7 +61,7 @@ enum Command {
         #[arg(long)]
         bless: bool,
     },
-    /// Do what continuous integration does: setup, lint, test
+    /// Do what continuous integration does: setup, lint, test, the short demo
     Ci,
 }
 

@@ -64,6 +64,13 @@ impl Pace {
     }
 }
 
+impl Options {
+    /// The short demo, for continuous integration.
+    pub(crate) fn quick() -> Self {
+        Self { quick: true, janitor: false }
+    }
+}
+
 /// Builds what the demo needs and plays it.
 pub(crate) fn run(toolchain: ToolchainChoice, options: Options) -> Result<()> {
     if options.janitor {
