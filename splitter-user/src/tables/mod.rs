@@ -122,7 +122,7 @@ impl Sizes {
             routes: room * 2,
             matches: room,
             wheels: room * 3,
-            cells: room * 25 + 5_000,
+            cells: room * 13 + 5_000,
             subsets: room * 2,
             backends: room * 4,
             counters: room * 8,
