@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::statfs;
 
 use super::load::Loaded;
-use super::pins::{PinDir, PinError};
+use super::pins::{self, PinDir, PinError};
 use super::sys;
 
 /// `CGROUP2_SUPER_MAGIC` of `include/uapi/linux/magic.h`.
@@ -161,7 +161,7 @@ impl Attachment {
     /// Removes our links from these hooks. Other programs are never touched.
     pub fn detach(&self, hooks: &[Hook]) -> io::Result<()> {
         for hook in hooks {
-            match fs::remove_file(self.links.join(hook.name())) {
+            match pins::remove_link(&self.links.join(hook.name())) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock, statfs};
 use splitter_common::abi::ABI_VERSION;
 
+use super::sys;
 use crate::tables::Sizes;
 
 /// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
@@ -118,15 +119,26 @@ impl PinDir {
         Ok(())
     }
 
-    /// Unpins everything: links are detached and maps freed as soon as nobody holds them.
+    /// Detaches every link, then unpins everything: maps are freed as soon as nobody holds them.
     pub fn remove(self) -> Result<(), PinError> {
         // Links first: a program must not outlive its policy.
         let links = self.path.join("links");
         if links.exists() {
-            fs::remove_dir_all(&links).map_err(PinError::io(&links))?;
+            for entry in fs::read_dir(&links).map_err(PinError::io(&links))? {
+                let link = entry.map_err(PinError::io(&links))?.path();
+                remove_link(&link).map_err(PinError::io(&link))?;
+            }
+            fs::remove_dir(&links).map_err(PinError::io(&links))?;
         }
         fs::remove_dir_all(&self.path).map_err(PinError::io(&self.path))
     }
+}
+
+/// Detaches a pinned link and unpins it. Unpinning alone would leave the program at its hook until
+/// the kernel has freed the link, which is later.
+pub(super) fn remove_link(pin: &Path) -> io::Result<()> {
+    sys::link_detach(&sys::open_pinned(pin)?)?;
+    fs::remove_file(pin)
 }
 
 /// Maps of another layout must never be taken for these, so the layout is their name.

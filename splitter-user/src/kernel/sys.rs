@@ -26,6 +26,7 @@ mod command {
     pub(super) const MAP_DELETE_BATCH: u32 = 27;
     pub(super) const LINK_CREATE: u32 = 28;
     pub(super) const LINK_UPDATE: u32 = 29;
+    pub(super) const LINK_DETACH: u32 = 34;
 }
 
 /// `BPF_MAP_TYPE_ARRAY`.
@@ -341,6 +342,13 @@ pub(super) fn link_create(
 pub(super) fn link_update(link: &impl AsFd, program: &impl AsFd) -> io::Result<()> {
     let mut attr = LinkAttr { first: raw(link), second: raw(program), ..LinkAttr::default() };
     bpf(command::LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Takes a program off its cgroup. When this returns, no new connection runs it; a link that is
+/// only unpinned goes when the kernel gets round to it.
+pub(super) fn link_detach(link: &impl AsFd) -> io::Result<()> {
+    let mut attr = LinkAttr { first: raw(link), ..LinkAttr::default() };
+    bpf(command::LINK_DETACH, &mut attr).map(drop)
 }
 
 #[repr(C)]
