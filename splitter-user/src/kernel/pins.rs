@@ -26,6 +26,9 @@ pub enum PinError {
     /// Not on a bpffs.
     #[error("{} is not on a BPF file system; mount one with: mount -t bpf bpf /sys/fs/bpf", .0.display())]
     NotBpffs(PathBuf),
+    /// BPF file systems keep names with dots for themselves.
+    #[error("{} has a dot in its name, which BPF file systems refuse; choose another --pin-dir", .0.display())]
+    Dotted(PathBuf),
     /// Somebody else could put pins there.
     #[error("{} belongs to user {owner} with mode {mode:o}; it must be this user's with mode 700; move it away or remove it", path.display())]
     Foreign {
@@ -71,6 +74,9 @@ impl PinDir {
         let file_system = statfs(parent).map_err(|errno| PinError::io(parent)(errno.into()))?;
         if file_system.f_type.cast_unsigned() != BPF_FS_MAGIC {
             return Err(PinError::NotBpffs(path.to_owned()));
+        }
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().contains(&b'.')) {
+            return Err(PinError::Dotted(path.to_owned()));
         }
         make_private(path)?;
         let lock = File::open(path).map_err(PinError::io(path))?;
