@@ -8,6 +8,8 @@ use std::path::Path;
 /// `BPF_PROG_LOAD` and `BPF_LINK_CREATE` of `enum bpf_cmd`.
 const PROG_LOAD: u32 = 5;
 const LINK_CREATE: u32 = 28;
+/// `BPF_PROG_QUERY` of `enum bpf_cmd`.
+const PROG_QUERY: u32 = 16;
 /// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
 const CGROUP_SOCK_ADDR: u32 = 18;
 /// `BPF_CGROUP_INET4_CONNECT`.
@@ -41,12 +43,25 @@ impl EmptyProgram {
     }
 }
 
+/// Number of programs, anybody's, at the `connect4` hook of a cgroup.
+pub fn attached(cgroup: &Path) -> io::Result<u64> {
+    let cgroup = File::open(cgroup)?;
+    // target_fd and attach_type, two words of flags, prog_ids (none wanted), prog_cnt.
+    let mut query = [0_u64; 8];
+    query[0] = u64::from(cgroup.as_raw_fd().cast_unsigned()) | u64::from(INET4_CONNECT) << 32;
+    call(PROG_QUERY, &mut query)?;
+    Ok(query[3] & u64::from(u32::MAX))
+}
+
 fn bpf(command: u32, attr: &mut [u64]) -> io::Result<OwnedFd> {
+    let fd = call(command, attr)?;
+    // SAFETY: the callers' commands answer a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn call(command: u32, attr: &mut [u64]) -> io::Result<RawFd> {
     // SAFETY: a live block of that size; the pointers in it outlive the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
-    match RawFd::try_from(fd) {
-        // SAFETY: both commands answer a new descriptor.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
+    RawFd::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
 }

@@ -7,7 +7,10 @@
 //!
 //! Tests move their whole process, so test binaries run with `--test-threads=1`.
 
+pub mod daemon;
 pub mod empty;
+pub mod files;
+pub mod net;
 pub mod node;
 pub mod peers;
 pub mod place;

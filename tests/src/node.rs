@@ -86,7 +86,8 @@ pub fn compile(policy: &Policy) -> Result<Vec<ServiceImage>> {
     Ok(policy.services.iter().map(|service| compiler.compile(service).0).collect())
 }
 
-fn find_cgroups(policy: &Policy) -> Result<Cgroups> {
+/// Cgroups of this machine that a policy names.
+pub fn find_cgroups(policy: &Policy) -> Result<Cgroups> {
     let root = cgroup2_mount()?;
     let mut cgroups = Cgroups::new();
     for route in policy.services.iter().flat_map(|service| &service.routes) {

@@ -49,6 +49,14 @@ impl Place {
         &self.pins
     }
 
+    /// Another directory for pins, which does not exist yet. Whoever makes it removes it.
+    pub fn more_pins(&self, name: &str) -> PathBuf {
+        let mut path = self.pins.clone().into_os_string();
+        path.push("-");
+        path.push(name);
+        path.into()
+    }
+
     /// Path of the cgroup from the root of the hierarchy, as policies write it.
     pub fn cgroup_path(&self) -> String {
         let name = self.cgroup.file_name().unwrap_or_default();
@@ -61,6 +69,12 @@ impl Place {
         fs::create_dir(&child).with_context(|| format!("make the cgroup {}", child.display()))?;
         enter(&child)?;
         Ok(Inside { child, outside: self.cgroup.clone() })
+    }
+
+    /// Moves another process out of the cgroup, to where this one came from.
+    pub fn put_outside(&self, pid: u32) -> Result<()> {
+        fs::write(self.home.join("cgroup.procs"), pid.to_string())
+            .with_context(|| format!("move process {pid} into {}", self.home.display()))
     }
 
     /// Leaves the cgroup: connections are no longer the hooks' business.

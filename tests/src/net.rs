@@ -1,0 +1,67 @@
+//! Network namespaces of the test's own, and clients in them.
+
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::thread;
+
+use anyhow::{Context as _, Result};
+
+use crate::peers::reset_on_close;
+
+/// `SO_NETNS_COOKIE` of `include/uapi/asm-generic/socket.h`.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// Runs in a thread with a network of its own, in which every port of loopback is free.
+pub fn in_own_network<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let inside = || {
+        // SAFETY: a system call on a number, for this thread, which ends after.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            return Err(io::Error::last_os_error()).context("make a network namespace");
+        }
+        raise_loopback().context("raise the loopback interface")?;
+        run()
+    };
+    thread::scope(|threads| threads.spawn(inside).join().expect("it does not panic"))
+}
+
+fn raise_loopback() -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: a record of numbers, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags =
+        libc::c_short::try_from(libc::IFF_UP).map_err(io::Error::other)?;
+    // SAFETY: a live descriptor and a live record of the type that the request takes.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The kernel's number of this thread's network namespace.
+pub fn network_cookie() -> io::Result<u64> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let mut cookie = 0_u64;
+    let mut size = 8;
+    // SAFETY: a live descriptor, and a value and a length that match.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Connects over TCP. Answers what `getpeername` says and which port answered.
+pub fn dial(addr: SocketAddr) -> io::Result<(SocketAddr, u16)> {
+    let mut stream = TcpStream::connect(addr)?;
+    let mut port = [0; 2];
+    stream.read_exact(&mut port)?;
+    reset_on_close(&stream)?;
+    Ok((stream.peer_addr()?, u16::from_be_bytes(port)))
+}
