@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use splitter_tests::daemon::Site;
 use splitter_tests::files::{PolicyFile, bad_policies};
+use splitter_tests::scale;
 
 use crate::{ExactClient, SHOP, shop};
 
@@ -22,8 +23,12 @@ fn no_bad_policy_changes_anything() -> Result<()> {
     let mut bad = bad_policies()?;
     bad.retain(|file| !file.name.starts_with("warn-"));
     ensure!(bad.len() >= FEWEST, "only {} files", bad.len());
-    for file in &bad {
-        refused_by_command(&site, file).with_context(|| file.name.clone())?;
+    // A command is a process, which is what takes long on an emulated machine.
+    let every = usize::try_from(scale().min(4))?;
+    for (n, file) in bad.iter().enumerate() {
+        if n.is_multiple_of(every) {
+            refused_by_command(&site, file).with_context(|| file.name.clone())?;
+        }
         refused_by_daemon(&site, file).with_context(|| file.name.clone())?;
         client.connect_times(3)?;
         ensure!(site.generation()? == generation, "{} changed the generation", file.name);

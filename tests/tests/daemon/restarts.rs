@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 use splitter_tests::daemon::{Site, eventually};
+use splitter_tests::empty::attached;
 use splitter_tests::scale;
 
 use crate::{ExactClient, SHOP, port_of, service, shop};
@@ -146,12 +147,14 @@ fn sigterm_keeps_the_split_or_ends_it_as_told() -> Result<()> {
     let log = keeping.terminate()?;
     ensure!(log.contains("split as before"), "{log}");
     ensure!(!site.path("socket").exists(), "the socket is removed");
+    assert_eq!(attached(site.place().cgroup())?, 1, "the hook stays");
     client.connect_times(7)?;
     let mut detaching = site.run(&["--policy", &policy, "--on-exit", "detach"])?;
     client.connect_times(7)?;
     detaching.signal(Signal::TERM)?;
     ensure!(detaching.wait()?.success(), "{}", detaching.log());
     ensure!(!site.place().pins().exists(), "the pins are removed");
+    assert_eq!(attached(site.place().cgroup())?, 0, "the hook is gone");
     assert_eq!(port_of(SHOP)?, 8080, "no connection is split");
     Ok(())
 }
