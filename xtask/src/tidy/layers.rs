@@ -48,6 +48,8 @@ const LAYERS: [Layer; 3] = [
             "splitter-ebpf/",
             "splitter-user/src/kernel/",
             "tests/src/empty.rs",
+            "tests/src/daemon.rs",
+            "tests/src/net.rs",
             "tests/src/peers.rs",
             "tests/tests/outcomes.rs",
         ],
