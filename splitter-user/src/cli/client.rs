@@ -26,9 +26,11 @@ pub(crate) struct Address {
 /// Where the daemon is, for verbs that ask it only where no files of the group `offline` are named.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LiveAddress {
-    /// Control socket of the daemon [default: $SPLITTER_SOCKET, or /run/splitter/splitter.sock]
-    // Neither default is clap's: with one, the option would always be there and exclude the files.
-    #[arg(long, value_name = "PATH", conflicts_with = "offline")]
+    /// Control socket of the daemon. Its defaults are not clap's: from the environment, it would
+    /// exclude files that are named.
+    #[arg(long, value_name = "PATH", conflicts_with = "offline", help = format!(
+        "Control socket of the daemon [default: ${SOCKET_VARIABLE}, or {DEFAULT_SOCKET}]"
+    ), long_help = None::<&str>)]
     socket: Option<PathBuf>,
 }
 

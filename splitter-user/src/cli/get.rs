@@ -36,8 +36,8 @@ enum Form {
 
 /// Prints the running policy.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
-    let documented = options.output != Form::Text;
-    match options.daemon.ask(&Request::Get { service: options.service, documents: documented })? {
+    let details = options.output != Form::Text;
+    match options.daemon.ask(&Request::Get { service: options.service, details })? {
         Answer::Done(Response::Services { services }) => {
             match options.output {
                 Form::Text => print(&table(&services)?)?,

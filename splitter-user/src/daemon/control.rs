@@ -37,8 +37,8 @@ pub(crate) enum Request {
     Get {
         /// One service, or all.
         service: Option<String>,
-        /// Whether each shall come as a document too, which is most of the answer.
-        documents: bool,
+        /// Whether each shall come with its backends and as a document, most of the answer.
+        details: bool,
     },
     /// What [`Request::Apply`] of these documents would change.
     Compare {
@@ -87,9 +87,10 @@ impl Request {
     }
 }
 
-/// What the daemon answers.
+/// What the daemon answers. The kind stands before the content and not in it, so that a reader need
+/// not keep the whole of a long answer until it knows the kind.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "kebab-case")]
+#[serde(tag = "answer", content = "content", rename_all = "kebab-case")]
 pub(crate) enum Response {
     /// It could not be done; nothing changed.
     Failed {
@@ -191,11 +192,11 @@ pub(crate) struct ServiceView {
     pub(crate) origin: String,
     /// What clients dial.
     pub(crate) frontends: Vec<String>,
-    /// Subsets with the addresses of their backends.
+    /// Subsets with the addresses of their backends; empty without details.
     pub(crate) subsets: BTreeMap<String, Vec<String>>,
     /// Routes in their order.
     pub(crate) routes: Vec<RouteView>,
-    /// The service as a native document, where that was asked for.
+    /// The service as a native document, where details were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) document: Option<String>,
 }

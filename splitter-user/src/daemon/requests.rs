@@ -33,7 +33,7 @@ pub(crate) enum Task {
     Apply { loaded: Box<Loaded>, sources: Vec<Source> },
     Remove(Vec<String>),
     Weight { target: String, weights: Vec<(String, u32)> },
-    Get { service: Option<String>, documents: bool },
+    Get { service: Option<String>, details: bool },
     Compare { loaded: Box<Loaded>, sources: Vec<Source> },
     Explain { to: Frontend, role: Role },
     Status { services: Vec<String>, all: bool },
@@ -71,7 +71,7 @@ impl Job {
             Request::Explain { to, role } => Task::Explain { to: parse_frontend(&to)?, role },
             Request::Remove { services } => Task::Remove(services),
             Request::Weight { target, weights } => Task::Weight { target, weights },
-            Request::Get { service, documents } => Task::Get { service, documents },
+            Request::Get { service, details } => Task::Get { service, details },
             Request::Status { services, all } => Task::Status { services, all },
             Request::Dump => Task::Dump,
         }))
@@ -109,7 +109,7 @@ pub(crate) fn answer(
         Task::Apply { loaded, sources } => engine.apply(&loaded, &sources).map(applied),
         Task::Remove(services) => engine.remove(&services).map(applied),
         Task::Weight { target, weights } => weigh(engine, &target, &weights),
-        Task::Get { service, documents } => get(engine, service.as_deref(), documents),
+        Task::Get { service, details } => get(engine, service.as_deref(), details),
         Task::Compare { loaded, sources } => {
             engine.stand(&loaded, &sources).map(|stand| compared(loaded, stand))
         }
@@ -204,11 +204,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn get(
-    engine: &KernelEngine,
-    service: Option<&str>,
-    documents: bool,
-) -> Result<Answer, ChangeError> {
+fn get(engine: &KernelEngine, service: Option<&str>, details: bool) -> Result<Answer, ChangeError> {
     if let Some(reason) = engine.degraded() {
         return Err(ChangeError::Degraded(reason.to_owned()));
     }
@@ -217,12 +213,12 @@ fn get(
         None => engine.running().cloned().collect(),
     };
     Ok(Answer::later(move || {
-        let services = running.iter().map(|running| view(running, documents)).collect();
+        let services = running.iter().map(|running| view(running, details)).collect();
         Response::Services { services }
     }))
 }
 
-fn view(running: &Running, documents: bool) -> ServiceView {
+fn view(running: &Running, details: bool) -> ServiceView {
     let service = &running.service;
     let addresses = |subset: &policy::model::Subset| {
         subset.backends.iter().map(|backend| backend.addr.to_string()).collect()
@@ -231,13 +227,14 @@ fn view(running: &Running, documents: bool) -> ServiceView {
         let (action, weights) = describe_action(service, &route.action);
         RouteView { name: route.name.clone(), matches: route.matches.len(), action, weights }
     };
+    let detailed = || service.subsets.iter().filter(|_| details);
     ServiceView {
         name: service.name.clone(),
         origin: running.origin.to_string(),
         frontends: service.frontends.iter().map(ToString::to_string).collect(),
-        subsets: service.subsets.iter().map(|s| (s.name.clone(), addresses(s))).collect(),
+        subsets: detailed().map(|s| (s.name.clone(), addresses(s))).collect(),
         routes: service.routes.iter().map(route).collect(),
-        document: documents.then(|| to_yaml(service)),
+        document: details.then(|| to_yaml(service)),
     }
 }
 

@@ -44,9 +44,9 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let services = loaded.policy.services.iter();
         let names: HashSet<&str> = services.map(|service| service.name.as_str()).collect();
         let running = names.iter().filter_map(|name| self.running.get(*name));
-        let named: Vec<_> = running.map(|running| Arc::clone(&running.service)).collect();
-        let left_alone = self.running.len() - named.len();
-        Ok(Stand { named, left_alone, generation: self.publisher.generation() })
+        let found: Vec<_> = running.map(|running| Arc::clone(&running.service)).collect();
+        let left_alone = self.running.len() - found.len();
+        Ok(Stand { named: found, left_alone, generation: self.publisher.generation() })
     }
 
     /// Asks the decision on the live maps, without taking a ticket.

@@ -10,6 +10,7 @@ use super::*;
 use crate::compile::Cgroup;
 use crate::compile::image::{ActionImage, ChoiceImage};
 use crate::policy::load;
+use crate::rehearsal::Role;
 use crate::tables::Sizes;
 use crate::tables::memory::MemoryMaps;
 
@@ -35,7 +36,8 @@ struct FakeCgroups(Rc<RefCell<BTreeMap<String, u64>>>);
 
 impl CgroupSource for FakeCgroups {
     fn find(&self, path: &str) -> Option<Cgroup> {
-        self.0.borrow().get(path).map(|id| Cgroup { id: *id, level: 1 })
+        let level = u32::from(path != "/");
+        self.0.borrow().get(path).map(|id| Cgroup { id: *id, level })
     }
 }
 
@@ -326,4 +328,79 @@ fn a_degraded_daemon_keeps_what_runs_until_the_files_are_mended() {
     assert!(bench.engine.degraded().is_none());
     assert!(bench.engine.publisher().image(service_id("a")).is_none());
     assert_eq!(bench.split("b"), (4, 3));
+}
+
+#[test]
+fn a_comparison_says_what_an_apply_would_do() {
+    let mut bench = bench();
+    bench.files(&(service("a", 1, "v1: 1, v2: 3") + &service("b", 2, "v1: 1"))).unwrap();
+    let stand = |bench: &Bench, text: &str| {
+        let sources = [Source { name: "new.yaml".to_owned(), bytes: text.into() }];
+        bench.engine.stand(&load(&sources).unwrap(), &sources)
+    };
+    let text = service("a", 1, "v1: 1, v2: 1") + &service("c", 3, "v1: 1");
+    let found = stand(&bench, &text).unwrap();
+    let names: Vec<&str> = found.named.iter().map(|service| service.name.as_str()).collect();
+    assert_eq!((names, found.left_alone, found.generation), (vec!["a"], 1, 1));
+    let error = stand(&bench, &service("c", 2, "v1: 1")).err();
+    assert!(matches!(error, Some(ChangeError::Invalid { .. })), "the frontend is b's");
+    assert_eq!(bench.engine.publisher().generation(), 1);
+    bench.engine.keep_adopted("broken".to_owned());
+    assert!(matches!(stand(&bench, &text).err(), Some(ChangeError::Degraded(_))));
+}
+
+#[test]
+fn an_explanation_is_of_the_live_tables_and_this_node() {
+    let mut bench = bench();
+    bench.cgroups.0.borrow_mut().extend([("/".to_owned(), 1), ("/jobs".to_owned(), 7)]);
+    bench.files(&service("a", 1, "v1: 1, v2: 3")).unwrap();
+    bench.weight("a", &[("v1", 3)]).unwrap();
+    let explain = |to: &str, cgroup: Option<&str>| {
+        let role = Role { cgroup: cgroup.map(str::to_owned), ..Role::default() };
+        bench.engine.explain(&to.parse().unwrap(), &role)
+    };
+    let told = explain("127.10.0.1:80", Some("/jobs")).unwrap();
+    assert_eq!((told.committed, told.next_ticket), (2, Some(0)));
+    assert_eq!(told.explanation.routes[0].name, "route-1");
+    // No ticket was taken, and the answer crosses the socket.
+    let json = serde_json::to_string(&told).unwrap();
+    assert_eq!(explain("127.10.0.1:80", None).unwrap(), serde_json::from_str(&json).unwrap());
+    let miss = explain("127.10.0.9:80", None).unwrap();
+    assert_eq!((miss.committed, &*miss.explanation.verdict), (2, "miss"));
+    let error = explain("127.10.0.1:80", Some("/gone")).unwrap_err().to_string();
+    assert!(error.contains("/gone"), "{error}");
+}
+
+#[test]
+fn many_overrides_outlive_the_daemon_like_few() {
+    let mut first = bench_with(Sizes::for_services(64), tempfile::tempdir().unwrap());
+    let name = |host: u8| format!("s{host:02}");
+    let all: String = (1..=40).map(|host| service(&name(host), host, "v1: 3, v2: 1")).collect();
+    first.apply(&all).unwrap();
+    first.engine.remove(&[name(7)]).unwrap();
+    let mut second = bench_with(Sizes::for_services(64), first.state);
+    second.files(&service("a", 99, "v1: 1")).unwrap();
+    assert_eq!(second.engine.running().count(), 40);
+    assert!(second.engine.find("s07").is_err());
+    assert_eq!(second.split("s40"), (4, 3));
+    let files = std::fs::read_dir(second.state.path().join("overrides")).unwrap();
+    assert_eq!(files.count(), 39, "nothing else is left");
+}
+
+#[test]
+fn overrides_that_cannot_be_written_leave_those_before() {
+    let mut bench = bench();
+    bench.apply(&service("a", 1, "v1: 3, v2: 1")).unwrap();
+    let dir = bench.state.path().join("overrides");
+    // What is in the way of one file fails the change of both.
+    std::fs::create_dir(dir.join("b.yaml")).unwrap();
+    let both = service("a", 1, "v1: 1, v2: 1") + &service("b", 2, "v1: 1");
+    let error = bench.apply(&both).unwrap_err().to_string();
+    assert!(error.contains("`a` and 1 more"), "{error}");
+    assert_eq!(bench.split("a"), (4, 3));
+    std::fs::remove_dir(dir.join("b.yaml")).unwrap();
+    let mut second = bench.restart();
+    second.files(&service("z", 9, "v1: 1")).unwrap();
+    assert_eq!(second.split("a"), (4, 3));
+    assert!(second.engine.find("b").is_err());
 }
