@@ -98,6 +98,10 @@ impl Overrides {
             let before: Vec<Change> = changes.iter().map(before).collect();
             // Where this fails too, it is by the same error.
             let _kept = self.write(&before);
+            for (name, _) in &changes {
+                // Nobody reads what is left over.
+                let _left = fs::remove_file(self.new_path(name));
+            }
             return Err(error);
         }
         let replace = |(name, next): Change| {
