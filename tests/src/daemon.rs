@@ -178,13 +178,20 @@ impl Site {
     }
 }
 
-/// Reads an answer from the control socket.
+/// Reads an answer from the control socket: its content, with its kind as `answer`.
 pub fn read_answer(stream: &mut UnixStream) -> Result<Value> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).context("read the answer's length")?;
     let mut bytes = vec![0; u32::from_le_bytes(length) as usize];
     stream.read_exact(&mut bytes).context("read the answer")?;
-    Ok(serde_json::from_slice(&bytes)?)
+    let mut answer: Value = serde_json::from_slice(&bytes).context("parse the answer")?;
+    // What kind it is stands beside what it says, for tests that look at both.
+    let kind = answer["answer"].take();
+    let mut content = answer["content"].take();
+    if let Some(fields) = content.as_object_mut() {
+        fields.insert("answer".to_owned(), kind);
+    }
+    Ok(content)
 }
 
 /// A process of `splitter run`, killed when this is dropped.
