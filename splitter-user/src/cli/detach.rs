@@ -14,10 +14,10 @@ use crate::kernel::PinDir;
 /// Options of `detach`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Directory on bpffs with the maps and links of a daemon that is gone; a running daemon
-    /// knows its own.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_PIN_DIR)]
-    pin_dir: PathBuf,
+    /// Directory on bpffs with the maps and links of a daemon that is gone [default: those of the
+    /// running daemon, or else /sys/fs/bpf/splitter].
+    #[arg(long, value_name = "PATH")]
+    pin_dir: Option<PathBuf>,
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -29,7 +29,11 @@ pub(crate) struct Options {
 /// none runs, by itself.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
     let Options { pin_dir, output, daemon } = options;
-    let removed = if daemon.is_vacant() {
+    // A directory that was named is what goes, whatever daemon listens at the socket; one that a
+    // daemon uses is refused.
+    let direct = pin_dir.is_some() || daemon.is_vacant();
+    let pin_dir = pin_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_PIN_DIR));
+    let removed = if direct {
         remove(&pin_dir)?
     } else {
         match daemon.ask(&Request::Detach)? {

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +43,7 @@ pub(crate) fn bind(path: &Path) -> io::Result<StdListener> {
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
+    check_replaceable(path)?;
     match StdStream::connect(path) {
         Ok(_) => {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon listens there"));
@@ -55,6 +56,18 @@ pub(crate) fn bind(path: &Path) -> io::Result<StdListener> {
     fs::set_permissions(path, Permissions::from_mode(0o666))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Only a socket may be replaced: whatever else has that name was not made by a daemon.
+fn check_replaceable(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            let what = "something that is not a socket has that name; choose another --socket";
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, what))
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Serves clients until the daemon ends.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock, statfs};
 use splitter_common::abi::ABI_VERSION;
 
+use super::attach::Hook;
 use super::sys;
 use crate::tables::Sizes;
 
@@ -39,6 +40,9 @@ pub enum PinError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The directory holds something that no daemon makes.
+    #[error("{} was not pinned by splitter, so nothing was removed; move it away, or check --pin-dir", .0.display())]
+    Stranger(PathBuf),
     /// Another daemon holds the lock.
     #[error("another splitter daemon runs with the pins in {}; stop it first, or choose another --pin-dir", .0.display())]
     Busy(PathBuf),
@@ -126,18 +130,35 @@ impl PinDir {
     }
 
     /// Detaches every link, then unpins everything: maps are freed as soon as nobody holds them.
+    ///
+    /// Removes nothing where the directory holds anything that no daemon makes.
     pub fn remove(self) -> Result<(), PinError> {
-        // Links first: a program must not outlive its policy.
         let links = self.path.join("links");
-        if links.exists() {
-            for entry in fs::read_dir(&links).map_err(PinError::io(&links))? {
-                let link = entry.map_err(PinError::io(&links))?.path();
-                remove_link(&link).map_err(PinError::io(&link))?;
-            }
-            fs::remove_dir(&links).map_err(PinError::io(&links))?;
+        let pinned = entries(&self.path, |name| name == "links" || name.starts_with("maps-v"))?;
+        let is_hook = |name: &str| Hook::ALL.iter().any(|hook| hook.name() == name);
+        let linked = if links.exists() { entries(&links, is_hook)? } else { Vec::new() };
+        // Links first: a program must not outlive its policy.
+        for link in linked {
+            remove_link(&link).map_err(PinError::io(&link))?;
         }
-        fs::remove_dir_all(&self.path).map_err(PinError::io(&self.path))
+        for path in pinned {
+            fs::remove_dir_all(&path).map_err(PinError::io(&path))?;
+        }
+        fs::remove_dir(&self.path).map_err(PinError::io(&self.path))
     }
+}
+
+/// The entries of a directory, all of which must bear a name that a daemon gives.
+fn entries(directory: &Path, is_ours: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, PinError> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory).map_err(PinError::io(directory))? {
+        let entry = entry.map_err(PinError::io(directory))?;
+        if !entry.file_name().to_str().is_some_and(&is_ours) {
+            return Err(PinError::Stranger(entry.path()));
+        }
+        paths.push(entry.path());
+    }
+    Ok(paths)
 }
 
 /// Detaches a pinned link and unpins it. Unpinning alone would leave the program at its hook until
