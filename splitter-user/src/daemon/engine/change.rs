@@ -42,7 +42,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         for name in &dropped {
             info!(service = %name, "the policy file changed after the command: the file counts");
         }
-        self.put_back(dropped.into_iter().map(|name| (name, None)).collect());
+        self.drop_overrides(dropped);
         self.files = files;
         self.degraded = None;
         finish(&mut applied, self.publisher.generation(), start);
@@ -189,7 +189,8 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         (name, kept)
     }
 
-    /// Keeps the overrides first, then commits; a commit that fails puts them back.
+    /// Writes the overrides first, then commits, then settles them. A daemon that dies before the
+    /// last comes up without the change, so a policy that does not fit is never found at a start.
     fn commit_with_overrides(
         &mut self,
         targets: Vec<Target>,
@@ -197,21 +198,25 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         overrides: Vec<overrides::Change>,
     ) -> Result<(), ChangeError> {
         let services = name_some(&overrides);
-        let before = self
-            .overrides
-            .set(overrides)
-            .map_err(|error| ChangeError::State { services, error })?;
+        if let Err(error) = self.overrides.set(overrides) {
+            return Err(ChangeError::State { services, error });
+        }
         let result = self.commit(targets, gone).map(drop);
-        if result.is_err() {
-            self.put_back(before);
+        let kept =
+            if result.is_ok() { self.overrides.settle() } else { self.overrides.roll_back() };
+        if let Err(error) = kept {
+            warn!(services, "the state directory keeps what was before this change: {error}");
         }
         result
     }
 
-    fn put_back(&mut self, overrides: Vec<overrides::Change>) {
+    /// Forgets overrides that do not count any more. One that stays is found again at the next
+    /// start, and does not count then either.
+    fn drop_overrides(&mut self, names: Vec<String>) {
+        let overrides: Vec<_> = names.into_iter().map(|name| (name, None)).collect();
         let services = name_some(&overrides);
-        if let Err(error) = self.overrides.set(overrides) {
-            warn!(services, "put the state directory back: {error}");
+        if let Err(error) = self.overrides.set(overrides).and_then(|()| self.overrides.settle()) {
+            warn!(services, "remove overrides from the state directory: {error}");
         }
     }
 

@@ -97,7 +97,13 @@ impl Bench {
 
     /// Another daemon with the same state directory.
     fn restart(self) -> Self {
-        bench_with(Sizes::for_services(16), self.state)
+        self.restart_with(Sizes::for_services(16))
+    }
+
+    fn restart_with(self, sizes: Sizes) -> Self {
+        // The directory is locked while its daemon lives.
+        drop(self.engine);
+        bench_with(sizes, self.state)
     }
 }
 
@@ -378,7 +384,7 @@ fn many_overrides_outlive_the_daemon_like_few() {
     let all: String = (1..=40).map(|host| service(&name(host), host, "v1: 3, v2: 1")).collect();
     first.apply(&all).unwrap();
     first.engine.remove(&[name(7)]).unwrap();
-    let mut second = bench_with(Sizes::for_services(64), first.state);
+    let mut second = first.restart_with(Sizes::for_services(64));
     second.files(&service("a", 99, "v1: 1")).unwrap();
     assert_eq!(second.engine.running().count(), 40);
     assert!(second.engine.find("s07").is_err());
