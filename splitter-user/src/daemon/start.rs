@@ -80,7 +80,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let circumstances = Circumstances { started, policy, reload_problem: None };
     let on_exit = settings.on_exit;
     let socket = settings.socket.clone();
-    let daemon = Daemon::new(engine, circumstances, files, cgroups.mount());
+    let daemon = Daemon::new(engine, circumstances, files);
     let ending = serve(daemon, settings.access, listener, log)?;
     tell_systemd(&[NotifyState::Stopping]);
     finish(ending, on_exit, &socket)
