@@ -206,18 +206,21 @@ fn getpeername_answers_the_frontend_only_where_asked_and_only_while_true() -> Re
 fn hooks_say_what_the_kernel_runs() -> Result<()> {
     let mut node = Node::new()?;
     for hook in Hook::ALL {
+        let own = hook.program_id(&mut node.loaded)?;
         assert!(matches!(
-            node.attachment.state(hook)?,
+            node.attachment.state(hook, own)?,
             HookState::Attached { before: 0, after: 0, .. }
         ));
     }
     node.attachment.attach(&mut node.loaded, &Hook::ALL)?;
+    let own = Hook::Connect4.program_id(&mut node.loaded)?;
     assert!(matches!(
-        node.attachment.state(Hook::Connect4)?,
+        node.attachment.state(Hook::Connect4, own)?,
         HookState::Attached { before: 0, after: 0, .. }
     ));
+    assert_eq!(node.attachment.state(Hook::Connect4, own + 1)?, HookState::Foreign);
     node.attachment.detach(&Hook::PEER_NAME)?;
-    assert_eq!(node.attachment.state(Hook::PeerName4)?, HookState::Detached);
+    assert_eq!(node.attachment.state(Hook::PeerName4, own)?, HookState::Detached);
     Ok(())
 }
 

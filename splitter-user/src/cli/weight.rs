@@ -25,15 +25,28 @@ pub(crate) struct Options {
 
 fn parse_weight(word: &str) -> Result<(String, u32), String> {
     let (subset, weight) = word.split_once('=').ok_or("write SUBSET=WEIGHT, such as v1=80")?;
+    if subset.is_empty() {
+        return Err(format!("`{word}` names no subset: write SUBSET=WEIGHT, such as v1=80"));
+    }
     let weight = weight.parse().map_err(|_| {
         format!("`{weight}` is not a weight: a whole number from 0 to {}", u32::MAX)
     })?;
     Ok((subset.to_owned(), weight))
 }
 
+/// Of two weights for one subset, nobody can tell which is meant.
+fn refuse_repeated(weights: &[(String, u32)]) {
+    let is_repeated = |at: usize| weights[..at].iter().any(|(subset, _)| *subset == weights[at].0);
+    if let Some(at) = (0..weights.len()).find(|at| is_repeated(*at)) {
+        let text = format!("the subset `{}` has more than one weight\n", weights[at].0);
+        clap::Error::raw(clap::error::ErrorKind::ValueValidation, text).exit();
+    }
+}
+
 /// Sets the weights and tells what they were. Returns when they are in force.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
     let Options { target, weights, output, daemon } = options;
+    refuse_repeated(&weights);
     match daemon.ask(&Request::Weight { target, weights })? {
         Answer::Done(Response::Weighted(weighted)) => {
             report(&weighted, output)?;

@@ -15,15 +15,36 @@ pub(crate) fn policy_files(path: &Path) -> io::Result<Vec<PathBuf>> {
         return Ok(vec![path.to_owned()]);
     }
     let mut files = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let file = entry?.path();
+    for file in policy_names(path)? {
         // Through symlinks: that is how orchestrators swap whole sets of files.
-        if is_policy_name(&file) && fs::metadata(&file).is_ok_and(|metadata| metadata.is_file()) {
-            files.push(file);
+        match fs::metadata(&file) {
+            Ok(metadata) if metadata.is_file() => files.push(file),
+            Ok(_) => {}
+            Err(error) if is_gone(&file, &error) => {}
+            // Left out, its services would be removed.
+            Err(error) => {
+                let text = format!("{}: {error}", file.display());
+                return Err(io::Error::new(error.kind(), text));
+            }
         }
     }
-    files.sort();
     Ok(files)
+}
+
+/// Whether a file was removed after its directory was read. A dangling link is still there.
+fn is_gone(file: &Path, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound && !file.is_symlink()
+}
+
+/// What is called like a policy in a directory, whatever it is, in the order of the names.
+fn policy_names(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        names.push(entry?.path());
+    }
+    names.retain(|path| is_policy_name(path));
+    names.sort();
+    Ok(names)
 }
 
 fn is_policy_name(path: &Path) -> bool {
@@ -76,7 +97,7 @@ impl PolicyFiles {
         let files = self
             .paths
             .iter()
-            .flat_map(|path| policy_files(path).unwrap_or_else(|_| vec![path.clone()]));
+            .flat_map(|path| policy_names(path).unwrap_or_else(|_| vec![path.clone()]));
         files
             .map(|file| {
                 let state = file_state(&file);
@@ -96,7 +117,7 @@ impl PolicyFiles {
         };
         for path in &self.paths {
             add(path.clone());
-            for file in std::iter::once(path.clone()).chain(policy_files(path).unwrap_or_default())
+            for file in std::iter::once(path.clone()).chain(policy_names(path).unwrap_or_default())
             {
                 add(parent(&file));
                 file.ancestors().filter(|a| a.is_symlink()).for_each(|link| add(parent(link)));
@@ -142,6 +163,9 @@ mod tests {
         let files = policy_files(dir.path()).unwrap();
         assert_eq!(files, [dir.path().join("a.yml"), dir.path().join("b.yaml")]);
         assert!(policy_files(&dir.path().join("none")).is_err());
+        symlink(dir.path().join("lost"), dir.path().join("c.yaml")).unwrap();
+        let error = policy_files(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("c.yaml: No such file"), "{error}");
     }
 
     #[test]

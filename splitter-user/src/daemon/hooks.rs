@@ -4,6 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+use tracing::warn;
+
 use super::engine::PeerNameHooks;
 use super::status::HookStatus;
 use crate::kernel::{Attachment, Hook, HookState, Loaded, PinDir, PinError, ProgramSize};
@@ -13,13 +16,21 @@ pub(crate) struct KernelHooks {
     attachment: Attachment,
     loaded: Loaded,
     pins: PinDir,
+    /// Every hook with the id of our program there.
+    programs: Vec<(Hook, u32)>,
     peer_name: bool,
 }
 
 impl KernelHooks {
     /// Programs for a cgroup; attaches nothing.
-    pub(crate) fn new(pins: PinDir, loaded: Loaded, cgroup: &Path) -> Result<Self, PinError> {
-        Ok(Self { attachment: Attachment::new(&pins, cgroup)?, loaded, pins, peer_name: false })
+    pub(crate) fn new(pins: PinDir, mut loaded: Loaded, cgroup: &Path) -> anyhow::Result<Self> {
+        let attachment = Attachment::new(&pins, cgroup)?;
+        let programs = Hook::ALL
+            .into_iter()
+            .map(|hook| Ok((hook, hook.program_id(&mut loaded)?)))
+            .collect::<io::Result<_>>()
+            .context("ask the kernel for the ids of the programs")?;
+        Ok(Self { attachment, loaded, pins, programs, peer_name: false })
     }
 
     /// Attaches what every service needs, or replaces an earlier daemon's programs there.
@@ -49,41 +60,54 @@ impl KernelHooks {
 
     /// Every hook as the kernel has it.
     pub(crate) fn states(&self) -> Vec<HookStatus> {
-        Hook::ALL.into_iter().map(|hook| self.state(hook)).collect()
+        self.programs.iter().map(|(hook, own)| self.state(*hook, *own)).collect()
     }
 
-    fn state(&self, hook: Hook) -> HookStatus {
-        let wanted = self.peer_name || Hook::CONNECT.contains(&hook);
+    fn wants(&self, hook: Hook) -> bool {
+        self.peer_name || Hook::CONNECT.contains(&hook)
+    }
+
+    fn state(&self, hook: Hook, own: u32) -> HookStatus {
+        let wanted = self.wants(hook);
         let status = HookStatus { hook: hook.name().to_owned(), wanted, ..HookStatus::default() };
         let word = |state: &str| HookStatus { state: state.to_owned(), ..status.clone() };
-        match self.attachment.state(hook) {
+        match self.attachment.state(hook, own) {
             Ok(HookState::Attached { program, before, after }) => {
                 HookStatus { program: Some(program), before, after, ..word("attached") }
             }
             Ok(HookState::Detached) => word("detached"),
             Ok(HookState::Severed) => word("severed"),
             Ok(HookState::Shadowed) => word("shadowed"),
+            Ok(HookState::Foreign) => word("foreign"),
             Err(error) => word(&format!("unknown: {error}")),
         }
     }
 
-    /// Whether the cgroup was removed, so that the programs run for nobody.
-    pub(crate) fn is_severed(&self) -> bool {
-        matches!(self.attachment.state(Hook::Connect4), Ok(HookState::Severed))
+    /// Attaches again where our link is gone: its cgroup was removed, and is back under the same
+    /// path, or its pin was removed. Hooks with somebody else's program are left alone. Answers
+    /// the names of the hooks that were attached.
+    pub(crate) fn mend(&mut self) -> anyhow::Result<Vec<&'static str>> {
+        let lost = self.lost();
+        let path = self.attachment.cgroup().to_owned();
+        if lost.is_empty() || !path.is_dir() {
+            return Ok(Vec::new());
+        }
+        if !self.pins.path().exists() {
+            // The lock that we hold is on the directory that was removed.
+            self.pins = PinDir::open(self.pins.path())?;
+            warn!("the pins were removed: the next daemon takes over no maps, it starts anew");
+        }
+        self.attachment = Attachment::new(&self.pins, &path)?;
+        self.attachment.attach(&mut self.loaded, &lost)?;
+        Ok(lost.into_iter().map(Hook::name).collect())
     }
 
-    /// Attaches to a cgroup that was made again under the same path. `false` while there is none.
-    pub(crate) fn reattach(&mut self) -> io::Result<bool> {
-        let path = self.attachment.cgroup().to_owned();
-        if !path.is_dir() {
-            return Ok(false);
-        }
-        self.attachment = Attachment::new(&self.pins, &path).map_err(io::Error::other)?;
-        self.attachment.attach(&mut self.loaded, &Hook::CONNECT)?;
-        if self.peer_name {
-            self.attachment.attach(&mut self.loaded, &Hook::PEER_NAME)?;
-        }
-        Ok(true)
+    fn lost(&self) -> Vec<Hook> {
+        let is_lost = |(hook, own): &&(Hook, u32)| {
+            let state = self.attachment.state(*hook, *own);
+            self.wants(*hook) && matches!(state, Ok(HookState::Detached | HookState::Severed))
+        };
+        self.programs.iter().filter(is_lost).map(|(hook, _)| *hook).collect()
     }
 
     /// Detaches everything and removes all pins. Answers what was removed.

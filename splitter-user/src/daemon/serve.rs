@@ -1,7 +1,6 @@
 //! The event loop: whatever may change the policy, one thing at a time.
 
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,14 +19,15 @@ use super::files::PolicyFiles;
 use super::requests::{Answer, Circumstances, Job, KernelEngine, Task, answer, chain};
 use super::server::{self, Call};
 use super::start::{load_policy, tell_systemd};
+use super::status::hook_problems;
 use super::watch::Watch;
 use crate::kernel::HookLog;
 use crate::publish::Mark;
 
 /// How often named cgroups are looked up again, where some are named.
 const CGROUP_PERIOD: Duration = Duration::from_secs(1);
-/// How often it is checked that our own cgroup is still there, where it can go.
-const SEVERED_PERIOD: Duration = Duration::from_secs(5);
+/// How often it is checked that the kernel still runs our programs.
+const HOOKS_PERIOD: Duration = Duration::from_secs(5);
 /// Requests that wait for the engine.
 const WAITING_CALLS: usize = 32;
 
@@ -44,9 +44,8 @@ pub(super) struct Daemon {
     engine: KernelEngine,
     circumstances: Circumstances,
     files: PolicyFiles,
-    /// Whether the cgroup that we are attached to can be removed: the root cannot.
-    can_be_severed: bool,
-    is_severed: bool,
+    /// What was last said to be wrong with the hooks.
+    hook_problems: Vec<String>,
     /// Receives the end of a grace period that is waited for.
     grace: Option<oneshot::Receiver<Mark>>,
 }
@@ -59,7 +58,7 @@ struct Wakers {
     terminate: Signal,
     interrupt: Signal,
     cgroups: Interval,
-    severed: Interval,
+    hooks: Interval,
 }
 
 impl Daemon {
@@ -67,10 +66,8 @@ impl Daemon {
         engine: KernelEngine,
         circumstances: Circumstances,
         files: PolicyFiles,
-        cgroup_root: &Path,
     ) -> Self {
-        let can_be_severed = engine.hooks().cgroup() != cgroup_root;
-        Self { engine, circumstances, files, can_be_severed, is_severed: false, grace: None }
+        Self { engine, circumstances, files, hook_problems: Vec::new(), grace: None }
     }
 
     /// Serves until a signal or a request ends it.
@@ -113,7 +110,7 @@ impl Daemon {
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
             cgroups: every(CGROUP_PERIOD),
-            severed: every(SEVERED_PERIOD),
+            hooks: every(HOOKS_PERIOD),
         })
     }
 
@@ -134,7 +131,7 @@ impl Daemon {
             Some(()) = wakers.terminate.recv() => return Some(Last::Signal),
             Some(()) = wakers.interrupt.recv() => return Some(Last::Signal),
             _ = wakers.cgroups.tick(), if self.engine.names_cgroups() => self.refresh_cgroups(),
-            _ = wakers.severed.tick(), if self.can_be_severed => self.mend_attachment(),
+            _ = wakers.hooks.tick() => self.mend_attachment(),
             mark = ended(&mut self.grace) => self.release(mark),
         }
         None
@@ -170,19 +167,27 @@ impl Daemon {
         self.free_retired();
     }
 
+    /// Says once what is wrong with the hooks, and attaches again what may be.
     fn mend_attachment(&mut self) {
-        if !self.engine.hooks().is_severed() {
-            self.is_severed = false;
-            return;
+        let hooks = self.engine.hooks_mut();
+        let cgroup = super::show(hooks.cgroup());
+        let mut problems = hook_problems(&hooks.states(), &cgroup);
+        let mended = if problems.is_empty() { Ok(Vec::new()) } else { hooks.mend() };
+        if let Err(error) = &mended {
+            problems.push(format!("attach to the cgroup {cgroup} again: {error:#}"));
         }
-        let cgroup = super::show(self.engine.hooks().cgroup());
-        if !std::mem::replace(&mut self.is_severed, true) {
-            error!("the cgroup {cgroup} was removed: no connection is split until it is back");
+        if problems != self.hook_problems {
+            for problem in &problems {
+                error!("{problem}");
+            }
         }
-        match self.engine.hooks_mut().reattach() {
-            Ok(true) => info!("attached to the cgroup {cgroup} again"),
-            Ok(false) => {}
-            Err(error) => error!("attach to the cgroup {cgroup} again: {error}"),
+        self.hook_problems = problems;
+        if let Ok(hooks) = mended
+            && !hooks.is_empty()
+        {
+            info!(?hooks, "attached to the cgroup {cgroup} again");
+            // What is lost next is a new loss.
+            self.hook_problems.clear();
         }
     }
 

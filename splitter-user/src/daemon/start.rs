@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::access::Access;
 use super::cgroups::CgroupTree;
-use super::engine::{ChangeError, Engine};
+use super::engine::{ChangeError, Engine, Origin};
 use super::files::PolicyFiles;
 use super::hooks::KernelHooks;
 use super::overrides::Overrides;
@@ -80,7 +80,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let circumstances = Circumstances { started, policy, reload_problem: None };
     let on_exit = settings.on_exit;
     let socket = settings.socket.clone();
-    let daemon = Daemon::new(engine, circumstances, files, cgroups.mount());
+    let daemon = Daemon::new(engine, circumstances, files);
     let ending = serve(daemon, settings.access, listener, log)?;
     tell_systemd(&[NotifyState::Stopping]);
     finish(ending, on_exit, &socket)
@@ -129,6 +129,7 @@ fn start_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> anyhow::Resul
 pub(super) fn load_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> Result<(), String> {
     let sources = files.read()?;
     check_blank(engine, &sources)?;
+    check_emptied(engine, files, &sources)?;
     let loaded = if files.is_empty() {
         policy::Loaded {
             policy: policy::model::Policy::default(),
@@ -161,6 +162,34 @@ fn check_blank(engine: &KernelEngine, sources: &[Source]) -> Result<(), String> 
             "{} is empty now, and had services before: to remove them, delete the file from its \
              directory or leave a comment in it",
             source.name
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A directory that loses all its policies is no longer mounted, or its content is being swapped.
+fn check_emptied(
+    engine: &KernelEngine,
+    files: &PolicyFiles,
+    sources: &[Source],
+) -> Result<(), String> {
+    let is_in = |name: &str, directory: &Path| Path::new(name).parent() == Some(directory);
+    let had_services = |directory: &Path| {
+        engine.running().any(|running| match &running.origin {
+            Origin::File(file) | Origin::Override(file) => is_in(file, directory),
+            Origin::Applied => false,
+        })
+    };
+    let is_emptied = |path: &&PathBuf| {
+        path.is_dir()
+            && !sources.iter().any(|source| is_in(&source.name, path))
+            && had_services(path)
+    };
+    match files.paths().iter().find(is_emptied) {
+        Some(directory) => Err(format!(
+            "{} has no policy files now, and had services before: to remove them, leave a file \
+             with a comment in it",
+            show(directory)
         )),
         None => Ok(()),
     }

@@ -61,7 +61,8 @@ pub(crate) struct HookStatus {
     /// Whether the policy needs it.
     pub(crate) wanted: bool,
     /// `attached`, `detached`, `severed` (the cgroup is gone), `shadowed` (another program's
-    /// attachment keeps ours from running), or why it is not known.
+    /// attachment keeps ours from running), `foreign` (another program is pinned where ours was),
+    /// or why it is not known.
     pub(crate) state: String,
     /// Id of our program where it is attached.
     pub(crate) program: Option<u32>,
@@ -364,6 +365,10 @@ pub(crate) fn hook_problems(hooks: &[HookStatus], cgroup: &str) -> Vec<String> {
         .map(|hook| {
             let cause = match hook.state.as_str() {
                 "severed" => "its cgroup was removed; it is attached again when the path is back",
+                "detached" => "its pin was removed; the daemon attaches it again within 5 seconds",
+                "foreign" => {
+                    "another program is pinned where ours was; restart the daemon to replace it"
+                }
                 "shadowed" => "another program's attachment overrides it: see bpftool cgroup tree",
                 _ => "restart the daemon",
             };

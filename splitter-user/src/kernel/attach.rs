@@ -56,6 +56,13 @@ impl Hook {
         }
     }
 
+    /// Kernel id of the program that this process loaded for the hook.
+    pub fn program_id(self, loaded: &mut Loaded) -> io::Result<u32> {
+        let program = loaded.ebpf_mut().program_mut(self.program());
+        let program = program.expect("the object has a program per hook");
+        Ok(program.info().map_err(io::Error::other)?.id())
+    }
+
     /// `enum bpf_attach_type`.
     const fn attach_type(self) -> u32 {
         match self {
@@ -85,6 +92,8 @@ pub enum HookState {
     Severed,
     /// The link is there, and the kernel does not run its program for the cgroup.
     Shadowed,
+    /// Another program is pinned where ours was.
+    Foreign,
 }
 
 /// Programs on one cgroup.
@@ -169,8 +178,9 @@ impl Attachment {
         Ok(())
     }
 
-    /// What the kernel runs at a hook, not what was once asked for.
-    pub fn state(&self, hook: Hook) -> io::Result<HookState> {
+    /// What the kernel runs at a hook, not what was once asked for. `own` is the id of our program
+    /// there: see [`Hook::program_id`].
+    pub fn state(&self, hook: Hook, own: u32) -> io::Result<HookState> {
         let link = match sys::open_pinned(&self.links.join(hook.name())) {
             Ok(link) => link,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -179,16 +189,17 @@ impl Attachment {
             Err(error) => return Err(error),
         };
         let info = sys::link_info(&link)?;
+        if info.prog_id != own {
+            return Ok(HookState::Foreign);
+        }
         if info.cgroup_id == 0 {
             return Ok(HookState::Severed);
         }
         let running = sys::effective_programs(&self.cgroup.as_fd(), hook.attach_type())?;
-        Ok(match running.iter().position(|id| *id == info.prog_id) {
-            Some(at) => HookState::Attached {
-                program: info.prog_id,
-                before: at,
-                after: running.len() - at - 1,
-            },
+        Ok(match running.iter().position(|id| *id == own) {
+            Some(at) => {
+                HookState::Attached { program: own, before: at, after: running.len() - at - 1 }
+            }
             None => HookState::Shadowed,
         })
     }
