@@ -110,11 +110,6 @@ impl PinDir {
         Ok(path)
     }
 
-    /// Whether maps of this layout are already pinned.
-    pub fn has_layout(&self, sizes: &Sizes) -> bool {
-        self.path.join(layout_name(sizes)).exists()
-    }
-
     /// Unpins the maps of every other layout: no program uses them any more.
     pub fn remove_other_layouts(&self, sizes: &Sizes) -> Result<(), PinError> {
         let keep = layout_name(sizes);

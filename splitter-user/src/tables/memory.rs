@@ -35,13 +35,6 @@ impl MemoryMaps {
         let frontends = maps.frontends()?.into_iter().collect();
         Ok(Self { sizes: *maps.sizes(), arenas: arenas.into(), frontends, counters: Vec::new() })
     }
-
-    /// Raises a counter, as the hook does.
-    pub fn count(&mut self, index: u32) {
-        if let Some(counter) = self.counters.get_mut(index as usize) {
-            *counter += 1;
-        }
-    }
 }
 
 fn arena_words(n: usize) -> Vec<AtomicU64> {

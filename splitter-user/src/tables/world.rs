@@ -54,11 +54,6 @@ impl<'a, M: Maps> HostWorld<'a, M> {
     pub fn new(maps: &'a M, client: Client, tickets: Tickets, seed: u64) -> Self {
         Self { maps, client, tickets, random: Cell::new(seed) }
     }
-
-    /// Whether decisions move the tickets.
-    pub fn tickets(&self) -> Tickets {
-        self.tickets
-    }
 }
 
 /// A wheel in the tables.
