@@ -160,6 +160,7 @@ fn describe_subset(subset: &Subset) -> Aspects {
     let backends = backends.map(|b| (b.addr.to_string(), format!("weight {}", b.weight)));
     let balance = match subset.balance {
         Balance::RoundRobin => "roundRobin".to_owned(),
+        Balance::LeastConnections => "leastConnections".to_owned(),
         Balance::Random => "random".to_owned(),
         Balance::ClientHash(key) => format!("clientHash {key}"),
     };

@@ -242,7 +242,7 @@ impl Tracker {
 
     fn of_subset(subset: &Subset) -> Self {
         let pick = match subset.balance {
-            Balance::RoundRobin => "exact".to_owned(),
+            Balance::RoundRobin | Balance::LeastConnections => "exact".to_owned(),
             Balance::Random => "random".to_owned(),
             Balance::ClientHash(key) => format!("by {key}"),
         };
@@ -337,7 +337,7 @@ mod tests {
     use crate::policy::{Source, load};
 
     fn run(text: &str, connections: u64, clients: u32) -> Simulation {
-        let source = Source { name: "-".to_owned(), bytes: text.into() };
+        let source = Source::new("-", text);
         let policy = load(&[source]).expect("a valid policy").policy;
         let to = policy.services[0].frontends[0];
         let load = Load { to, connections, clients, role: Role::default(), seed: 1 };

@@ -18,7 +18,7 @@ fn folder() -> PathBuf {
 }
 
 fn source(name: &str, bytes: impl Into<Vec<u8>>) -> Source {
-    Source { name: name.to_owned(), bytes: bytes.into() }
+    Source::new(name, bytes)
 }
 
 fn diagnostics(sources: &[Source]) -> Vec<Diagnostic> {

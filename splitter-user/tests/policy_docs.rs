@@ -18,7 +18,7 @@ fn reference() -> String {
 
 /// Codes of all errors and warnings of a text, and the text for people.
 fn codes(name: &str, text: &str) -> (Vec<&'static str>, String) {
-    let sources = [Source { name: name.to_owned(), bytes: text.into() }];
+    let sources = [Source::new(name, text)];
     let diagnostics = match load(&sources) {
         Ok(loaded) => loaded.warnings,
         Err(diagnostics) => diagnostics,

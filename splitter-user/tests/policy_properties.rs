@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::{
-    Action, Backend, Balance, ClientKey, ClientMatch, Errno, Frontend, OnEmpty, PeerName, Pick,
-    Policy, Protocol, Route, Service, Split, Subset,
+    Action, Backend, Balance, ClientKey, ClientMatch, Connection, Errno, Fault, Frontend, OnEmpty,
+    PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
 };
 use splitter_user::policy::native::to_yaml;
 use splitter_user::policy::{Source, load};
@@ -71,6 +71,8 @@ fn subset(v4: bool) -> impl Strategy<Value = Subset> {
                 .map(|(addr, weight)| Backend { addr, weight })
                 .collect(),
             balance,
+            connection: Connection::default(),
+            eject: None,
         },
     )
 }
@@ -121,6 +123,7 @@ fn route(subsets: usize) -> impl Strategy<Value = Route> {
         name,
         matches,
         action,
+        fault: Fault::default(),
     })
 }
 
@@ -148,7 +151,7 @@ fn unique<T>(all: Vec<T>, name: impl Fn(&T) -> &String) -> Vec<T> {
 }
 
 fn source(bytes: impl Into<Vec<u8>>) -> Source {
-    Source { name: "-".to_owned(), bytes: bytes.into() }
+    Source::new("-", bytes)
 }
 
 /// Loads and renders; what counts is that neither panics.
@@ -181,7 +184,7 @@ proptest! {
         let loaded = loaded.map_err(|diagnostics| {
             TestCaseError::fail(render(&diagnostics, &[source(text.clone())], false))
         })?;
-        prop_assert_eq!(&loaded.policy, &Policy { services: vec![service] }, "{}", text);
+        prop_assert_eq!(&loaded.policy, &Policy { services: vec![service], outbound: Vec::new() }, "{}", text);
         let again = loaded.policy.services.first().map(to_yaml);
         prop_assert_eq!(again, Some(text));
     }

@@ -73,7 +73,7 @@ impl Node {
 
 /// Reads policy text.
 pub fn parse(yaml: &str) -> Result<Policy> {
-    let source = Source { name: "test.yaml".to_owned(), bytes: yaml.as_bytes().to_vec() };
+    let source = Source::new("test.yaml", yaml);
     let sources = [source];
     let loaded = policy::load(&sources)
         .map_err(|errors| anyhow!("{}", policy::diagnostic::render(&errors, &sources, false)))?;

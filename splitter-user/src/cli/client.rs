@@ -65,10 +65,8 @@ impl Address {
                 Ok(Answer::Refused)
             }
             Response::Invalid { problems, sources } => {
-                let sources: Vec<Source> = sources
-                    .into_iter()
-                    .map(|text| Source { name: text.name, bytes: text.text.into_bytes() })
-                    .collect();
+                let sources: Vec<Source> =
+                    sources.into_iter().map(|text| Source::new(text.name, text.text)).collect();
                 let problems: Vec<Diagnostic> =
                     problems.into_iter().map(Diagnostic::from).collect();
                 super::complain_of(&problems, &sources)?;
@@ -125,7 +123,7 @@ fn read_response(stream: &mut UnixStream) -> anyhow::Result<Response> {
 
 /// Policy sources as they cross the socket.
 pub(crate) fn texts(sources: Vec<Source>) -> anyhow::Result<Vec<Text>> {
-    let text = |Source { name, bytes }| match String::from_utf8(bytes) {
+    let text = |Source { name, bytes, .. }| match String::from_utf8(bytes) {
         Ok(text) => Ok(Text { name, text }),
         Err(error) => Err(anyhow::Error::new(error).context(format!("read {name} as UTF-8"))),
     };

@@ -153,7 +153,7 @@ pub(crate) fn read_sources(paths: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
         }
         for file in crate::daemon::policy_files(path).with_context(|| describe(path))? {
             let bytes = fs::read(&file).with_context(|| describe(&file))?;
-            sources.push(Source { name: file.display().to_string(), bytes });
+            sources.push(Source::new(file.display().to_string(), bytes));
         }
     }
     Ok(sources)
@@ -166,5 +166,5 @@ fn describe(path: &Path) -> String {
 fn read_stdin() -> anyhow::Result<Source> {
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes).context("read the policy from standard input")?;
-    Ok(Source { name: "-".to_owned(), bytes })
+    Ok(Source::new("-", bytes))
 }

@@ -4,6 +4,7 @@
 
 pub mod image;
 mod maglev;
+mod unenforced;
 pub mod wheel;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,13 @@ pub enum Note {
         /// Path from the v2 root.
         path: String,
     },
+    /// The policy asks for something that is not done yet.
+    NotEnforced {
+        /// Route or subset.
+        place: String,
+        /// What is asked for, by its key in a native policy.
+        key: &'static str,
+    },
 }
 
 /// Compiles services, sharing the wheels of equal weights.
@@ -72,7 +80,7 @@ impl Compiler {
     /// Compiles one service.
     pub fn compile(&mut self, service: &Service) -> (ServiceImage, Vec<Note>) {
         let id = service_id(&service.name);
-        let mut notes = Vec::new();
+        let mut notes = unenforced::find(service);
         let subset_ids = name_ids(service.subsets.iter().map(|subset| subset.name.as_str()));
         let route_ids = name_ids(service.routes.iter().map(|route| route.name.as_str()));
         let subsets = service.subsets.iter().zip(subset_ids);
@@ -164,7 +172,9 @@ impl Compiler {
             subset.backends.iter().map(|backend| backend_image(backend.addr)).collect();
         let weights: Vec<u32> = subset.backends.iter().map(|backend| backend.weight).collect();
         let choice = is_usable(subset).then(|| match subset.balance {
-            Balance::RoundRobin => self.choice(&subset.name, &weights, notes, ChoiceImage::Ticket),
+            Balance::RoundRobin | Balance::LeastConnections => {
+                self.choice(&subset.name, &weights, notes, ChoiceImage::Ticket)
+            }
             Balance::Random => self.choice(&subset.name, &weights, notes, ChoiceImage::Random),
             Balance::ClientHash(key) => hashed(client_number(key), &backends, &weights),
         });

@@ -86,7 +86,7 @@ impl PolicyFiles {
         for path in &self.paths {
             for file in policy_files(path).map_err(|error| fail(path, &error))? {
                 let bytes = fs::read(&file).map_err(|error| fail(&file, &error))?;
-                sources.push(Source { name: show(&file), bytes });
+                sources.push(Source::new(show(&file), bytes));
             }
         }
         Ok(sources)

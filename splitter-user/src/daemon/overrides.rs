@@ -314,7 +314,7 @@ fn read(path: &Path) -> io::Result<Override> {
         NOTHING => None,
         number => Some(u64::from_str_radix(number, 16).map_err(|_| damaged())?),
     };
-    let source = Source { name: path.display().to_string(), bytes: bytes.clone() };
+    let source = Source::new(path.display().to_string(), bytes.clone());
     let loaded = policy::load(&[source]).map_err(|_| damaged())?;
     let mut services = loaded.policy.services.into_iter();
     match (services.next(), services.next()) {
@@ -333,7 +333,7 @@ mod tests {
              frontends: [\"127.10.0.1:{port}\"]\n  subsets:\n    v1: {{backends: \
              [\"127.0.0.1:1\"]}}\n  split: {{v1: 1}}\n"
         );
-        let source = Source { name: "policy.yaml".to_owned(), bytes: text.into_bytes() };
+        let source = Source::new("policy.yaml", text);
         let service = policy::load(&[source]).unwrap().policy.services.remove(0);
         (name.to_owned(), Some(Override { service: Arc::new(service), base: None }))
     }

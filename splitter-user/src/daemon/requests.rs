@@ -83,7 +83,7 @@ fn parse_frontend(text: &str) -> Result<Frontend, Response> {
 }
 
 fn load_texts(texts: Vec<Text>) -> Result<(Box<Loaded>, Vec<Source>), Response> {
-    let source = |text: Text| Source { name: text.name, bytes: text.text.into_bytes() };
+    let source = |text: Text| Source::new(text.name, text.text);
     let sources: Vec<Source> = texts.into_iter().map(source).collect();
     match policy::load(&sources) {
         Ok(loaded) => Ok((Box::new(loaded), sources)),

@@ -131,11 +131,7 @@ pub(super) fn load_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> Res
     check_blank(engine, &sources)?;
     check_emptied(engine, files, &sources)?;
     let loaded = if files.is_empty() {
-        policy::Loaded {
-            policy: policy::model::Policy::default(),
-            documents: Vec::new(),
-            warnings: Vec::new(),
-        }
+        policy::Loaded::default()
     } else {
         policy::load(&sources).map_err(|wrong| refused(&wrong, &sources))?
     };

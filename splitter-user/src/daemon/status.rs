@@ -355,6 +355,7 @@ fn describe_note(note: &Note) -> String {
         Note::NoCgroup { place, path } => {
             format!("the route `{place}` takes nobody by cgroup: {path} does not exist now")
         }
+        Note::NotEnforced { place, key } => format!("`{key}` of `{place}` is not enforced yet"),
     }
 }
 

@@ -8,8 +8,8 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
 use super::model::{
-    Action, Backend, Balance, ClientKey, ClientMatch, Errno, Frontend, OnEmpty, PeerName, Pick,
-    Policy, Protocol, Route, Service, Split, Subset,
+    Action, Backend, Balance, ClientKey, ClientMatch, Connection, Errno, Fault, Frontend, OnEmpty,
+    PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -39,7 +39,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
             own.sort_unstable();
             Service { name: name.to_owned(), frontends: own, ..service }
         });
-        Policy { services: services.collect() }
+        Policy { services: services.collect(), outbound: Vec::new() }
     })
 }
 
@@ -85,6 +85,8 @@ fn subset() -> impl Strategy<Value = Subset> {
         name: String::new(),
         backends,
         balance,
+        connection: Connection::default(),
+        eject: None,
     })
 }
 
@@ -103,6 +105,7 @@ fn route(n_subsets: usize) -> impl Strategy<Value = Route> {
         name: String::new(),
         matches,
         action,
+        fault: Fault::default(),
     })
 }
 

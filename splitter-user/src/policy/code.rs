@@ -13,14 +13,41 @@ pub struct Code {
     pub id: &'static str,
     /// Whether the policy can still be loaded.
     pub severity: Severity,
+    /// Whether an error is only a warning where a load was asked to degrade.
+    pub degradable: bool,
+    /// What Istio's own analysis calls the same problem, such as `IST0101`.
+    pub istio: Option<&'static str>,
     /// The rule that was broken, in one line.
     pub title: &'static str,
 }
 
+macro_rules! severity {
+    (Warning) => {
+        Severity::Warning
+    };
+    ($other:ident) => {
+        Severity::Error
+    };
+}
+
+macro_rules! degradable {
+    (Degradable) => {
+        true
+    };
+    ($other:ident) => {
+        false
+    };
+}
+
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $id:literal $severity:ident $title:literal;)+) => {
-        $($(#[$doc])* pub(super) static $name: Code =
-            Code { id: $id, severity: Severity::$severity, title: $title };)+
+    ($($name:ident = $id:literal $($istio:literal)? $kind:ident $title:literal;)+) => {
+        $(pub(super) static $name: Code = Code {
+            id: $id,
+            severity: severity!($kind),
+            degradable: degradable!($kind),
+            istio: [$(Some($istio),)? None][0],
+            title: $title,
+        };)+
 
         /// All codes, sorted by [`Code::id`].
         pub static ALL: &[&Code] = &[$(&$name),+];
@@ -111,6 +138,75 @@ codes! {
     MATCH_REPEATED = "SP0704" Warning "a match is the same as an earlier one";
     NO_CATCH_ALL = "SP0705" Warning "no route takes the clients that fit no match";
     SUBSET_UNUSED = "SP0706" Warning "no route splits to a subset";
+
+    // What a connection cannot have.
+    L7_MATCH = "SP0801" Error "a match is on what is not known when a connection is made";
+    L7_ACTION = "SP0802" Error "an action needs a proxy";
+    L7_POLICY = "SP0803" Degradable "a field has no meaning for a connection";
+    NOT_ENFORCED = "SP0804" Degradable "a field is understood and not enforced yet";
+    ENCRYPTION = "SP0805" Error "a field asks for bytes to be added or encrypted";
+    ENCRYPTION_ASSUMED = "SP0806" Degradable "a field asks for encryption by a proxy";
+    SERVER_SIDE = "SP0807" Error "a field is about connections that come in";
+    NOT_AN_ENDPOINT = "SP0808" Error "an endpoint cannot be connected to";
+    IGNORED_BY_ISTIO = "SP0809" Error "a field that Istio declares and ignores";
+    NO_RANGES = "SP0810" Error "an address range stands where single addresses are needed";
+    DYNAMIC = "SP0811" Error "a host is resolved by a proxy for each request";
+
+    // Names and references between documents.
+    DUPLICATE_DOCUMENT = "SP0901" Error "two documents have one kind, namespace and name";
+    HOST_UNKNOWN = "SP0902" "IST0101" Error "a host is in no registry";
+    SUBSET_UNDEFINED = "SP0903" "IST0101" Error "a subset is not defined by the rule in force for its host";
+    PORT_UNKNOWN = "SP0904" "IST0101" Error "a host does not have the port";
+    PORT_AMBIGUOUS = "SP0905" "IST0112" Error "a host has several ports and none is named";
+    HOST_CONFLICT = "SP0906" "IST0109" Error "two virtual services route one host";
+    NO_ADDRESS = "SP0907" Error "there is no address at which clients could dial a host";
+    UNKNOWN_CLIENT = "SP0908" Error "clients are selected that no workload describes";
+    WORKLOAD_NESTED = "SP0909" Error "the cgroup of a workload is in or is that of another one";
+    BAD_HOST = "SP0910" Error "a host name is malformed";
+    BAD_LABEL = "SP0911" Error "labels are malformed";
+    BAD_DURATION = "SP0912" Error "a duration is malformed or out of range";
+    BAD_RANGE = "SP0913" Error "an address range is malformed";
+    BAD_PERCENTAGE = "SP0914" Error "a percentage is not between 0 and 100";
+    OUT_OF_RANGE = "SP0915" Error "a number is out of its range";
+    DUPLICATE_ENTRY = "SP0916" Error "an entry of a list is given twice";
+    SIDECAR_CONFLICT = "SP0917" "IST0110" Error "two sidecars select one workload";
+    SIDECAR_DEFAULT_CONFLICT = "SP0918" "IST0111" Error "two sidecars without a selector are in one namespace";
+    PROTOCOL_UNCLEAR = "SP0919" Error "a port could be meant by http and by tcp rules";
+    DELEGATE = "SP0920" Error "a delegate is missing or cannot be one";
+    ROUTE_CONFLICT = "SP0921" Error "two forms of route claim one port of a service";
+    SNI_UNDECIDABLE = "SP0922" Error "a split by server name cannot be decided when a connection is made";
+    NO_ROOM_FOR_VIPS = "SP0923" Error "the range for addresses of hosts is full";
+    MESH_WILDCARD = "SP0924" Error "the host `*` is bound to the mesh";
+
+    // Warnings about the same.
+    RULE_UNREACHABLE = "SP1001" "IST0130" Warning "a rule comes after one that takes every connection";
+    RULE_REPEATED = "SP1002" "IST0131" Warning "a rule matches what an earlier one takes";
+    SUBSET_SELECTS_NONE = "SP1003" "IST0173" Warning "the labels of a subset select no endpoint";
+    GATEWAY_UNBOUND = "SP1004" Warning "a document is about a gateway that has no addresses here";
+    BACKEND_NOT_FOUND = "SP1005" Warning "a reference names nothing: its share is rejected";
+    REF_NOT_PERMITTED = "SP1006" Warning "a reference crosses namespaces without a grant: its share is rejected";
+    INVALID_KIND = "SP1007" Warning "a reference names what cannot be a backend: its share is rejected";
+    PER_CONNECTION = "SP1008" Warning "http rules are applied to connections, not to requests";
+    KIND_NOT_ENFORCED = "SP1009" Warning "a kind of document is skipped, and what it asks for is not enforced";
+    ROUTE_SHADOWED = "SP1010" Warning "another route has the port already";
+    NO_ENDPOINTS = "SP1011" "IST0173" Warning "no endpoint of a service is known";
+    OTHER_NETWORK = "SP1012" Warning "an endpoint of another network is left out";
+    WRONG_PROTOCOL = "SP1013" Warning "a rule is for another protocol than the port's";
+    DEPRECATED = "SP1014" Warning "a field is deprecated";
+    ROUNDED = "SP1015" Warning "a value is rounded to what the kernel has";
+    RULE_INEFFECTIVE = "SP1016" Warning "a rule takes no connection";
+    SNI_ASSUMED = "SP1017" Warning "the server name is taken to be the host that was looked up";
+}
+
+/// Whether a code's errors can be degraded to warnings.
+pub(super) fn is_degradable(id: &str) -> bool {
+    find(id).is_some_and(|code| code.degradable)
+}
+
+/// A code by its number.
+pub fn find(id: &str) -> Option<&'static Code> {
+    let index = ALL.binary_search_by(|code| code.id.cmp(id)).ok()?;
+    ALL.get(index).copied()
 }
 
 #[cfg(test)]
@@ -123,9 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_one_group_and_two_of_the_text() {
+    fn warnings_are_two_groups_and_two_of_the_text() {
         for code in ALL {
-            let warns = code.id.starts_with("SP07") || ["SP0115", "SP0117"].contains(&code.id);
+            let is_group = code.id.starts_with("SP07") || code.id.starts_with("SP10");
+            let warns = is_group || ["SP0115", "SP0117"].contains(&code.id);
             assert_eq!(code.severity == Severity::Warning, warns, "{}", code.id);
         }
     }

@@ -3,6 +3,8 @@
 //! Diagnostics are plain data: collected by the readers, sorted once, then rendered for people by
 //! [`render`] or serialized for programs. Nothing here knows what a policy is.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::code::{self, Code};
@@ -111,6 +113,8 @@ impl Span {
 pub(super) struct Report {
     errors: Problems,
     warnings: Problems,
+    /// Sources whose errors of degradable codes are warnings.
+    degraded: HashSet<usize>,
 }
 
 /// The problems of one severity: the first [`MAX_PROBLEMS`], and whether there were more.
@@ -121,7 +125,15 @@ struct Problems {
 }
 
 impl Report {
-    pub(super) fn push(&mut self, diagnostic: Diagnostic) {
+    /// Makes errors of a source warnings where their code lets them be.
+    pub(super) fn degrade(&mut self, source: usize) {
+        self.degraded.insert(source);
+    }
+
+    pub(super) fn push(&mut self, mut diagnostic: Diagnostic) {
+        if code::is_degradable(diagnostic.code) && diagnostic.severity == Severity::Error {
+            self.soften(&mut diagnostic);
+        }
         let problems = match diagnostic.severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
@@ -130,6 +142,16 @@ impl Report {
             problems.kept.push(diagnostic);
         } else {
             problems.cut = true;
+        }
+    }
+
+    fn soften(&self, diagnostic: &mut Diagnostic) {
+        if self.degraded.contains(&diagnostic.primary.source) {
+            diagnostic.severity = Severity::Warning;
+        } else {
+            let help = diagnostic.help.take().map_or(String::new(), |help| format!("{help}; "));
+            let rest = "`--degrade` loads the rest and warns of this";
+            diagnostic.help = Some(format!("{help}{rest}"));
         }
     }
 

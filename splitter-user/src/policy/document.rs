@@ -2,31 +2,25 @@
 
 use super::code;
 use super::diagnostic::{Diagnostic, Report, Span};
+use super::mesh::resource::Resource;
 use super::model::{ClientMatch, Frontend, Service};
-use super::native;
-use super::reader::{Fields, Reader};
-use super::words::{nearest, quote};
-use super::yaml::{Document, NodeId};
+use super::reader::Reader;
+use super::words::{list, nearest, quote};
+use super::yaml::{self, NodeId, Value};
+use super::{Reading, gateway_api, istio, kubernetes, mesh, native};
 
 /// The `apiVersion` of the native form.
 pub(super) const API_VERSION: &str = "splitter.dev/v1";
-/// The `kind` of the native form.
+/// The `kind` of a native service.
 pub(super) const KIND: &str = "Split";
 
-/// Kinds that people will try, and whose fate is worth a sentence.
-const UNLOADED_KINDS: [&str; 11] = [
-    "DestinationRule",
-    "Egress",
-    "EndpointSlice",
-    "GRPCRoute",
-    "Gateway",
-    "HTTPRoute",
-    "Service",
-    "ServiceEntry",
-    "TCPRoute",
-    "VirtualService",
-    "Workload",
-];
+/// What a document, or an item of a list, holds.
+pub(super) enum Document {
+    /// A native service.
+    Service(Box<Draft>),
+    /// A part of services, to be put together with others.
+    Resource(Box<Resource>),
+}
 
 /// A service as read, with the places that rules between services and routes point at.
 #[derive(Debug)]
@@ -65,49 +59,178 @@ pub(super) struct RoutePlaces {
     pub(super) matches: Vec<(ClientMatch, Span)>,
 }
 
-/// Reads a document of any accepted kind.
-pub(super) fn read(document: &Document<'_>, report: &mut Report) -> Option<Draft> {
+/// Reads one object. `None` where it is in error.
+type Read = fn(&mut Reader<'_>, NodeId, &Reading) -> Option<Document>;
+
+/// A kind of object that is known.
+pub(super) struct Kind {
+    /// Its `kind`.
+    pub(super) kind: &'static str,
+    /// Its API group; empty for Kubernetes' core.
+    pub(super) group: &'static str,
+    /// Versions of the group that have it in this form.
+    pub(super) versions: &'static [&'static str],
+    /// What becomes of it.
+    pub(super) fate: KindFate,
+}
+
+/// What becomes of objects of a kind.
+pub(super) enum KindFate {
+    /// It is read.
+    Read(Read),
+    /// It is not about connections; deployments mix it in.
+    Inert,
+    /// It asks for something that is not done.
+    NotEnforced,
+}
+
+const NATIVE: &[&str] = &["v1"];
+const KINDS: &[Kind] = &[
+    Kind {
+        kind: KIND,
+        group: "splitter.dev",
+        versions: NATIVE,
+        fate: KindFate::Read(native::read),
+    },
+    Kind {
+        kind: "Workload",
+        group: "splitter.dev",
+        versions: NATIVE,
+        fate: KindFate::Read(mesh::workload::read),
+    },
+];
+
+fn kinds() -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().chain(istio::KINDS).chain(kubernetes::KINDS).chain(gateway_api::KINDS)
+}
+
+/// Reads a document of any accepted kind, or every item of a list of such.
+pub(super) fn read(
+    document: &yaml::Document<'_>,
+    report: &mut Report,
+    reading: &Reading,
+) -> Vec<Document> {
     let mut reader = Reader::new(&document.tree, report);
-    let keys = ["apiVersion", "kind", "metadata", "spec"];
-    if !is_accepted_kind(&mut reader, document.root) {
-        return None;
-    }
-    let fields = reader.fields(document.root, "the document", &keys)?;
-    check_api_version(&mut reader, &fields);
-    native::read(&mut reader, &fields)
+    read_object(&mut reader, document.root, reading)
 }
 
-/// Looks at the kind alone, since the other keys of a foreign kind are its own affair.
-fn is_accepted_kind(reader: &mut Reader<'_>, root: NodeId) -> bool {
-    let Some(kind) = reader.peek(root, "kind") else { return true };
-    let Some(word) = reader.string(kind, "`kind`") else { return false };
-    if word == KIND {
-        return true;
+fn read_object(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> Vec<Document> {
+    if is_list(reader, node) {
+        return read_items(reader, node, reading);
     }
-    let at = reader.span(kind);
-    let diagnostic = if UNLOADED_KINDS.contains(&word) {
-        Diagnostic::new(&code::UNLOADED_KIND, at, format!("`kind: {word}` is not loaded"))
-            .with_help("this version loads only `kind: Split`; see docs/policy.md for its form")
-    } else {
-        let message = format!("unknown kind {}", quote(word));
-        let help = match nearest(word, [KIND]) {
-            Some(_) => "did you mean `Split`?",
-            None => "this version loads only `kind: Split`",
+    let Some(kind) = find_kind(reader, node) else { return Vec::new() };
+    match &kind.fate {
+        KindFate::Read(read) => read(reader, node, reading).into_iter().collect(),
+        KindFate::Inert => Vec::new(),
+        KindFate::NotEnforced => {
+            not_enforced(reader, node, kind);
+            Vec::new()
+        }
+    }
+}
+
+/// `v1` `List`, and the typed lists that API servers answer.
+fn is_list(reader: &Reader<'_>, node: NodeId) -> bool {
+    let kind = reader.peek(node, "kind").and_then(|kind| reader.text(kind));
+    let is_sequence =
+        |items| matches!(reader.value(items), Value::Sequence(_)) || reader.is_null(items);
+    kind.is_some_and(|kind| kind.ends_with("List"))
+        && reader.peek(node, "items").is_some_and(is_sequence)
+}
+
+fn read_items(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> Vec<Document> {
+    let keys = ["apiVersion", "kind", "metadata", "items"];
+    let Some(fields) = reader.fields(node, "the list", &keys) else { return Vec::new() };
+    let items = fields.value("items").map_or(&[][..], |items| match reader.value(items) {
+        Value::Sequence(items) => items,
+        _ => &[],
+    });
+    items.iter().flat_map(|item| read_object(reader, *item, reading)).collect()
+}
+
+/// Looks at group and kind alone, since the other keys of a foreign kind are its own affair. A
+/// document that does not say what it is, is taken for a service, which has the messages about it.
+fn find_kind(reader: &mut Reader<'_>, node: NodeId) -> Option<&'static Kind> {
+    let given = |name| reader.peek(node, name).filter(|node| !reader.is_null(*node));
+    let (kind, version) = (given("kind"), given("apiVersion"));
+    let is_native = |node: NodeId| reader.text(node).is_some_and(|text| text == API_VERSION);
+    let (Some(kind), Some(version)) = (kind, version) else {
+        let is_service = match (kind, version) {
+            (None, None) => true,
+            (None, Some(version)) => is_native(version),
+            (Some(kind), _) => reader.text(kind).is_some_and(|text| text == KIND),
         };
-        Diagnostic::new(&code::UNKNOWN_KIND, at, message).with_help(help)
+        if is_service {
+            return KINDS.first();
+        }
+        let (name, example) =
+            if kind.is_none() { ("kind", KIND) } else { ("apiVersion", API_VERSION) };
+        missing(reader, reader.span(node), name, example);
+        return None;
     };
-    reader.push(diagnostic);
-    false
+    let (word, text) = (reader.string(kind, "`kind`"), reader.string(version, "`apiVersion`"));
+    let (word, text) = (word?, text?);
+    let (group, number) = text.rsplit_once('/').unwrap_or(("", text));
+    let of_kind: Vec<&'static Kind> = kinds().filter(|known| known.kind == word).collect();
+    let found = of_kind.iter().find(|known| known.group == group).copied();
+    if of_kind.is_empty() {
+        unknown_kind(reader, kind, word, group);
+    } else if !found.is_some_and(|known| known.versions.contains(&number)) {
+        unknown_version(reader, version, word, text, &of_kind);
+    }
+    found
 }
 
-fn check_api_version(reader: &mut Reader<'_>, fields: &Fields<'_>) {
-    reader.required(fields, "kind", "write `kind: Split`");
-    let help = format!("write `apiVersion: {API_VERSION}`");
-    let Some(node) = reader.required(fields, "apiVersion", &help) else { return };
-    let Some(version) = reader.string(node, "`apiVersion`") else { return };
-    if version != API_VERSION {
-        let message = format!("unknown apiVersion {} for `kind: Split`", quote(version));
-        let at = reader.span(node);
-        reader.push(Diagnostic::new(&code::UNKNOWN_API_VERSION, at, message).with_help(help));
-    }
+fn missing(reader: &mut Reader<'_>, at: Span, name: &str, example: &str) {
+    reader.push(
+        Diagnostic::new(&code::MISSING_KEY, at, format!("the document has no `{name}`"))
+            .with_label(format!("`{name}` is missing here"))
+            .with_help(format!("write `{name}: {example}`")),
+    );
+}
+
+fn unknown_kind(reader: &mut Reader<'_>, node: NodeId, word: &str, group: &str) {
+    let message = format!("unknown kind {}", quote(word));
+    let of_group: Vec<&str> =
+        kinds().filter(|known| known.group == group).map(|known| known.kind).collect();
+    let help = match nearest(word, kinds().map(|known| known.kind)) {
+        Some(guess) => format!("did you mean `{guess}`?"),
+        None if of_group.is_empty() => {
+            "this loads `kind: Split`, and kinds of Istio, Kubernetes and the Gateway API; see \
+             docs/policy.md"
+                .to_owned()
+        }
+        None => format!("the kinds of this group are: {}", list(&of_group)),
+    };
+    let at = reader.span(node);
+    reader.push(Diagnostic::new(&code::UNKNOWN_KIND, at, message).with_help(help));
+}
+
+fn unknown_version(
+    reader: &mut Reader<'_>,
+    node: NodeId,
+    word: &str,
+    version: &str,
+    known: &[&'static Kind],
+) {
+    let full = |kind: &&'static Kind| {
+        let prefix = if kind.group.is_empty() { String::new() } else { format!("{}/", kind.group) };
+        kind.versions.iter().map(|version| format!("{prefix}{version}")).collect::<Vec<_>>()
+    };
+    let all: Vec<String> = known.iter().flat_map(full).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let message = format!("unknown apiVersion {} for `kind: {word}`", quote(version));
+    let help = match all[..] {
+        [only] => format!("write `apiVersion: {only}`"),
+        _ => format!("write one of: {}", list(&all)),
+    };
+    let at = reader.span(node);
+    reader.push(Diagnostic::new(&code::UNKNOWN_API_VERSION, at, message).with_help(help));
+}
+
+fn not_enforced(reader: &mut Reader<'_>, node: NodeId, kind: &Kind) {
+    let at = reader.peek(node, "kind").map_or(reader.span(node), |kind| reader.span(kind));
+    let message = format!("`kind: {}` is skipped: what it asks for is not enforced", kind.kind);
+    let help = "splitter chooses where connections go and does not see what is in them";
+    reader.push(Diagnostic::new(&code::KIND_NOT_ENFORCED, at, message).with_help(help));
 }

@@ -12,6 +12,18 @@ use std::net::SocketAddr;
 pub struct Policy {
     /// Sorted by [`Service::name`].
     pub services: Vec<Service>,
+    /// What clients may reach besides the services. The first that takes a client counts; one that
+    /// takes every client is the last.
+    pub outbound: Vec<Outbound>,
+}
+
+/// What some clients may reach besides the services of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// Cgroup paths as in [`ClientMatch::cgroup`], sorted; every client where empty.
+    pub cgroups: Vec<String>,
+    /// Whether connections to what is no service are refused.
+    pub registry_only: bool,
 }
 
 /// A named unit of policy.
@@ -68,6 +80,65 @@ pub struct Subset {
     pub backends: Vec<Backend>,
     /// How a backend of the subset is chosen.
     pub balance: Balance,
+    /// What is asked of its connections.
+    pub connection: Connection,
+    /// When a backend that fails is left alone for a while.
+    pub eject: Option<Ejection>,
+}
+
+/// What is asked of the connections of a subset. `None` leaves the kernel's behaviour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// Most connections at a time, at least 1.
+    pub max_connections: Option<u32>,
+    /// Longest time to establish one, in milliseconds, at least 1.
+    pub connect_timeout_ms: Option<u32>,
+    /// TCP keepalive.
+    pub keepalive: Option<Keepalive>,
+    /// Longest time without data, in milliseconds, at least 1.
+    pub idle_timeout_ms: Option<u32>,
+    /// Longest time that a connection lives, in milliseconds, at least 1.
+    pub max_lifetime_ms: Option<u32>,
+}
+
+/// TCP keepalive. `None` leaves the kernel's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// `TCP_KEEPCNT`: probes without an answer before the connection is dead, 1 to 127.
+    pub probes: Option<u8>,
+    /// `TCP_KEEPIDLE`: time without data before the first probe, in seconds, 1 to 32767.
+    pub time_s: Option<u16>,
+    /// `TCP_KEEPINTVL`: time between probes, in seconds, 1 to 32767.
+    pub interval_s: Option<u16>,
+}
+
+/// When a backend that fails is left alone for a while. Istio's outlier detection, for what a
+/// connection shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// Failures in a row, at least 1.
+    pub consecutive_failures: u32,
+    /// Time between looks at the backends, in milliseconds, at least 1.
+    pub interval_ms: u32,
+    /// Time of the first ejection, in milliseconds, at least 1; the n-th takes n times as long.
+    pub base_time_ms: u32,
+    /// Most of a subset's backends that are ejected at a time, in percent, 0 to 100.
+    pub max_percent: u8,
+    /// Share of healthy backends below which none is ejected, in percent, 0 to 100.
+    pub min_health_percent: u8,
+}
+
+impl Default for Ejection {
+    /// Istio's defaults.
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            interval_ms: 10_000,
+            base_time_ms: 30_000,
+            max_percent: 10,
+            min_health_percent: 0,
+        }
+    }
 }
 
 /// One address that serves.
@@ -89,6 +160,8 @@ pub enum Balance {
     Random,
     /// By the client's hash, by endpoint weight; few clients move when backends change.
     ClientHash(ClientKey),
+    /// To the one of two with fewer live connections.
+    LeastConnections,
 }
 
 /// What stands for the client in a hash.
@@ -111,12 +184,41 @@ pub enum ClientKey {
 /// Which clients, and what becomes of their connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Unique within the service; `route-N` (counted from 1) where the text gives none.
+    /// Unique within the service; `route-N` (counted from 1) where a native text gives none.
     pub name: String,
     /// Takes clients that fit any of these; takes every client where empty.
     pub matches: Vec<ClientMatch>,
     /// What becomes of the connection.
     pub action: Action,
+    /// Failures made on purpose, before the action.
+    pub fault: Fault,
+}
+
+/// Failures made on purpose, for some connections of a route. The two are drawn independently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// `connect()` fails.
+    pub abort: Option<Abort>,
+    /// `connect()` takes longer.
+    pub delay: Option<Delay>,
+}
+
+/// Connections that fail on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abort {
+    /// Share of the connections in parts per million, 1 to 1,000,000.
+    pub ppm: u32,
+    /// What they fail with.
+    pub errno: Errno,
+}
+
+/// Connections that take longer on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delay {
+    /// Share of the connections in parts per million, 1 to 1,000,000.
+    pub ppm: u32,
+    /// By how much, in milliseconds, at least 1.
+    pub ms: u32,
 }
 
 /// A client fits when every given field is equal. At least one is given.

@@ -10,20 +10,26 @@ mod write;
 
 use std::net::SocketAddr;
 
+use super::Reading;
 use super::check;
 use super::code;
 use super::diagnostic::{Diagnostic, Span};
-use super::document::{Draft, Places};
+use super::document::{API_VERSION, Document, Draft, Places};
 use super::model::{Frontend, PeerName, Protocol, Service};
 use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
+pub(super) use client::read_cgroup;
 pub use write::to_yaml;
 
 const PEER_NAMES: [(&str, PeerName); 2] =
     [("backend", PeerName::Backend), ("frontend", PeerName::Frontend)];
 
-/// Reads the `metadata` and `spec` of a document. A service in error may lack its name.
-pub(super) fn read(reader: &mut Reader<'_>, document: &Fields<'_>) -> Option<Draft> {
+/// Reads a document. A service in error may lack its name.
+pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, _: &Reading) -> Option<Document> {
+    let keys = ["apiVersion", "kind", "metadata", "spec"];
+    let document = &reader.fields(node, "the document", &keys)?;
+    reader.required(document, "kind", "write `kind: Split`");
+    reader.required(document, "apiVersion", &format!("write `apiVersion: {API_VERSION}`"));
     let metadata = reader.required(document, "metadata", "write `metadata: {name: NAME}`");
     let name = metadata.and_then(|node| read_name(reader, node));
     let spec = reader.required(document, "spec", "write `spec:` with `frontends` and `routes`");
@@ -33,7 +39,7 @@ pub(super) fn read(reader: &mut Reader<'_>, document: &Fields<'_>) -> Option<Dra
     })?;
     let draft = read_spec(reader, &spec, name.unwrap_or_default());
     check::within(&draft, reader);
-    Some(draft)
+    Some(Document::Service(Box::new(draft)))
 }
 
 /// `namespace/name`, or the name alone.

@@ -66,6 +66,11 @@ impl<'a> Fields<'a> {
         self.get(name).map(|entry| entry.value)
     }
 
+    /// Forgets the entries that do not pass.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Entry<'a>) -> bool) {
+        self.entries.retain(keep);
+    }
+
     /// Whether a wrong key was probably meant to be one of `names`, and saying that those are
     /// missing would be a second message about one mistake.
     pub(super) fn may_mean(&self, names: &[&str]) -> bool {
@@ -117,6 +122,14 @@ impl<'a> Reader<'a> {
             (Value::Scalar(key), Some(value)) if key.text == name => Some(*value),
             _ => None,
         })
+    }
+
+    /// The text of a scalar, without any check.
+    pub(super) fn text(&self, node: NodeId) -> Option<&'a str> {
+        match self.value(node) {
+            Value::Scalar(scalar) => Some(&scalar.text),
+            _ => None,
+        }
     }
 
     /// A mapping whose keys are all in `known`; `what` names it, with its article.

@@ -10,6 +10,7 @@ use annotate_snippets::{
 };
 
 use super::Source;
+use super::code;
 use super::diagnostic::{Diagnostic, Label, Severity};
 
 /// Bytes looked at before and after a place in search of the ends of its line.
@@ -31,7 +32,11 @@ fn block(diagnostic: &Diagnostic, sources: &[Source], renderer: &Renderer) -> St
         Severity::Warning => Level::WARNING,
     };
     let title = level.primary_title(normalize_untrusted_str(&diagnostic.message));
-    let mut group = Group::with_title(title.id(diagnostic.code));
+    let id = match code::find(diagnostic.code).and_then(|code| code.istio) {
+        Some(istio) => format!("{} ({istio})", diagnostic.code),
+        None => diagnostic.code.to_owned(),
+    };
+    let mut group = Group::with_title(title.id(id));
     for labels in clusters(diagnostic, sources) {
         group = add_snippet(group, diagnostic, &labels, sources);
     }

@@ -274,9 +274,9 @@ fn in_file(name: &str, file: &str) -> ChangeError {
 fn filed(loaded: Loaded, sources: &[Source]) -> BTreeMap<String, Filed> {
     let names: Vec<Arc<str>> = sources.iter().map(|s| Arc::from(s.name.as_str())).collect();
     let file_of: HashMap<String, Arc<str>> = loaded
-        .documents
+        .origins
         .into_iter()
-        .filter_map(|document| Some((document.service, Arc::clone(names.get(document.source)?))))
+        .filter_map(|(service, source)| Some((service, Arc::clone(names.get(source)?))))
         .collect();
     let filed = |service: Service| {
         let file = file_of.get(&service.name).cloned().unwrap_or_else(|| Arc::from(""));
@@ -323,8 +323,5 @@ fn check_together(sources: Vec<Source>, near: &[&Service]) -> Result<(), ChangeE
 
 /// A running service as text that diagnostics can point into.
 fn running_source(service: &Service) -> Source {
-    Source {
-        name: format!("(running service {})", service.name),
-        bytes: to_yaml(service).into_bytes(),
-    }
+    Source::new(format!("(running service {})", service.name), to_yaml(service))
 }

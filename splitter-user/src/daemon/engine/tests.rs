@@ -63,7 +63,7 @@ fn bench_with(sizes: Sizes, state: TempDir) -> Bench {
 }
 
 fn sources(text: &str) -> Vec<Source> {
-    vec![Source { name: "policy.yaml".to_owned(), bytes: text.as_bytes().to_vec() }]
+    vec![Source::new("policy.yaml", text)]
 }
 
 impl Bench {
@@ -341,7 +341,7 @@ fn a_comparison_says_what_an_apply_would_do() {
     let mut bench = bench();
     bench.files(&(service("a", 1, "v1: 1, v2: 3") + &service("b", 2, "v1: 1"))).unwrap();
     let stand = |bench: &Bench, text: &str| {
-        let sources = [Source { name: "new.yaml".to_owned(), bytes: text.into() }];
+        let sources = [Source::new("new.yaml", text)];
         bench.engine.stand(&load(&sources).unwrap(), &sources)
     };
     let text = service("a", 1, "v1: 1, v2: 1") + &service("c", 3, "v1: 1");

@@ -101,7 +101,7 @@ fn read_command(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
     None
 }
 
-fn read_cgroup(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
+pub(in crate::policy) fn read_cgroup(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
     let path = reader.string(node, "a cgroup")?;
     let Some(help) = cgroup_fault(path) else { return Some(path.to_owned()) };
     let message = format!("{} is not a cgroup path", quote(path));

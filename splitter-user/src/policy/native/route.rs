@@ -9,7 +9,7 @@ use super::subset::CLIENT_KEYS;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::document::{Places, RoutePlaces};
-use crate::policy::model::{Action, Errno, OnEmpty, Pick, Route, Split, Subset};
+use crate::policy::model::{Action, Errno, Fault, OnEmpty, Pick, Route, Split, Subset};
 use crate::policy::reader::{Entry, Fields, Reader};
 use crate::policy::words::{list, nearest, quote, suggest};
 use crate::policy::yaml::{NodeId, Value};
@@ -61,7 +61,8 @@ fn read_short(
     let weights = read_weights(reader, split.value, subsets)?;
     let split_action = Split { weights, pick: Pick::default(), on_empty: OnEmpty::default() };
     let action = Action::Split(split_action);
-    let route = Route { name: default_name(0), matches: Vec::new(), action };
+    let (name, fault) = (default_name(0), Fault::default());
+    let route = Route { name, matches: Vec::new(), action, fault };
     Some((route, RoutePlaces { route: split.key, matches: Vec::new() }))
 }
 
@@ -129,6 +130,7 @@ fn read(
         name: name?,
         matches: matches.iter().map(|(client, _)| client.clone()).collect(),
         action: action?,
+        fault: Fault::default(),
     };
     Some((route, RoutePlaces { route: fields.span(), matches }))
 }

@@ -8,7 +8,7 @@ use splitter_common::abi::{MAX_BACKENDS, MAX_SUBSETS};
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::document::SubsetPlaces;
-use crate::policy::model::{Backend, Balance, ClientKey, Subset};
+use crate::policy::model::{Backend, Balance, ClientKey, Connection, Subset};
 use crate::policy::reader::{Entry, Reader};
 use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Value};
@@ -53,8 +53,13 @@ pub(super) fn read_all(
 /// Reads one subset. It exists for the routes whatever is wrong with its inside.
 fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
     reader.check_name(entry.name, entry.key, "a subset");
-    let mut subset =
-        Subset { name: entry.name.to_owned(), backends: Vec::new(), balance: Balance::default() };
+    let mut subset = Subset {
+        name: entry.name.to_owned(),
+        backends: Vec::new(),
+        balance: Balance::default(),
+        connection: Connection::default(),
+        eject: None,
+    };
     let mut places = SubsetPlaces { name: entry.key, backends: Vec::new() };
     let Some(fields) = reader.fields(entry.value, "a subset", &["backends", "balance"]) else {
         return (subset, places);

@@ -90,6 +90,7 @@ fn write_subset(f: &mut Formatter<'_>, subset: &Subset) -> fmt::Result {
     }
     match subset.balance {
         Balance::RoundRobin => Ok(()),
+        Balance::LeastConnections => writeln!(f, "      balance: leastConnections"),
         Balance::Random => writeln!(f, "      balance: random"),
         Balance::ClientHash(key) => writeln!(f, "      balance: {{clientHash: {key}}}"),
     }

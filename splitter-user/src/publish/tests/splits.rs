@@ -10,8 +10,8 @@ use super::fixture::{clients, fits, fresh, keys, put, words};
 use crate::compile::{effective_weights, frontend_key, name_ids, service_id};
 use crate::policy::arbitrary::policy;
 use crate::policy::model::{
-    Action, Backend as ModelBackend, Balance, ClientKey, Frontend, OnEmpty, PeerName, Pick, Policy,
-    Protocol, Route, Service, Split, Subset,
+    Action, Backend as ModelBackend, Balance, ClientKey, Connection, Fault, Frontend, OnEmpty,
+    PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
 };
 use crate::publish::{CounterOwner, Publisher};
 use crate::tables::memory::MemoryMaps;
@@ -223,7 +223,10 @@ proptest! {
 
 /// Picks of many clients with affinity by uid, as ordinals of subsets.
 fn affinity_picks(weights: &[u32]) -> Vec<usize> {
-    let policy = Policy { services: vec![web(weights, Pick::Affinity(ClientKey::Uid), 1)] };
+    let policy = Policy {
+        services: vec![web(weights, Pick::Affinity(ClientKey::Uid), 1)],
+        outbound: Vec::new(),
+    };
     let publisher = fresh(&policy);
     let pick = |uid| {
         let client = Client { uid, ..Client::default() };
@@ -257,6 +260,8 @@ fn web(weights: &[u32], pick: Pick, n_backends: u16) -> Service {
         name: format!("v{i}"),
         backends: (0..n_backends).map(|j| backend(i, j)).collect(),
         balance: Balance::RoundRobin,
+        connection: Connection::default(),
+        eject: None,
     };
     let weights = weights.iter().copied().enumerate().collect::<Vec<_>>();
     Service {
@@ -268,6 +273,7 @@ fn web(weights: &[u32], pick: Pick, n_backends: u16) -> Service {
             name: "all".to_owned(),
             matches: Vec::new(),
             action: Action::Split(Split { weights, pick, on_empty: OnEmpty::Reject }),
+            fault: Fault::default(),
         }],
     }
 }
@@ -284,7 +290,7 @@ fn affinity_shares_follow_weights() {
 /// With one ticket for both levels, v1's share would only ever reach nine of its ten backends.
 #[test]
 fn the_levels_are_not_in_lock_step() {
-    let policy = Policy { services: vec![web(&[90, 10], Pick::Exact, 10)] };
+    let policy = Policy { services: vec![web(&[90, 10], Pick::Exact, 10)], outbound: Vec::new() };
     let publisher = fresh(&policy);
     let mut counts = BTreeMap::<u16, u32>::new();
     for i in 0..1_000 {

@@ -30,12 +30,12 @@ spec:
 ";
 
 fn web(text: &str) -> Service {
-    let source = Source { name: "web".to_owned(), bytes: text.into() };
+    let source = Source::new("web", text);
     load(&[source]).expect("a valid policy").policy.services.remove(0)
 }
 
 fn alone(service: Service) -> Policy {
-    Policy { services: vec![service] }
+    Policy { services: vec![service], outbound: Vec::new() }
 }
 
 /// Port of the backend of the next connection.
