@@ -151,6 +151,7 @@ codes! {
     IGNORED_BY_ISTIO = "SP0809" Error "a field that Istio declares and ignores";
     NO_RANGES = "SP0810" Error "an address range stands where single addresses are needed";
     DYNAMIC = "SP0811" Error "a host is resolved by a proxy for each request";
+    MIXED_PASSTHROUGH = "SP0812" Error "a split has a share that would be left alone";
 
     // Names and references between documents.
     DUPLICATE_DOCUMENT = "SP0901" Error "two documents have one kind, namespace and name";
@@ -161,7 +162,7 @@ codes! {
     HOST_CONFLICT = "SP0906" "IST0109" Error "two virtual services route one host";
     NO_ADDRESS = "SP0907" Error "there is no address at which clients could dial a host";
     UNKNOWN_CLIENT = "SP0908" Error "clients are selected that no workload describes";
-    WORKLOAD_NESTED = "SP0909" Error "the cgroup of a workload is in or is that of another one";
+    WORKLOAD_REPEATED = "SP0909" Error "two workloads describe one cgroup";
     BAD_HOST = "SP0910" Error "a host name is malformed";
     BAD_LABEL = "SP0911" Error "labels are malformed";
     BAD_DURATION = "SP0912" Error "a duration is malformed or out of range";

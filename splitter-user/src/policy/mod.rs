@@ -222,7 +222,9 @@ impl Load {
 
     fn finish(mut self, surroundings: &Surroundings) -> Result<Loaded, Vec<Diagnostic>> {
         let resources = self.layers.finish(&mut self.documents);
-        let lowered = mesh::lower(&resources, surroundings, &mut self.report);
+        let taken = self.drafts.iter().flat_map(|draft| &draft.service.frontends);
+        let taken = taken.map(|frontend| frontend.addr.ip());
+        let lowered = mesh::lower(&resources, surroundings, taken, &mut self.report);
         self.drafts.extend(lowered.drafts);
         check::across(&self.drafts, &mut self.report);
         if self.documents_seen == 0 {
