@@ -7,7 +7,7 @@ use crate::policy::reader::Reader;
 use crate::policy::words::quote;
 use crate::policy::yaml::NodeId;
 
-const HELP: &str = "give each of the two a Service of its own, or keep this rule in a proxy";
+const HELP: &str = "give what it selects a Service of its own, or keep this rule in a proxy";
 
 /// `HTTPRouteMatch`.
 const MATCH: &[Field] =
