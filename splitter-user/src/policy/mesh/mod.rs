@@ -15,6 +15,7 @@ pub(super) mod layers;
 pub(super) mod meta;
 mod names;
 mod plan;
+pub(super) mod protocol;
 pub(super) mod read;
 mod references;
 mod registry;
