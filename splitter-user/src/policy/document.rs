@@ -13,6 +13,8 @@ use super::{Reading, gateway_api, istio, kubernetes, mesh, native};
 pub(super) const API_VERSION: &str = "splitter.dev/v1";
 /// The `kind` of a native service.
 pub(super) const KIND: &str = "Split";
+/// The `kind` of what clients may reach besides the services.
+pub(super) const EGRESS: &str = "Egress";
 
 /// What a document, or an item of a list, holds.
 pub(super) enum Document {
@@ -97,6 +99,12 @@ const KINDS: &[Kind] = &[
         group: "splitter.dev",
         versions: NATIVE,
         fate: KindFate::Read(mesh::workload::read),
+    },
+    Kind {
+        kind: EGRESS,
+        group: "splitter.dev",
+        versions: NATIVE,
+        fate: KindFate::Read(native::read_egress),
     },
 ];
 

@@ -8,6 +8,7 @@
 
 pub(super) mod layers;
 pub(super) mod meta;
+mod outbound;
 pub(super) mod read;
 pub(super) mod resource;
 pub(super) mod vips;
@@ -32,9 +33,9 @@ pub(super) struct Lowered {
 
 /// Makes services of resources.
 pub(super) fn lower(
-    _resources: &Resources,
+    resources: &Resources,
     _surroundings: &Surroundings,
-    _report: &mut Report,
+    report: &mut Report,
 ) -> Lowered {
-    Lowered::default()
+    Lowered { outbound: outbound::native(resources, report), ..Lowered::default() }
 }
