@@ -24,6 +24,7 @@ use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
 pub(super) use client::read_cgroup;
 pub(super) use egress::read as read_egress;
+pub(crate) use write::{connection_values, egress_mode, eject_value, fault_values};
 pub use write::{outbound_to_yaml, policy_to_yaml, to_yaml};
 
 const PEER_NAMES: [(&str, PeerName); 2] =

@@ -71,8 +71,7 @@ fn read_seconds(reader: &mut Reader<'_>, fields: &Fields<'_>, key: &str) -> Opti
 
 /// Reads `eject`; `{}` takes every default.
 pub(super) fn read_ejection(reader: &mut Reader<'_>, node: NodeId) -> Option<Ejection> {
-    let keys =
-        ["consecutiveFailures", "interval", "baseTime", "maxPercent", "minHealthPercent"];
+    let keys = ["consecutiveFailures", "interval", "baseTime", "maxPercent", "minHealthPercent"];
     let fields = reader.fields(node, "`eject`", &keys)?;
     let failures = fields.value("consecutiveFailures");
     let failures =

@@ -86,8 +86,7 @@ fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
         subset.balance = read_balance(reader, entry).unwrap_or_default();
     }
     subset.connection = connection::read(reader, &fields);
-    subset.eject =
-        fields.value("eject").and_then(|node| connection::read_ejection(reader, node));
+    subset.eject = fields.value("eject").and_then(|node| connection::read_ejection(reader, node));
     (subset, places)
 }
 

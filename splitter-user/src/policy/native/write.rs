@@ -31,11 +31,7 @@ pub fn policy_to_yaml(policy: &Policy) -> String {
 /// Writes what clients may reach as a document that loads to the same. `n` makes its name, which
 /// is unique where each has another.
 pub fn outbound_to_yaml(outbound: &Outbound, n: usize) -> String {
-    let mode = match outbound.registry_only {
-        true => OutboundMode::RegistryOnly,
-        false => OutboundMode::AllowAny,
-    };
-    let word = MODES.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| word);
+    let mode = egress_mode(outbound);
     let cgroup = |path: &String| format!("\n    - {{cgroup: {}}}", Quoted(path));
     let clients = match outbound.cgroups[..] {
         [] => String::new(),
@@ -43,8 +39,15 @@ pub fn outbound_to_yaml(outbound: &Outbound, n: usize) -> String {
     };
     format!(
         "apiVersion: {API_VERSION}\nkind: {EGRESS}\nmetadata:\n  name: egress-{n}\n\
-         spec:\n  mode: {word}\n{clients}"
+         spec:\n  mode: {mode}\n{clients}"
     )
+}
+
+/// The word for what clients may reach.
+pub(crate) fn egress_mode(outbound: &Outbound) -> &'static str {
+    let mode =
+        if outbound.registry_only { OutboundMode::RegistryOnly } else { OutboundMode::AllowAny };
+    MODES.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| word)
 }
 
 /// Writes a service as a document that loads to the same service.
@@ -132,7 +135,7 @@ fn write_subset(f: &mut Formatter<'_>, subset: &Subset) -> fmt::Result {
         writeln!(f, "      {key}: {value}")?;
     }
     match &subset.eject {
-        Some(eject) => writeln!(f, "      eject: {}", Mapping(ejection_values(eject))),
+        Some(eject) => writeln!(f, "      eject: {}", eject_value(eject)),
         None => Ok(()),
     }
 }
@@ -174,8 +177,8 @@ fn keepalive_values(keepalive: Keepalive) -> Values {
     values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
-/// What differs from the defaults of `eject`.
-fn ejection_values(eject: &Ejection) -> Values {
+/// The value of `eject`, without its defaults.
+pub(crate) fn eject_value(eject: &Ejection) -> String {
     let all = |it: &Ejection| {
         [
             ("consecutiveFailures", it.consecutive_failures.to_string()),
@@ -186,7 +189,8 @@ fn ejection_values(eject: &Ejection) -> Values {
         ]
     };
     let pairs = all(eject).into_iter().zip(all(&Ejection::default()));
-    pairs.filter(|(value, default)| value != default).map(|(value, _)| value).collect()
+    let asked = pairs.filter(|(value, default)| value != default).map(|(value, _)| value);
+    Mapping(asked.collect()).to_string()
 }
 
 fn write_route(f: &mut Formatter<'_>, service: &Service, route: &Route) -> fmt::Result {
