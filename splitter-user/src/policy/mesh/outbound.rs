@@ -26,7 +26,6 @@ fn outbound(egress: &ClientEgress) -> Outbound {
     let mut cgroups: Vec<String> =
         egress.cgroups.iter().map(|cgroup| cgroup.value.clone()).collect();
     cgroups.sort_unstable();
-    cgroups.dedup();
     if cgroups.iter().any(|cgroup| cgroup == ROOT) {
         cgroups.clear();
     }

@@ -55,8 +55,8 @@ fn read_clients(reader: &mut Reader<'_>, node: NodeId) -> Option<Vec<At<String>>
         return None;
     }
     let clients: Vec<_> = nodes.iter().filter_map(|node| read_client(reader, *node)).collect();
-    check_unique(reader, &clients);
-    (clients.len() == nodes.len()).then_some(clients)
+    let is_complete = clients.len() == nodes.len();
+    (check_unique(reader, &clients) && is_complete).then_some(clients)
 }
 
 fn read_client(reader: &mut Reader<'_>, node: NodeId) -> Option<At<String>> {
@@ -66,7 +66,7 @@ fn read_client(reader: &mut Reader<'_>, node: NodeId) -> Option<At<String>> {
     Some(At { value: read_cgroup(reader, node)?, at: reader.span(node) })
 }
 
-fn check_unique(reader: &mut Reader<'_>, clients: &[At<String>]) {
+fn check_unique(reader: &mut Reader<'_>, clients: &[At<String>]) -> bool {
     let mut seen: HashMap<&str, Span> = HashMap::with_capacity(clients.len());
     for At { value, at } in clients {
         let Some(first) = seen.insert(value, *at) else { continue };
@@ -78,4 +78,5 @@ fn check_unique(reader: &mut Reader<'_>, clients: &[At<String>]) {
                 .with_help("delete one of the two"),
         );
     }
+    seen.len() == clients.len()
 }

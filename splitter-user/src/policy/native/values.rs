@@ -40,7 +40,7 @@ pub(super) fn number_in(
 
 /// A share of connections in percent, more than none, as parts per million.
 pub(super) fn share_ppm(reader: &mut Reader<'_>, node: NodeId) -> Option<u32> {
-    let ppm = reader.percentage_ppm(node, "`percent`")?;
+    let ppm = reader.percentage_ppm(node, "the share of a fault")?;
     if ppm == 0 {
         let at = reader.span(node);
         let message = "`percent` is 0: the fault never happens";
