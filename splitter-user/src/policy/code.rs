@@ -80,7 +80,6 @@ codes! {
     WRONG_TYPE = "SP0203" Error "a value has the wrong type";
     UNKNOWN_API_VERSION = "SP0204" Error "the `apiVersion` is not known";
     UNKNOWN_KIND = "SP0205" Error "the `kind` is not known";
-    UNLOADED_KIND = "SP0206" Error "the `kind` is known, but this version does not load it";
     BAD_NAME = "SP0207" Error "a name breaks the rule for names";
     UNKNOWN_WORD = "SP0208" Error "a value is none of the words allowed here";
     EXCLUSIVE_KEYS = "SP0209" Error "two keys exclude each other";
@@ -178,6 +177,7 @@ codes! {
     SNI_UNDECIDABLE = "SP0922" Error "a split by server name cannot be decided when a connection is made";
     NO_ROOM_FOR_VIPS = "SP0923" Error "the range for addresses of hosts is full";
     MESH_WILDCARD = "SP0924" Error "the host `*` is bound to the mesh";
+    EGRESS_CONFLICT = "SP0925" Error "two egress documents take the same clients";
 
     // Warnings about the same.
     RULE_UNREACHABLE = "SP1001" "IST0130" Warning "a rule comes after one that takes every connection";

@@ -57,6 +57,13 @@ impl Source {
     pub fn new(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
         Self { name: name.into(), bytes: bytes.into(), reading: Reading::default() }
     }
+
+    /// The same text, where what is not enforced yet only warns.
+    #[must_use]
+    pub fn degraded(mut self) -> Self {
+        self.reading.degrade = true;
+        self
+    }
 }
 
 /// How a source is read.

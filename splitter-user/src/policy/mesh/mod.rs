@@ -14,6 +14,7 @@ mod gateway_routes;
 pub(super) mod layers;
 pub(super) mod meta;
 mod names;
+mod outbound;
 mod plan;
 pub(super) mod protocol;
 pub(super) mod read;
@@ -74,7 +75,7 @@ pub(super) fn lower(
     checks::check(resources, &mesh, report);
     let mut lowered = services::make(&mesh, report);
     services::make_gateways(&mesh, &resources.gateways, &mut lowered, report);
-    lowered.outbound = mesh.sidecars.outbound(&clients);
+    lowered.outbound = outbound::find(resources, &mesh.sidecars, &clients, report);
     lowered.lookups = registry.lookups.iter().cloned().collect();
     lowered
 }

@@ -23,8 +23,6 @@ pub(super) struct Host<'r> {
     /// Its full name, or a wildcard.
     pub(super) name: String,
     pub(super) namespace: &'r str,
-    /// Of the document that defines it.
-    pub(super) document: &'r str,
     pub(super) at: Span,
     pub(super) export: &'r Export,
     /// Where clients dial it.
@@ -199,7 +197,6 @@ impl<'r> Sources<'r> {
         Host {
             name: service_host(&meta.name, &meta.namespace),
             namespace: &meta.namespace,
-            document: &meta.name,
             at: meta.at,
             export: &service.export,
             lacks_address: addresses.is_empty() && !service.headless && alias.is_none(),
@@ -299,7 +296,6 @@ impl<'r> Sources<'r> {
         let mut host = Host {
             name: name.to_owned(),
             namespace: &entry.meta.namespace,
-            document: &entry.meta.name,
             at,
             export: &entry.export,
             lacks_address: entry.addresses.is_empty()

@@ -66,6 +66,10 @@ impl<'r> Sidecars<'r> {
         }
         for outbound in &mut by_mode {
             outbound.cgroups.sort();
+            // The root cgroup holds every client.
+            if outbound.cgroups.iter().any(|cgroup| cgroup == "/") {
+                outbound.cgroups.clear();
+            }
         }
         by_mode
     }
