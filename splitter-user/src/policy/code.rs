@@ -177,6 +177,7 @@ codes! {
     SNI_UNDECIDABLE = "SP0922" Error "a split by server name cannot be decided when a connection is made";
     NO_ROOM_FOR_VIPS = "SP0923" Error "the range for addresses of hosts is full";
     MESH_WILDCARD = "SP0924" Error "the host `*` is bound to the mesh";
+    HOSTS_ALIKE = "SP0925" Error "several hosts share a port at which nothing tells them apart";
 
     // Warnings about the same.
     RULE_UNREACHABLE = "SP1001" "IST0130" Warning "a rule comes after one that takes every connection";
