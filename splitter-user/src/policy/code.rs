@@ -178,6 +178,7 @@ codes! {
     NO_ROOM_FOR_VIPS = "SP0923" Error "the range for addresses of hosts is full";
     MESH_WILDCARD = "SP0924" Error "the host `*` is bound to the mesh";
     EGRESS_CONFLICT = "SP0925" Error "two egress documents take the same clients";
+    HOSTS_ALIKE = "SP0926" Error "several hosts share a port at which nothing tells them apart";
 
     // Warnings about the same.
     RULE_UNREACHABLE = "SP1001" "IST0130" Warning "a rule comes after one that takes every connection";
