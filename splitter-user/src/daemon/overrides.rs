@@ -314,7 +314,8 @@ fn read(path: &Path) -> io::Result<Override> {
         NOTHING => None,
         number => Some(u64::from_str_radix(number, 16).map_err(|_| damaged())?),
     };
-    let source = Source::new(path.display().to_string(), bytes.clone());
+    // Whether it degrades was asked when it was applied.
+    let source = Source::new(path.display().to_string(), bytes).degraded();
     let loaded = policy::load(&[source]).map_err(|_| damaged())?;
     let mut services = loaded.policy.services.into_iter();
     match (services.next(), services.next()) {
