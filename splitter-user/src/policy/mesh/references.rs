@@ -4,7 +4,6 @@ use super::clients::Client;
 use super::destination_rules::{InForce, ROOT_NAMESPACE};
 use super::registry::{Host, Registry};
 use super::resource::{At, BackendRef, DestinationRule, GatewayRoute, ServicePort};
-use super::sidecars::WORKLOAD_HELP;
 use super::virtual_services::Chosen;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Report, Span};
@@ -69,7 +68,8 @@ pub(super) fn undefined_subset(
             .with_secondary(rule.meta.at, "this rule has it and is not in force")
             .with_help(format!(
                 "the first of the client's namespace, the host's and `{ROOT_NAMESPACE}` that has a \
-                 rule decides alone; {WORKLOAD_HELP}"
+                 rule decides alone: define the subset there too, or say with a document `kind: \
+                 Workload` of which namespace the clients are"
             )),
         (None, Some(guess), _) => diagnostic.with_help(format!("did you mean `{guess}`?")),
         (None, None, []) => diagnostic.with_help(
