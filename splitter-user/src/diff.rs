@@ -343,6 +343,7 @@ mod tests {
 
     use super::*;
     use crate::policy::arbitrary::policy;
+    use crate::policy::{Source, load};
 
     /// The order in which a split names its subsets means nothing.
     fn normal(mut policy: Policy) -> Policy {
@@ -352,6 +353,32 @@ mod tests {
             }
         }
         policy
+    }
+
+    #[test]
+    fn what_connections_are_asked_is_told_by_its_keys() {
+        let policy = |subset: &str, fault: &str, mode: &str| {
+            let text = format!(
+                "apiVersion: splitter.dev/v1\nkind: Split\nmetadata: {{name: web}}\nspec:\n  \
+                 frontends: [\"127.10.0.1:80\"]\n  subsets: {{v1: {{backends: \
+                 [\"127.0.0.1:80\"], {subset}}}}}\n  routes: [{{split: {{v1: 1}}, fault: \
+                 {{{fault}}}}}]\n---\napiVersion: splitter.dev/v1\nkind: Egress\nmetadata: \
+                 {{name: web}}\nspec: {{mode: {mode}}}\n"
+            );
+            load(&[Source::new("-", text).degraded()]).expect("valid").policy
+        };
+        let abort = "abort: {percent: 1, errno: EACCES}";
+        let old = policy("idleTimeout: 60s, eject: {}", abort, "allowAny");
+        let fault = "abort: {percent: 1.5, errno: EACCES}, delay: {percent: 100, time: 1500ms}";
+        let new = policy("keepalive: {time: 1m}, eject: {maxPercent: 50}", fault, "registryOnly");
+        let told = "~ service web\n    \
+                    subset v1, idleTimeout: -1m\n    \
+                    subset v1, eject: {} -> {maxPercent: 50}\n    \
+                    route route-1, fault: abort {percent: 1, errno: EACCES} -> \
+                    {percent: 1.5, errno: EACCES}, +delay {percent: 100, time: 1500ms}\n    \
+                    subset v1, keepalive: +{time: 1m}\n\
+                    ~ egress of every client, mode: allowAny -> registryOnly\n";
+        assert_eq!(diff(&old, &new).to_string(), told);
     }
 
     proptest! {

@@ -64,3 +64,28 @@ fn check_unique<'a>(
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::model::Outbound;
+    use crate::policy::{Source, load};
+
+    fn egress(name: &str, clients: &str) -> String {
+        format!(
+            "apiVersion: splitter.dev/v1\nkind: Egress\nmetadata: {{name: {name}}}\n\
+             spec: {{mode: allowAny{clients}}}\n---\n"
+        )
+    }
+
+    #[test]
+    fn what_is_for_every_client_is_last() {
+        let some = ", clients: [{cgroup: /b}, {cgroup: /a}]";
+        for every in ["", ", clients: [{cgroup: /c}, {cgroup: /}]"] {
+            let text = egress("every", every) + &egress("some", some);
+            let loaded = load(&[Source::new("-", text)]).expect("valid");
+            let cgroups = [vec!["/a".to_owned(), "/b".to_owned()], Vec::new()];
+            let expected = cgroups.map(|cgroups| Outbound { cgroups, registry_only: false });
+            assert_eq!(loaded.policy.outbound, expected);
+        }
+    }
+}
