@@ -168,6 +168,12 @@ impl<'a> Reader<'a> {
         Some(Fields { at: self.span(node), what, entries, meant, refused })
     }
 
+    /// A mapping with keys of any name; `what` names it, with its article.
+    pub(super) fn open_fields(&mut self, node: NodeId, what: &'static str) -> Option<Fields<'a>> {
+        let entries = self.entries(node, what)?;
+        Some(Fields { at: self.span(node), what, entries, meant: Vec::new(), refused: false })
+    }
+
     fn unknown_key(&mut self, entry: Entry<'_>, what: &str, known: &[&str]) {
         let message = format!("unknown key {} in {what}", quote(entry.name));
         let help = suggest(entry.name, known, "the keys here are");

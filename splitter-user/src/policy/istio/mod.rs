@@ -14,8 +14,12 @@ mod pool;
 mod retries;
 mod route;
 mod rules;
+mod selector;
+mod service_entry;
+mod sidecar;
 mod traffic_policy;
 mod virtual_service;
+mod workload_entry;
 
 use super::document::{Kind, KindFate};
 
@@ -27,9 +31,16 @@ pub(super) const KINDS: &[Kind] = &[
     // Rules for connections that go out.
     networking("VirtualService", KindFate::Read(virtual_service::read)),
     networking("DestinationRule", KindFate::Read(destination_rule::read)),
-    //
     // Hosts and clients.
-    //
+    networking("ServiceEntry", KindFate::Read(service_entry::read)),
+    networking("WorkloadEntry", KindFate::Read(workload_entry::read)),
+    networking("Sidecar", KindFate::Read(sidecar::read)),
+    Kind {
+        kind: "IstioOperator",
+        group: "install.istio.io",
+        versions: &["v1alpha1"],
+        fate: KindFate::Inert,
+    },
     // Proxies that are not on the path.
     networking("Gateway", KindFate::Inert),
     networking("ProxyConfig", KindFate::Inert),
