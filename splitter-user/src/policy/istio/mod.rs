@@ -7,6 +7,7 @@ mod balance;
 mod common;
 mod destination_rule;
 mod fault;
+mod locality;
 mod matching;
 mod outlier;
 mod pool;
