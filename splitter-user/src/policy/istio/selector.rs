@@ -1,4 +1,4 @@
-//! `workloadSelector` of ServiceEntry and Sidecar.
+//! `workloadSelector` of `ServiceEntry` and `Sidecar`.
 
 use crate::policy::code;
 use crate::policy::diagnostic::Diagnostic;

@@ -1,6 +1,5 @@
 //! `ServiceEntry`: a host that no cluster knows, and its servers.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::{selector, workload_entry};
@@ -8,7 +7,7 @@ use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, meaningless, read as field};
 use crate::policy::mesh::meta::{Object, read_object};
-use crate::policy::mesh::protocol;
+use crate::policy::mesh::port;
 use crate::policy::mesh::resource::{
     Application, At, Cidr, Endpoint, EndpointAddress, Export, Labels, Resolution, Resource,
     ServiceEntry, ServicePort, Target, Transport,
@@ -158,26 +157,8 @@ fn read_ports(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<ServicePort> {
     let items = reader.items(node, "`ports`");
     let ports: Vec<ServicePort> =
         items.iter().filter_map(|item| read_port(reader, *item)).collect();
-    let (mut names, mut numbers) = (HashMap::new(), HashMap::new());
-    for port in &ports {
-        let name = port.name.as_deref().unwrap_or_default();
-        if let Some(first) = names.insert(name, port.at) {
-            duplicate(reader, &format!("the port name {}", quote(name)), port.at, first);
-        }
-        if let Some(first) = numbers.insert(port.number, port.at) {
-            duplicate(reader, &format!("the port {}", port.number), port.at, first);
-        }
-    }
+    port::check_unique(reader, &ports, |port| port.number);
     ports
-}
-
-fn duplicate(reader: &mut Reader<'_>, what: &str, at: Span, first: Span) {
-    reader.push(
-        Diagnostic::new(&code::DUPLICATE_ENTRY, at, format!("{what} is given twice"))
-            .with_label("again here")
-            .with_secondary(first, "first here")
-            .with_help("delete one of the two, or give it a name and number of its own"),
-    );
 }
 
 fn read_port(reader: &mut Reader<'_>, node: NodeId) -> Option<ServicePort> {
@@ -185,7 +166,7 @@ fn read_port(reader: &mut Reader<'_>, node: NodeId) -> Option<ServicePort> {
     let name = reader.required(&fields, "name", "write `name: http`");
     let name = name.and_then(|node| reader.name(node, "a port"));
     let spoken = match fields.value("protocol") {
-        Some(node) => protocol::read(reader, node),
+        Some(node) => port::read_protocol(reader, node),
         None => None,
     };
     let (transport, application) = spoken.unwrap_or((Transport::Tcp, Application::Unknown));
@@ -206,8 +187,8 @@ fn read_port(reader: &mut Reader<'_>, node: NodeId) -> Option<ServicePort> {
 fn read_endpoints(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<Endpoint> {
     let Some(node) = spec.value("endpoints") else { return Vec::new() };
     let items = reader.items(node, "`endpoints`");
-    let none = Labels::new();
-    let read = |item: &NodeId| workload_entry::read_server(reader, *item, "an endpoint", &none);
+    let outer = Labels::new();
+    let read = |item: &NodeId| workload_entry::read_server(reader, *item, "an endpoint", &outer);
     items.iter().filter_map(read).collect()
 }
 

@@ -7,7 +7,7 @@ use crate::policy::diagnostic::Diagnostic;
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, proxied, read as field, refused};
 use crate::policy::mesh::meta::{Object, read_object};
-use crate::policy::mesh::protocol;
+use crate::policy::mesh::port;
 use crate::policy::mesh::resource::{At, Egress, OutboundMode, Resource, Sidecar};
 use crate::policy::reader::{Fields, Reader};
 use crate::policy::words::quote;
@@ -146,7 +146,7 @@ fn check_capture(reader: &mut Reader<'_>, fields: &Fields<'_>) {
 fn read_port(reader: &mut Reader<'_>, node: NodeId) -> Option<u16> {
     let fields = reader.object(node, "the port", PORT)?;
     if let Some(node) = fields.value("protocol") {
-        protocol::read(reader, node);
+        port::read_protocol(reader, node);
     }
     let number = reader.required(&fields, "number", "write `number: 80`")?;
     reader.port(number)

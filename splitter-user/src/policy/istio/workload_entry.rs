@@ -1,4 +1,4 @@
-//! `WorkloadEntry`, and the same server within a ServiceEntry.
+//! `WorkloadEntry`, and the same server within a `ServiceEntry`.
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@
 
 pub(super) mod layers;
 pub(super) mod meta;
-pub(super) mod protocol;
+pub(super) mod port;
 pub(super) mod read;
 pub(super) mod resource;
 pub(super) mod vips;
