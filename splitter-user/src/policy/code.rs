@@ -177,7 +177,8 @@ codes! {
     SNI_UNDECIDABLE = "SP0922" Error "a split by server name cannot be decided when a connection is made";
     NO_ROOM_FOR_VIPS = "SP0923" Error "the range for addresses of hosts is full";
     MESH_WILDCARD = "SP0924" Error "the host `*` is bound to the mesh";
-    HOSTS_ALIKE = "SP0925" Error "several hosts share a port at which nothing tells them apart";
+    SNI_NOT_A_HOST = "SP0925" Error "a server name is none of the document's hosts";
+    HOSTS_ALIKE = "SP0926" Error "several hosts share a port at which nothing tells them apart";
 
     // Warnings about the same.
     RULE_UNREACHABLE = "SP1001" "IST0130" Warning "a rule comes after one that takes every connection";
@@ -197,6 +198,7 @@ codes! {
     ROUNDED = "SP1015" Warning "a value is rounded to what the kernel has";
     RULE_INEFFECTIVE = "SP1016" Warning "a rule takes no connection";
     SNI_ASSUMED = "SP1017" Warning "the server name is taken to be the host that was looked up";
+    SELECTOR_IGNORED = "SP1018" Warning "a selector is ignored beside another, as in Istio";
 }
 
 /// Whether a code's errors can be degraded to warnings.

@@ -102,6 +102,13 @@ impl<'a> Reader<'a> {
         self.report.push(diagnostic);
     }
 
+    /// What `read` answers, and whether it found no error but such as can be degraded.
+    pub(super) fn watch<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> (T, bool) {
+        let before = self.report.failures();
+        let value = read(self);
+        (value, self.report.failures() == before)
+    }
+
     pub(super) fn span(&self, node: NodeId) -> Span {
         self.tree.span(node)
     }
