@@ -14,7 +14,7 @@ use crate::policy::mesh::resource::{
 };
 use crate::policy::reader::{Fields, Reader};
 use crate::policy::words::{list, quote};
-use crate::policy::yaml::NodeId;
+use crate::policy::yaml::{NodeId, Value};
 use crate::policy::{Reading, code};
 
 const DOCUMENT: &[Field] =
@@ -65,7 +65,7 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> 
         reader.word(node, "a location", LOCATIONS);
     }
     let resolution = read_resolution(reader, &spec);
-    let export = spec.value("exportTo").map(|node| reader.export(node, &meta.namespace));
+    let export = spec.value("exportTo").map(|node| read_export(reader, node, &meta.namespace));
     let selector = spec.value("workloadSelector").and_then(|node| selector::read(reader, node));
     let entry = ServiceEntry {
         hosts: read_hosts(reader, &spec),
@@ -84,6 +84,19 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> 
         check_resolution(reader, &entry, resolution);
     }
     Some(Document::Resource(Box::new(Resource::ServiceEntry(entry))))
+}
+
+/// Reads `exportTo`, where `~` for nobody stands alone.
+fn read_export(reader: &mut Reader<'_>, node: NodeId, own: &str) -> Export {
+    if let Value::Sequence(items @ [_, _, ..]) = reader.value(node) {
+        let none = items.iter().find(|item| reader.text(**item) == Some("~"));
+        if let Some(at) = none.map(|node| reader.span(*node)) {
+            let message = "`~` in `exportTo` stands beside other entries";
+            let help = "keep `~` alone, or name the namespaces";
+            reader.push(Diagnostic::new(&code::EXCLUSIVE_KEYS, at, message).with_help(help));
+        }
+    }
+    reader.export(node, own)
 }
 
 /// Reads how servers are found. `None` where it was in error.
@@ -205,25 +218,14 @@ fn read_allocated(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<IpAddr> {
 }
 
 fn check_exclusive(reader: &mut Reader<'_>, spec: &Fields<'_>, resolution: Resolution) {
-    let Some(endpoints) = spec.get("endpoints") else { return };
-    if reader.items(endpoints.value, "`endpoints`").is_empty() {
-        return;
-    }
-    let mut exclude = |message, help, other: Option<Span>| {
-        let mut diagnostic = Diagnostic::new(&code::EXCLUSIVE_KEYS, endpoints.key, message);
-        if let Some(other) = other {
-            diagnostic = diagnostic.with_secondary(other, "the other is here");
-        }
-        reader.push(diagnostic.with_help(help));
-    };
-    if let Some(selector) = spec.get("workloadSelector") {
-        let message = "`endpoints` and `workloadSelector` exclude each other";
-        exclude(message, "keep one: servers written here, or those selected", Some(selector.key));
-    }
-    if resolution == Resolution::None {
+    let keys = ["endpoints", "workloadSelector"];
+    reader.exclude(spec, keys, "keep one: servers written here, or those selected");
+    let endpoints = spec.get("endpoints").filter(|_| resolution == Resolution::None);
+    if let Some(endpoints) = endpoints {
         let message = "without a resolution connections go where clients dial, and `endpoints` \
                        would never be used";
-        exclude(message, "write `resolution: STATIC`, or `DNS` for host names", None);
+        let help = "write `resolution: STATIC`, or `DNS` for host names";
+        reader.push(Diagnostic::new(&code::EXCLUSIVE_KEYS, endpoints.key, message).with_help(help));
     }
 }
 
@@ -267,7 +269,7 @@ fn check_single(reader: &mut Reader<'_>, entry: &ServiceEntry) {
     let Some(second) = entry.endpoints.get(1) else { return };
     let message = "`resolution: DNS_ROUND_ROBIN` has at most one endpoint";
     let help = "keep one, or write `resolution: DNS` to use the addresses of all";
-    reader.push(Diagnostic::new(&code::OUT_OF_RANGE, second.at, message).with_help(help));
+    reader.out_of_range(second.at, message, help);
 }
 
 /// Proxies tell hosts of one port apart by what clients say in HTTP or TLS.

@@ -52,11 +52,10 @@ pub(super) fn read_server(
     outer: &Labels,
 ) -> Option<Endpoint> {
     let fields = reader.object(node, what, SERVER)?;
-    let mut labels = fields.value("labels").map(|node| reader.labels(node, "labels"));
-    let labels = labels.get_or_insert_default();
+    let mut labels = fields.get("labels").map(|it| reader.selector(it)).unwrap_or_default();
     labels.extend(outer.clone());
-    place(reader, &fields, labels);
-    let network = read_network(reader, &fields, labels);
+    place(reader, &fields, &mut labels);
+    let network = read_network(reader, &fields, &mut labels);
     let address = read_address(reader, &fields, network.is_some());
     let weight = fields.value("weight").and_then(|node| reader.number(node, "a weight"));
     let ports = fields.value("ports").map(|node| read_ports(reader, node));
@@ -64,7 +63,7 @@ pub(super) fn read_server(
         at: fields.span(),
         address,
         ports: ports.unwrap_or_default(),
-        labels: std::mem::take(labels),
+        labels,
         network,
         weight: weight.unwrap_or(1).max(1),
     })
