@@ -211,3 +211,38 @@ fn read_outbound(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Option<At<Outbou
     }
     Some(At { value, at: entry.key })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::document::read_resources;
+
+    fn read(spec: &str) -> Sidecar {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\n\
+             metadata: {{name: a, namespace: shop}}\nspec: {{{spec}}}\n"
+        );
+        match read_resources(&text).pop() {
+            Some(Resource::Sidecar(sidecar)) => sidecar,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn hosts_have_a_namespace() {
+        let sidecar = read("egress: [{hosts: ['./*', '*/A.b', '~/*', 'edge/*.c']}]");
+        let hosts: Vec<_> = sidecar.egress[0].hosts.iter().map(|host| &host.value).collect();
+        let pair = |namespace: &str, host: &str| (namespace.to_owned(), host.to_owned());
+        let expected = [pair("shop", "*"), pair("*", "a.b"), pair("~", "*"), pair("edge", "*.c")];
+        assert_eq!(hosts, expected.iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_selector_without_labels_is_none() {
+        let selector =
+            |spec: &str| read(&format!("egress: [{{hosts: ['*/*']}}], {spec}")).workload_selector;
+        assert_eq!(selector(""), None);
+        assert_eq!(selector("workloadSelector: {}"), None);
+        assert!(selector("workloadSelector: {labels: {app: web}}").is_some());
+    }
+}

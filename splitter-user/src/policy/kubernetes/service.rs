@@ -242,3 +242,42 @@ fn read_target(reader: &mut Reader<'_>, node: NodeId) -> Option<Target> {
         _ => reader.port(node).map(Target::Number),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::document::read_resources;
+
+    fn read(annotations: &str, spec: &str) -> KubeService {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: shop, \
+             annotations: {{{annotations}}}}}\nspec: {{ports: [{{port: 80, {spec}}}]}}\n"
+        );
+        match read_resources(&text).pop() {
+            Some(Resource::Service(service)) => service,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn targets() {
+        let target = |text: &str| read("", &format!("targetPort: {text}")).ports[0].target.clone();
+        assert_eq!(target("null"), None);
+        assert_eq!(target("0"), None);
+        assert_eq!(target("8080"), Some(Target::Number(8080)));
+        assert_eq!(target("web"), Some(Target::Name("web".to_owned())));
+        assert_eq!(target("'8080-a'"), Some(Target::Name("8080-a".to_owned())));
+    }
+
+    #[test]
+    fn exports() {
+        let export = |text| read(&format!("networking.istio.io/exportTo: '{text}'"), "").export;
+        let namespaces = |names: &[&str]| {
+            Export::Namespaces(names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        assert_eq!(read("", "").export, Export::All);
+        assert_eq!(export("*"), Export::All);
+        assert_eq!(export("., edge"), namespaces(&["shop", "edge"]));
+        assert_eq!(export("~"), namespaces(&[]));
+    }
+}
