@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{selector, workload_entry};
-use crate::policy::diagnostic::{Diagnostic, Span};
+use crate::policy::diagnostic::Diagnostic;
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, meaningless, read as field};
 use crate::policy::mesh::meta::{Object, read_object};
@@ -78,7 +78,11 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> 
         allocated: read_allocated(reader, &fields),
         meta,
     };
-    check_endpoint_ports(reader, &entry);
+    let ports_given = spec.value("ports").map_or(0, |node| reader.items(node, "`ports`").len());
+    // A port in error would be missed a second time.
+    if entry.ports.len() == ports_given {
+        check_endpoint_ports(reader, &entry);
+    }
     if let Some(resolution) = resolution {
         check_exclusive(reader, &spec, resolution);
         check_resolution(reader, &entry, resolution);
@@ -89,8 +93,8 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> 
 /// Reads `exportTo`, where `~` for nobody stands alone.
 fn read_export(reader: &mut Reader<'_>, node: NodeId, own: &str) -> Export {
     if let Value::Sequence(items @ [_, _, ..]) = reader.value(node) {
-        let none = items.iter().find(|item| reader.text(**item) == Some("~"));
-        if let Some(at) = none.map(|node| reader.span(*node)) {
+        let nobody = items.iter().find(|item| reader.text(**item) == Some("~"));
+        if let Some(at) = nobody.map(|item| reader.span(*item)) {
             let message = "`~` in `exportTo` stands beside other entries";
             let help = "keep `~` alone, or name the namespaces";
             reader.push(Diagnostic::new(&code::EXCLUSIVE_KEYS, at, message).with_help(help));
