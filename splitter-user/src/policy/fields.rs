@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether a value is what protobuf writes for a field that nobody set.
-    fn is_unset(&self, node: NodeId) -> bool {
+    pub(super) fn is_unset(&self, node: NodeId) -> bool {
         match self.value(node) {
             Value::Sequence(items) => items.is_empty(),
             Value::Scalar(scalar) => matches!(scalar.text.as_ref(), "" | "false" | "0"),

@@ -460,6 +460,15 @@ pub(in crate::policy) struct Workload {
     pub(in crate::policy) labels: Labels,
 }
 
+/// splitter.dev Egress: what clients may reach besides the services.
+#[derive(Clone, Debug)]
+pub(in crate::policy) struct ClientEgress {
+    pub(in crate::policy) meta: Meta,
+    /// Paths from the root of the cgroup2 hierarchy; every client where empty.
+    pub(in crate::policy) cgroups: Vec<At<String>>,
+    pub(in crate::policy) mode: OutboundMode,
+}
+
 /// Everything that the foreign documents of a load say, each list in the order of the text, without
 /// what a higher layer replaced.
 #[derive(Debug, Default)]
@@ -477,6 +486,7 @@ pub(in crate::policy) struct Resources {
     pub(in crate::policy) grants: Vec<ReferenceGrant>,
     pub(in crate::policy) gateways: Vec<Gateway>,
     pub(in crate::policy) workloads: Vec<Workload>,
+    pub(in crate::policy) egresses: Vec<ClientEgress>,
 }
 
 /// One document that is not a service by itself.
@@ -495,4 +505,5 @@ pub(in crate::policy) enum Resource {
     ReferenceGrant(ReferenceGrant),
     Gateway(Gateway),
     Workload(Workload),
+    Egress(ClientEgress),
 }
