@@ -275,3 +275,20 @@ fn not_enforced(reader: &mut Reader<'_>, node: NodeId, kind: &Kind) {
     let help = "splitter chooses where connections go and does not see what is in them";
     reader.push(Diagnostic::new(&code::KIND_NOT_ENFORCED, at, message).with_help(help));
 }
+
+/// Reads documents that are known to be right, for tests of readers.
+#[cfg(test)]
+pub(super) fn read_resources(text: &str) -> Vec<Resource> {
+    let mut report = Report::default();
+    let mut documents = yaml::Documents::new(text, 0, 0);
+    let mut resources = Vec::new();
+    while let Some(document) = documents.next(&mut report) {
+        for found in read(&document, &mut report, &Reading::default()) {
+            let Document::Resource(resource) = found else { continue };
+            resources.push(*resource);
+        }
+    }
+    let problems = report.finish();
+    assert!(problems.as_ref().is_ok_and(Vec::is_empty), "{problems:?}");
+    resources
+}

@@ -296,7 +296,7 @@ pub(in crate::policy) enum Target {
 }
 
 /// Transport protocol of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::policy) enum Transport {
     Tcp,
     Udp,
