@@ -1,14 +1,15 @@
 //! Foreign documents: those of the policy files, and those that were applied over them.
 //!
 //! Services are derived from all of them together, so each load reads all of them again. What was
-//! applied, and the addresses that hosts were given, are kept over restarts: as text here, in a
-//! file by [`super::overrides`], whose journal makes them one with the services of a change.
+//! applied, the addresses that hosts were given, and what the resolver answered last are kept over
+//! restarts: as text here, in a file by [`super::overrides`], whose journal makes them one with the services of a change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::resolver::Answers;
 use crate::policy::model::Outbound;
 use crate::policy::{HostNames, Loaded, Reading, Source, is_service};
 
@@ -32,6 +33,8 @@ pub(crate) struct Documents {
     pub(crate) applied: Vec<Held>,
     /// Addresses that hosts were given, by full name.
     pub(crate) assigned: BTreeMap<String, IpAddr>,
+    /// What the resolver answered last.
+    pub(crate) answers: Answers,
     /// See [`Loaded::hosts`].
     pub(crate) hosts: Vec<HostNames>,
     /// See [`Loaded::lookups`].
@@ -46,6 +49,7 @@ pub(crate) struct Documents {
 struct Kept {
     applied: Vec<KeptSource>,
     addresses: BTreeMap<String, IpAddr>,
+    answers: Answers,
 }
 
 /// A source that was applied.
@@ -66,20 +70,21 @@ impl Documents {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        let Kept { applied, addresses } = serde_json::from_str(text)?;
+        let Kept { applied, addresses, answers } = serde_json::from_str(text)?;
         let held = |kept| Held { source: Source::from(kept), identities: Vec::new() };
         let applied = applied.into_iter().map(held).collect();
-        Ok(Self { applied, assigned: addresses, ..Self::default() })
+        Ok(Self { applied, assigned: addresses, answers, ..Self::default() })
     }
 
     /// What is kept over restarts; empty where that is nothing.
     pub(crate) fn to_text(&self) -> String {
-        if self.applied.is_empty() && self.assigned.is_empty() {
+        if self.applied.is_empty() && self.assigned.is_empty() && self.answers.is_empty() {
             return String::new();
         }
         let kept = Kept {
             applied: self.applied.iter().map(|held| KeptSource::from(&held.source)).collect(),
             addresses: self.assigned.clone(),
+            answers: self.answers.clone(),
         };
         serde_json::to_string(&kept).expect("strings and addresses are JSON")
     }
@@ -119,6 +124,7 @@ impl Documents {
         Self {
             base,
             applied,
+            answers: self.answers.clone(),
             assigned: remember(&self.assigned, &loaded.hosts),
             hosts: loaded.hosts.clone(),
             lookups: loaded.lookups.clone(),

@@ -15,6 +15,7 @@ mod hooks;
 mod overrides;
 mod privileges;
 mod requests;
+pub(crate) mod resolver;
 mod serve;
 mod server;
 mod start;

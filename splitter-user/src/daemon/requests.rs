@@ -11,6 +11,7 @@ use super::control::{
 use super::dump;
 use super::engine::{ChangeError, Engine, Outcome, Running, Stand};
 use super::hooks::KernelHooks;
+use super::resolver::DnsStatus;
 use super::status::{self, ProgramStatus, Scope, Survey, describe_action};
 use crate::diff::diff_services;
 use crate::kernel::KernelMaps;
@@ -122,6 +123,10 @@ pub(crate) struct Circumstances {
     pub(crate) policy: Vec<String>,
     /// Why the last reload of the policy files changed nothing, if so.
     pub(crate) reload_problem: Option<String>,
+    /// What the resolver does.
+    pub(crate) dns: DnsStatus,
+    /// Why the last answers of the resolver changed nothing, if so.
+    pub(crate) dns_problem: Option<String>,
 }
 
 /// Carries a task out.
@@ -308,6 +313,9 @@ fn full_status(
     status.uptime_seconds = circumstances.started.elapsed().as_secs();
     status.policy.clone_from(&circumstances.policy);
     status.problems.extend(circumstances.reload_problem.clone());
+    status.problems.extend(circumstances.dns_problem.clone());
+    status.problems.extend(status::dns_problems(&circumstances.dns));
+    status.dns.clone_from(&circumstances.dns);
     status.problems.extend(status::hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)
 }

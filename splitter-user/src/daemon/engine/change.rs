@@ -7,6 +7,7 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::neighbours::neighbours;
+use super::plan::Keep;
 use super::weights::reweigh;
 use super::{ChangeError, Engine, Origin, PeerNameHooks, Running, Target};
 use crate::compile::image::ServiceId;
@@ -28,7 +29,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
     ) -> Result<Applied, ChangeError> {
         let start = Instant::now();
         let plan = self.plan_files(loaded, sources)?;
-        let mut applied = self.carry_out(plan)?;
+        let mut applied = self.carry_out(plan, Keep::First)?;
         finish(&mut applied, self.publisher.generation(), start);
         Ok(applied)
     }

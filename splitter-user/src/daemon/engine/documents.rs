@@ -1,17 +1,20 @@
 //! The operations on foreign documents that change the running policy.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::ask::Stand;
 use super::change::finish;
-use super::plan::{Plan, named_from};
+use super::plan::{Keep, Plan, named_from};
 use super::{ChangeError, Engine, PeerNameHooks};
+use tracing::{info, warn};
+
 use crate::compile::image::ServiceId;
 use crate::compile::service_id;
 use crate::daemon::control::Applied;
 use crate::daemon::documents::Held;
+use crate::daemon::overrides::Changes;
+use crate::daemon::resolver::Answers;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::{Source, suggest};
 use crate::tables::Maps;
@@ -46,7 +49,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let is_new = |held: &&Held| held.source.reading.layer == self.documents.next_layer();
         let new = plan.documents.applied.iter().filter(is_new);
         let documents = new.flat_map(|held| held.identities.clone()).collect();
-        let mut applied = self.carry_out(plan)?;
+        let mut applied = self.carry_out(plan, Keep::First)?;
         applied.unchanged.retain(|name| named.contains(name));
         applied.documents = documents;
         finish(&mut applied, self.publisher.generation(), start);
@@ -105,7 +108,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         }
         let loaded = self.load(&sources)?;
         let plan = self.plan_documents(loaded, &sources, &removed)?;
-        let mut applied = self.carry_out(plan)?;
+        let mut applied = self.carry_out(plan, Keep::First)?;
         applied.unchanged.clear();
         applied.dropped = documents.into_iter().map(str::to_owned).collect();
         finish(&mut applied, self.publisher.generation(), start);
@@ -139,28 +142,21 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
 
     /// Derives services anew from other answers of the resolver. Answers that make the policy wrong
     /// are dropped, and those of before stay.
-    pub(crate) fn set_answers(
-        &mut self,
-        answers: BTreeMap<String, Vec<IpAddr>>,
-    ) -> Result<Applied, ChangeError> {
+    pub(crate) fn set_answers(&mut self, answers: &Answers) -> Result<Applied, ChangeError> {
         let start = Instant::now();
         self.check_known()?;
         let sources = self.documents.sources();
-        let loaded = self.load_with(&sources, &answers)?;
-        let plan = self.plan_documents(loaded, &sources, &[])?;
-        let mut applied = self.carry_out(plan)?;
-        self.answers = answers;
+        let loaded = self.load_with(&sources, answers)?;
+        let mut plan = self.plan_documents(loaded, &sources, &[])?;
+        plan.documents.answers.clone_from(answers);
+        // Servers that move are followed even where the disk is full.
+        let mut applied = self.carry_out(plan, Keep::IfPossible)?;
         finish(&mut applied, self.publisher.generation(), start);
         Ok(applied)
     }
 
-    /// The resolver's answers that count.
-    pub(crate) fn answers(&self) -> &BTreeMap<String, Vec<IpAddr>> {
-        &self.answers
-    }
-
     /// Publishes and keeps what was planned. What changed is told without generation and time.
-    pub(super) fn carry_out(&mut self, plan: Plan) -> Result<Applied, ChangeError> {
+    pub(super) fn carry_out(&mut self, plan: Plan, keep: Keep) -> Result<Applied, ChangeError> {
         let next = plan.targets();
         let wanted: BTreeSet<ServiceId> = next.keys().map(|name| service_id(name)).collect();
         let gone: Vec<ServiceId> =
@@ -172,19 +168,26 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         };
         let targets = next.into_values().filter(|target| !is_in_force(target)).collect();
         let Plan { files, changes, dropped, documents, .. } = plan;
-        let text = documents.to_text();
-        let changes = crate::daemon::overrides::Changes {
-            services: changes,
-            documents: (text != self.overrides.documents()).then_some(text),
-        };
+        let text = Some(documents.to_text()).filter(|text| *text != self.overrides.documents());
+        let (first, last) = if keep == Keep::First { (text, None) } else { (None, text) };
+        let changes = Changes { services: changes, documents: first };
         self.commit_with_overrides(targets, &gone, changes)?;
+        self.keep_documents(last);
         for name in &dropped {
-            tracing::info!(service = %name, "the policy changed after the command: it counts");
+            info!(service = %name, "the policy changed after the command: it counts");
         }
         self.drop_overrides(dropped);
         self.files = files;
         self.documents = documents;
         self.degraded = None;
         Ok(applied)
+    }
+
+    /// Writes what a daemon can do without: the next one asks the resolver itself.
+    fn keep_documents(&mut self, text: Option<String>) {
+        let changes = Changes { services: Vec::new(), documents: text };
+        if let Err(error) = self.overrides.set(changes).and_then(|()| self.overrides.settle()) {
+            warn!("keep the resolver's answers in the state directory: {error}");
+        }
     }
 }

@@ -12,6 +12,7 @@ mod documents;
 mod names;
 mod neighbours;
 mod plan;
+mod rebase;
 #[cfg(test)]
 mod tests;
 pub(super) mod weights;
@@ -22,7 +23,6 @@ pub(crate) use documents::Outcome;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::{self, Display, Formatter};
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use splitter_common::abi::FrontendKey;
@@ -177,8 +177,6 @@ pub(crate) struct Engine<M, H> {
     files: BTreeMap<String, Filed>,
     documents: Documents,
     vip_ranges: VipRanges,
-    /// What the resolver answered last, by host name.
-    answers: BTreeMap<String, Vec<IpAddr>>,
     running: BTreeMap<String, Running>,
     /// Names of services that name cgroups.
     cgroup_users: BTreeSet<String>,
@@ -207,7 +205,6 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             files: BTreeMap::new(),
             documents,
             vip_ranges: VipRanges::default(),
-            answers: BTreeMap::new(),
             running: BTreeMap::new(),
             cgroup_users: BTreeSet::new(),
             degraded: None,

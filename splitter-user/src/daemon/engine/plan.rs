@@ -5,14 +5,15 @@
 //! that is not carried out is dropped.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::change::{check_together, running_source};
 use super::neighbours::neighbours;
+use super::rebase::rebase;
 use super::{ChangeError, Engine, Filed, Origin, PeerNameHooks, Target};
 use crate::daemon::documents::Documents;
 use crate::daemon::overrides::{self, Override, fingerprint};
+use crate::daemon::resolver::Answers;
 use crate::policy::model::Service;
 use crate::policy::{self, DocumentRef, Loaded, Source, Surroundings, VipRanges, Vips, is_service};
 use crate::tables::Maps;
@@ -28,6 +29,26 @@ pub(super) struct Plan {
     /// Overrides that do not stand any more.
     pub(super) dropped: Vec<String>,
     pub(super) documents: Documents,
+}
+
+/// Overrides, by what becomes of them.
+#[derive(Default)]
+struct Sorted {
+    /// Those that stand, moved ones included.
+    kept: BTreeMap<String, Override>,
+    /// Those that stand on other backends than before.
+    moved: Vec<overrides::Change>,
+    /// Names of those that do not stand any more.
+    dropped: Vec<String>,
+}
+
+/// When documents are written to the state directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Before the change, which fails where they cannot be.
+    First,
+    /// After the change, if that is possible.
+    IfPossible,
 }
 
 impl Plan {
@@ -66,13 +87,13 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
 
     /// Loads sources as this node does.
     pub(crate) fn load(&self, sources: &[Source]) -> Result<Loaded, ChangeError> {
-        self.load_with(sources, &self.answers)
+        self.load_with(sources, &self.documents.answers)
     }
 
     pub(super) fn load_with(
         &self,
         sources: &[Source],
-        answers: &BTreeMap<String, Vec<IpAddr>>,
+        answers: &Answers,
     ) -> Result<Loaded, ChangeError> {
         // An empty policy is worth a warning only where somebody wrote it.
         if sources.is_empty() {
@@ -93,9 +114,9 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
     ) -> Result<Plan, ChangeError> {
         let documents = self.documents.after(&loaded, sources);
         let files = filed(loaded, sources);
-        let (overrides, dropped) = self.sort_overrides(&files);
+        let Sorted { kept: overrides, moved: changes, dropped } = self.sort_overrides(&files);
         check_kept(&overrides, &files)?;
-        Ok(Plan { files, overrides, changes: Vec::new(), dropped, documents })
+        Ok(Plan { files, overrides, changes, dropped, documents })
     }
 
     /// What the policy becomes where these are all documents. Services that stand in the sources
@@ -118,42 +139,46 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let mut files = self.files.clone();
         files.retain(|_, filed| !filed.derived);
         files.extend(derived);
-        let (mut overrides, dropped) = self.sort_overrides(&files);
-        let mut changes: Vec<overrides::Change> = Vec::new();
-        changes.extend(applied.into_iter().map(|(name, new)| {
-            let file = files.get(&name).filter(|file| file.service != new.service);
-            let base = file.map(|file| fingerprint(&file.service));
-            let says_more = base.is_some() || !files.contains_key(&name);
-            (name, says_more.then_some(Override { service: new.service, base }))
-        }));
-        changes.extend(removed.iter().map(|name| (name.clone(), None)));
-        for (name, next) in &changes {
+        let Sorted { kept: mut overrides, moved: mut changes, mut dropped } =
+            self.sort_overrides(&files);
+        let said = applied.into_iter().map(|(name, new)| override_of(name, new, &files));
+        let said: Vec<_> = said.chain(removed.iter().map(|it| (it.clone(), None))).collect();
+        changes.retain(|(name, _)| said.iter().all(|(other, _)| other != name));
+        dropped.retain(|name| said.iter().all(|(other, _)| other != name));
+        for (name, next) in &said {
             match next {
                 Some(next) => overrides.insert(name.clone(), next.clone()),
                 None => overrides.remove(name),
             };
         }
+        changes.extend(said);
         let plan = Plan { files, overrides, changes, dropped, documents };
         self.check_plan(&plan, &clashing)?;
         Ok(plan)
     }
 
-    /// Overrides that stand on these files, and names of those that do not any more.
-    fn sort_overrides(
-        &self,
-        files: &BTreeMap<String, Filed>,
-    ) -> (BTreeMap<String, Override>, Vec<String>) {
-        let stands =
-            |name: &str, base| files.get(name).map(|filed| fingerprint(&filed.service)) == base;
-        let (mut kept, mut dropped) = (BTreeMap::new(), Vec::new());
+    /// What becomes of the overrides where these are the files.
+    fn sort_overrides(&self, files: &BTreeMap<String, Filed>) -> Sorted {
+        let mut sorted = Sorted::default();
         for (name, found) in self.overrides.iter() {
-            if stands(name, found.base) {
-                kept.insert(name.clone(), found.clone());
+            let new = files.get(name);
+            if new.map(|filed| fingerprint(&filed.service)) == found.base {
+                sorted.kept.insert(name.clone(), found.clone());
+            } else if let Some(moved) = self.moved(name, found, new) {
+                sorted.kept.insert(name.clone(), moved.clone());
+                sorted.moved.push((name.clone(), Some(moved)));
             } else {
-                dropped.push(name.clone());
+                sorted.dropped.push(name.clone());
             }
         }
-        (kept, dropped)
+        sorted
+    }
+
+    /// An override on the service that documents give now.
+    fn moved(&self, name: &str, found: &Override, new: Option<&Filed>) -> Option<Override> {
+        let (old, new) = (self.files.get(name)?, new?);
+        let derived = old.derived && new.derived;
+        derived.then(|| rebase(found, &old.service, &new.service)).flatten()
     }
 
     /// Checks services that are not what runs against those that are. `clashing` are services of
@@ -180,6 +205,16 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let running = self.running.get(&target.service.name);
         running.is_some_and(|running| running.service == target.service)
     }
+}
+
+/// What to keep of a service that is applied: nothing where it says what the files say.
+fn override_of(name: String, new: Filed, files: &BTreeMap<String, Filed>) -> overrides::Change {
+    let file = files.get(&name);
+    if file.is_some_and(|file| file.service == new.service) {
+        return (name, None);
+    }
+    let base = file.map(|file| fingerprint(&file.service));
+    (name, Some(Override { service: new.service, base }))
 }
 
 /// Names of services that stand in documents of their own.
