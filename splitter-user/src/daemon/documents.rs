@@ -168,3 +168,51 @@ impl From<&Source> for KeptSource {
         Self { name: source.name.clone(), text, namespace, degrade, layer, without }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(name: &str, address: &str, allocated: bool) -> HostNames {
+        let address = address.parse().unwrap();
+        HostNames { address, names: vec![name.to_owned()], allocated }
+    }
+
+    #[test]
+    fn addresses_stay_with_their_hosts_while_nobody_else_has_them() {
+        let first = remember(
+            &BTreeMap::new(),
+            &[
+                host("a", "127.240.0.1", true),
+                host("b", "127.240.0.2", true),
+                host("c", "::1", false),
+            ],
+        );
+        assert_eq!(first.keys().collect::<Vec<_>>(), ["a", "b"]);
+        let second = remember(&first, &[host("d", "127.240.0.2", true)]);
+        assert_eq!(second.keys().collect::<Vec<_>>(), ["a", "d"]);
+    }
+
+    #[test]
+    fn what_is_kept_is_read_again() {
+        let mut source = Source::new("one.yaml", "# \u{e9}\n");
+        source.reading = Reading {
+            namespace: "shop".to_owned(),
+            degrade: true,
+            layer: 7,
+            without_services: true,
+            without: BTreeSet::from(["Pod/shop/a".to_owned()]),
+        };
+        let documents = Documents {
+            applied: vec![Held { source: source.clone(), identities: Vec::new() }],
+            assigned: BTreeMap::from([("a".to_owned(), "127.240.0.1".parse().unwrap())]),
+            ..Documents::default()
+        };
+        let read = Documents::from_text(&documents.to_text()).unwrap();
+        assert_eq!(read.applied[0].source.reading, source.reading);
+        assert_eq!(read.applied[0].source.bytes, source.bytes);
+        assert_eq!((read.next_layer(), read.assigned), (8, documents.assigned));
+        assert_eq!(Documents::default().to_text(), "");
+        assert!(Documents::from_text("{").is_err());
+    }
+}

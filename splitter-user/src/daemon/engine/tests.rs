@@ -1,5 +1,7 @@
 //! The engine on tables in memory.
 
+mod documents;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
