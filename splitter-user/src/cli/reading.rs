@@ -46,7 +46,7 @@ impl ReadingOptions {
         Reading { namespace, degrade: self.degrade, ..Reading::default() }
     }
 
-    /// The namespace, and whether to degrade, of a request.
+    /// The namespace, and whether to degrade, as requests have them.
     pub(crate) fn into_parts(self) -> (String, bool) {
         let Reading { namespace, degrade, .. } = self.reading();
         (namespace, degrade)

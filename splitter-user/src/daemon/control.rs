@@ -128,7 +128,7 @@ pub(crate) enum Response {
     /// A change is in force.
     Applied {
         /// What it did.
-        applied: Applied,
+        applied: Box<Applied>,
         /// What is allowed in it but rarely meant.
         problems: Vec<Problem>,
         /// The texts that the problems point into.

@@ -198,6 +198,7 @@ fn weigh(
 
 fn applied(applied: Applied) -> Answer {
     log_applied("applied", &applied);
+    let applied = Box::new(applied);
     Answer::later(move || Response::Applied { applied, problems: Vec::new(), sources: Vec::new() })
 }
 
@@ -206,7 +207,7 @@ fn applied_documents(outcome: Outcome) -> Answer {
     log_applied("documents applied", &applied);
     Answer::later(move || {
         let (problems, sources) = cross(warnings, sources);
-        Response::Applied { applied, problems, sources }
+        Response::Applied { applied: Box::new(applied), problems, sources }
     })
 }
 
@@ -243,9 +244,10 @@ fn cross(diagnostics: Vec<Diagnostic>, sources: Vec<Source>) -> (Vec<Problem>, V
     let used: HashSet<usize> = labels.map(|label| label.source).collect();
     let text = |(index, source): (usize, Source)| Text {
         name: source.name,
-        text: match used.contains(&index) {
-            true => String::from_utf8_lossy(&source.bytes).into_owned(),
-            false => String::new(),
+        text: if used.contains(&index) {
+            String::from_utf8_lossy(&source.bytes).into_owned()
+        } else {
+            String::new()
         },
     };
     let sources = sources.into_iter().enumerate().map(text).collect();

@@ -142,7 +142,7 @@ async fn ask(resolver: &TokioResolver, name: &str) -> Result<Found, String> {
     let lookups = || lookups.iter().flatten();
     let now = Instant::now();
     let valid = lookups().map(|lookup| lookup.valid_until().saturating_duration_since(now)).min();
-    let records = lookups().flat_map(|lookup| lookup.answers());
+    let records = lookups().flat_map(Lookup::answers);
     let address = |data: &RData| match data {
         RData::A(v4) => Some(IpAddr::V4(v4.0)),
         RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),

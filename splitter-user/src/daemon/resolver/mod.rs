@@ -187,22 +187,19 @@ impl Resolver {
             loop {
                 let result = upstream.look_up(&name).await;
                 open(&book).write(&name, &result);
-                let wait = match result {
-                    Ok(Found { addresses, valid }) => {
-                        retry = pace.first_retry;
-                        if addresses != last {
-                            last.clone_from(&addresses);
-                            let answer = Answer { name: name.clone(), addresses };
-                            if sender.send(answer).await.is_err() {
-                                return;
-                            }
+                let wait = if let Ok(Found { addresses, valid }) = result {
+                    retry = pace.first_retry;
+                    if addresses != last {
+                        last.clone_from(&addresses);
+                        let answer = Answer { name: name.clone(), addresses };
+                        if sender.send(answer).await.is_err() {
+                            return;
                         }
-                        valid.clamp(pace.shortest, pace.longest)
                     }
-                    Err(_) => {
-                        let doubled = (retry * 2).min(pace.last_retry);
-                        std::mem::replace(&mut retry, doubled)
-                    }
+                    valid.clamp(pace.shortest, pace.longest)
+                } else {
+                    let doubled = (retry * 2).min(pace.last_retry);
+                    std::mem::replace(&mut retry, doubled)
                 };
                 sleep(wait).await;
             }
