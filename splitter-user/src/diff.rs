@@ -9,20 +9,25 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::model::{
-    Action, Balance, ClientMatch, OnEmpty, PeerName, Pick, Policy, Route, Service, Split, Subset,
+    Action, Balance, ClientMatch, OnEmpty, Outbound, PeerName, Pick, Policy, Route, Service, Split,
+    Subset,
 };
+use crate::policy::native::{connection_values, egress_mode, eject_value, fault_values};
 
-/// Services that differ, in the order of their names.
+/// What differs: services in the order of their names, and what clients may reach besides them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// None where the policies mean the same.
+    /// None where the services mean the same.
     pub services: Vec<ServiceDifference>,
+    /// Parts of what clients may reach besides the services; none where that is the same.
+    #[serde(default)]
+    pub outbound: Vec<Edit>,
 }
 
 impl Difference {
     /// Whether the policies mean the same.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
+        self.services.is_empty() && self.outbound.is_empty()
     }
 }
 
@@ -52,7 +57,7 @@ pub enum Change {
 /// One aspect of one part of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
-    /// The part: `service`, `subset v1`, `route everybody`.
+    /// The part: `service`, `subset v1`, `route everybody`, `egress of every client`.
     pub part: String,
     /// The aspect, by its key in the policy; owned only where it was read from JSON.
     pub key: Cow<'static, str>,
@@ -73,7 +78,8 @@ pub struct Value {
 
 /// Compares two policies.
 pub fn diff(old: &Policy, new: &Policy) -> Difference {
-    diff_services(&old.services, &new.services)
+    let outbound = edits(describe_outbound(&old.outbound), describe_outbound(&new.outbound));
+    Difference { outbound, ..diff_services(&old.services, &new.services) }
 }
 
 /// Compares services with those of the same names.
@@ -98,7 +104,7 @@ pub fn diff_services<'a>(
         };
         (!edits.is_empty()).then(|| ServiceDifference { name: name.to_owned(), change, edits })
     });
-    Difference { services: services.collect() }
+    Difference { services: services.collect(), outbound: Vec::new() }
 }
 
 /// A service as a list of aspects; those of two services are compared part by part, key by key.
@@ -164,10 +170,15 @@ fn describe_subset(subset: &Subset) -> Aspects {
         Balance::Random => "random".to_owned(),
         Balance::ClientHash(key) => format!("clientHash {key}"),
     };
-    vec![
+    let mut aspects = vec![
         Aspect { ordered: true, ..Aspect::many(&part, "backends", backends.collect()) },
         Aspect::one(&part, "balance", &balance, Some("roundRobin")),
-    ]
+    ];
+    let asked = connection_values(&subset.connection);
+    aspects.extend(asked.iter().map(|(key, value)| Aspect::one(&part, key, value, None)));
+    let eject = subset.eject.as_ref().map(eject_value);
+    aspects.extend(eject.map(|value| Aspect::one(&part, "eject", &value, None)));
+    aspects
 }
 
 fn describe_route(service: &Service, route: &Route) -> Aspects {
@@ -178,6 +189,11 @@ fn describe_route(service: &Service, route: &Route) -> Aspects {
         Action::Pass => aspects.push(Aspect::one(&part, "pass", "true", None)),
         Action::Reject(errno) => aspects.push(Aspect::one(&part, "reject", errno.name, None)),
         Action::Split(split) => aspects.extend(describe_split(service, &part, split)),
+    }
+    let faults = fault_values(&route.fault);
+    if !faults.is_empty() {
+        let faults = faults.into_iter().map(|(key, value)| (key.to_owned(), value));
+        aspects.push(Aspect::many(&part, "fault", faults.collect()));
     }
     aspects
 }
@@ -201,6 +217,20 @@ fn describe_split(service: &Service, part: &str, split: &Split) -> Aspects {
         Aspect::one(part, "pick", &pick, Some("exact")),
         Aspect::one(part, "onEmpty", on_empty, Some("reject")),
     ]
+}
+
+/// Rules are known by their clients: a policy has no names for them.
+fn describe_outbound(outbound: &[Outbound]) -> Aspects {
+    let clients = |rule: &Outbound| match rule.cgroups[..] {
+        [] => "every client".to_owned(),
+        _ => rule.cgroups.join(" "),
+    };
+    let mode = |rule: &Outbound| {
+        let part = format!("egress of {}", clients(rule));
+        Aspect::one(&part, "mode", egress_mode(rule), None)
+    };
+    let order = Aspect::order("egress", "clients", outbound.iter().map(clients));
+    std::iter::once(order).chain(outbound.iter().map(mode)).collect()
 }
 
 fn describe_match(client: &ClientMatch) -> String {
@@ -264,7 +294,8 @@ fn differing(old: &[(String, String)], new: &[(String, String)]) -> Vec<Value> {
 
 impl Display for Difference {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.services.iter().try_for_each(|service| write!(f, "{service}"))
+        self.services.iter().try_for_each(|service| write!(f, "{service}"))?;
+        self.outbound.iter().try_for_each(|edit| writeln!(f, "~ {edit}"))
     }
 }
 
@@ -312,6 +343,7 @@ mod tests {
 
     use super::*;
     use crate::policy::arbitrary::policy;
+    use crate::policy::{Source, load};
 
     /// The order in which a split names its subsets means nothing.
     fn normal(mut policy: Policy) -> Policy {
@@ -321,6 +353,32 @@ mod tests {
             }
         }
         policy
+    }
+
+    #[test]
+    fn what_connections_are_asked_is_told_by_its_keys() {
+        let policy = |subset: &str, fault: &str, mode: &str| {
+            let text = format!(
+                "apiVersion: splitter.dev/v1\nkind: Split\nmetadata: {{name: web}}\nspec:\n  \
+                 frontends: [\"127.10.0.1:80\"]\n  subsets: {{v1: {{backends: \
+                 [\"127.0.0.1:80\"], {subset}}}}}\n  routes: [{{split: {{v1: 1}}, fault: \
+                 {{{fault}}}}}]\n---\napiVersion: splitter.dev/v1\nkind: Egress\nmetadata: \
+                 {{name: web}}\nspec: {{mode: {mode}}}\n"
+            );
+            load(&[Source::new("-", text).degraded()]).expect("valid").policy
+        };
+        let abort = "abort: {percent: 1, errno: EACCES}";
+        let old = policy("idleTimeout: 60s, eject: {}", abort, "allowAny");
+        let fault = "abort: {percent: 1.5, errno: EACCES}, delay: {percent: 100, time: 1500ms}";
+        let new = policy("keepalive: {time: 1m}, eject: {maxPercent: 50}", fault, "registryOnly");
+        let told = "~ service web\n    \
+                    subset v1, idleTimeout: -1m\n    \
+                    subset v1, eject: {} -> {maxPercent: 50}\n    \
+                    route route-1, fault: abort {percent: 1, errno: EACCES} -> \
+                    {percent: 1.5, errno: EACCES}, +delay {percent: 100, time: 1500ms}\n    \
+                    subset v1, keepalive: +{time: 1m}\n\
+                    ~ egress of every client, mode: allowAny -> registryOnly\n";
+        assert_eq!(diff(&old, &new).to_string(), told);
     }
 
     proptest! {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use splitter_user::policy::code;
-use splitter_user::policy::diagnostic::{Severity, render};
+use splitter_user::policy::code::{self, Code};
+use splitter_user::policy::diagnostic::{Diagnostic, Severity, render};
 use splitter_user::policy::model::Errno;
 use splitter_user::policy::{Source, load};
 
@@ -23,7 +23,11 @@ fn codes(name: &str, text: &str) -> (Vec<&'static str>, String) {
         Ok(loaded) => loaded.warnings,
         Err(diagnostics) => diagnostics,
     };
-    (diagnostics.iter().map(|d| d.code).collect(), render(&diagnostics, &sources, false))
+    shown(&diagnostics, &sources)
+}
+
+fn shown(diagnostics: &[Diagnostic], sources: &[Source]) -> (Vec<&'static str>, String) {
+    (diagnostics.iter().map(|d| d.code).collect(), render(diagnostics, sources, false))
 }
 
 #[test]
@@ -32,6 +36,9 @@ fn examples_load_without_a_word() {
     let mut count = 0;
     for entry in entries {
         let path = entry.expect("readable").path();
+        if path.is_dir() {
+            continue;
+        }
         let name = path.file_name().expect("a file").to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).expect("readable");
         assert!(text.starts_with("# "), "{name} does not say what it shows");
@@ -48,9 +55,30 @@ fn examples_load_without_a_word() {
 /// A fenced block of the reference.
 struct Block {
     line: usize,
-    /// The code that it must fail with.
-    error: Option<String>,
+    expected: Expected,
     text: String,
+}
+
+/// What a block does.
+enum Expected {
+    /// It loads without a word.
+    Nothing,
+    /// It fails with this code, among others.
+    Error(String),
+    /// It fails with this code alone, and loads where it is asked to degrade.
+    Degradable(String),
+}
+
+impl Expected {
+    /// Reads what follows the language of a block.
+    fn parse(info: &str) -> Option<Self> {
+        match info.split_once('=') {
+            None if info.is_empty() => Some(Self::Nothing),
+            Some((",error", code)) => Some(Self::Error(code.to_owned())),
+            Some((",degrade", code)) => Some(Self::Degradable(code.to_owned())),
+            _ => None,
+        }
+    }
 }
 
 fn blocks(text: &str) -> Vec<Block> {
@@ -65,9 +93,10 @@ fn blocks(text: &str) -> Vec<Block> {
                 block.text.push('\n');
             }
         } else if let Some(info) = line.strip_prefix("```yaml") {
-            let error = info.strip_prefix(",error=").map(str::to_owned);
-            assert_eq!(error.is_none(), info.is_empty(), "line {}: {info}", index + 1);
-            open = Some(Block { line: index + 1, error, text: String::new() });
+            let line = index + 1;
+            let expected = Expected::parse(info);
+            let expected = expected.unwrap_or_else(|| panic!("line {line}: {info}"));
+            open = Some(Block { line, expected, text: String::new() });
         }
     }
     blocks
@@ -79,10 +108,21 @@ fn blocks_of_the_reference_do_what_they_say() {
     assert!(blocks.len() >= 10, "only {} blocks", blocks.len());
     for block in blocks {
         let (codes, rendered) = codes("-", &block.text);
-        match block.error {
-            None => assert!(codes.is_empty(), "line {}:\n{rendered}", block.line),
-            Some(code) => {
-                assert!(codes.contains(&code.as_str()), "line {}:\n{rendered}", block.line);
+        let line = block.line;
+        match block.expected {
+            Expected::Nothing => assert!(codes.is_empty(), "line {line}:\n{rendered}"),
+            Expected::Error(code) => {
+                assert!(codes.contains(&code.as_str()), "line {line}:\n{rendered}");
+            }
+            Expected::Degradable(code) => {
+                let all_are = |codes: &[&str]| codes.iter().all(|known| *known == code);
+                assert!(!codes.is_empty() && all_are(&codes), "line {line}:\n{rendered}");
+                let sources = [Source::new("-", block.text).degraded()];
+                let loaded = load(&sources).unwrap_or_else(|diagnostics| {
+                    panic!("line {line}:\n{}", shown(&diagnostics, &sources).1)
+                });
+                let (warnings, rendered) = shown(&loaded.warnings, &sources);
+                assert_eq!(warnings, codes, "line {line}:\n{rendered}");
             }
         }
     }
@@ -92,15 +132,16 @@ fn blocks_of_the_reference_do_what_they_say() {
 fn the_reference_lists_every_code() {
     let text = reference();
     let listed: Vec<&str> = text.lines().filter(|line| line.starts_with("| SP")).collect();
-    let severity = |severity| match severity {
+    let severity = |code: &Code| match code.severity {
+        Severity::Error if code.degradable => "degradable error",
         Severity::Error => "error",
         Severity::Warning => "warning",
     };
-    let expected: Vec<String> = code::ALL
-        .iter()
-        .map(|code| format!("| {} | {} | {} |", code.id, severity(code.severity), code.title))
-        .collect();
-    assert_eq!(listed, expected);
+    let row = |code: &&Code| {
+        let istio = code.istio.map(|istio| format!(" ({istio})")).unwrap_or_default();
+        format!("| {}{istio} | {} | {} |", code.id, severity(code), code.title)
+    };
+    assert_eq!(listed, code::ALL.iter().map(row).collect::<Vec<_>>());
 }
 
 #[test]
@@ -113,13 +154,16 @@ fn the_reference_lists_every_errno() {
 
 #[test]
 fn every_code_has_a_test() {
-    let folder = root().join("tests/bad-policies");
     let mut seen = fs::read_to_string(root().join("splitter-user/tests/bad_policies.rs"))
         .expect("the tests of what cannot be kept as text");
-    for entry in fs::read_dir(folder).expect("tests/bad-policies exists") {
-        let path = entry.expect("readable").path();
-        if path.extension().is_some_and(|extension| extension == "stderr") {
-            seen += &fs::read_to_string(path).expect("readable");
+    let folders = [("tests/bad-policies", "stderr"), ("splitter-user/tests/fields", "md")];
+    // A folder without a file would show as codes without a test.
+    for (folder, kind) in folders {
+        for entry in fs::read_dir(root().join(folder)).into_iter().flatten() {
+            let path = entry.expect("readable").path();
+            if path.extension().is_some_and(|extension| extension == kind) {
+                seen += &fs::read_to_string(path).expect("readable");
+            }
         }
     }
     let untested = code::ALL.iter().map(|code| code.id).filter(|id| !seen.contains(id));

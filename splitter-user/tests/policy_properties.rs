@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::{
-    Action, Backend, Balance, ClientKey, ClientMatch, Connection, Errno, Fault, Frontend, OnEmpty,
-    PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
+    Abort, Action, Backend, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno,
+    Fault, Frontend, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Protocol, Route,
+    Service, Split, Subset,
 };
-use splitter_user::policy::native::to_yaml;
+use splitter_user::policy::native::{policy_to_yaml, to_yaml};
 use splitter_user::policy::{Source, load};
 
 const KEYS: [ClientKey; 6] = [
@@ -59,11 +60,13 @@ fn subset(v4: bool) -> impl Strategy<Value = Subset> {
     let balance = prop_oneof![
         Just(Balance::RoundRobin),
         Just(Balance::Random),
+        Just(Balance::LeastConnections),
         select(&KEYS[..]).prop_map(Balance::ClientHash),
     ];
     let backends = btree_set(address(v4, true), 0..5);
-    (name(), backends, vec(0..1_000_u32, 5), balance).prop_map(
-        |(name, backends, weights, balance)| Subset {
+    let asked = (connection(), proptest::option::of(ejection()));
+    (name(), backends, vec(0..1_000_u32, 5), balance, asked).prop_map(
+        |(name, backends, weights, balance, (connection, eject))| Subset {
             name,
             backends: backends
                 .into_iter()
@@ -71,10 +74,83 @@ fn subset(v4: bool) -> impl Strategy<Value = Subset> {
                 .map(|(addr, weight)| Backend { addr, weight })
                 .collect(),
             balance,
-            connection: Connection::default(),
-            eject: None,
+            connection,
+            eject,
         },
     )
+}
+
+/// Milliseconds, of which many are whole in a larger unit.
+fn time_ms() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        1..=u32::MAX,
+        (1..=1_000_u32, select(vec![1, 1_000, 60_000, 3_600_000])).prop_map(|(n, unit)| n * unit),
+    ]
+}
+
+fn connection() -> impl Strategy<Value = Connection> {
+    use proptest::option::of;
+    let times = [of(time_ms()), of(time_ms()), of(time_ms())];
+    (of(1..=u32::MAX), of(keepalive()), times).prop_map(
+        |(max_connections, keepalive, [connect_timeout_ms, idle_timeout_ms, max_lifetime_ms])| {
+            Connection {
+                max_connections,
+                connect_timeout_ms,
+                keepalive,
+                idle_timeout_ms,
+                max_lifetime_ms,
+            }
+        },
+    )
+}
+
+fn keepalive() -> impl Strategy<Value = Keepalive> {
+    use proptest::option::of;
+    let times = [of(1..=32_767_u16), of(1..=32_767_u16)];
+    (of(1..=127_u8), times).prop_map(|(probes, [time_s, interval_s])| Keepalive {
+        probes,
+        time_s,
+        interval_s,
+    })
+}
+
+fn ejection() -> impl Strategy<Value = Ejection> {
+    let any = (1..=u32::MAX, time_ms(), time_ms(), 0..=100_u8, 0..=100_u8).prop_map(
+        |(consecutive_failures, interval_ms, base_time_ms, max_percent, min_health_percent)| {
+            Ejection {
+                consecutive_failures,
+                interval_ms,
+                base_time_ms,
+                max_percent,
+                min_health_percent,
+            }
+        },
+    );
+    prop_oneof![Just(Ejection::default()), any]
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let ppm = || prop_oneof![1..=1_000_000_u32, (1..=100_u32).prop_map(|percent| percent * 10_000)];
+    let abort = (ppm(), select(&Errno::ALL[..])).prop_map(|(ppm, errno)| Abort { ppm, errno });
+    let delay = (ppm(), time_ms()).prop_map(|(ppm, ms)| Delay { ppm, ms });
+    (proptest::option::weighted(0.3, abort), proptest::option::weighted(0.3, delay))
+        .prop_map(|(abort, delay)| Fault { abort, delay })
+}
+
+/// Rules for clients that have none in common, the one for every client last.
+fn outbound() -> impl Strategy<Value = Vec<Outbound>> {
+    let cgroups = vec(btree_set("/[a-z][ -.a-z\"\\\\]{0,8}", 1..4), 0..4);
+    (cgroups, vec(any::<bool>(), 5), any::<bool>()).prop_map(|(cgroups, modes, has_every)| {
+        let mut seen = std::collections::HashSet::new();
+        let mut cgroups: Vec<Vec<String>> = cgroups
+            .into_iter()
+            .map(|set| set.into_iter().filter(|path| seen.insert(path.clone())).collect())
+            .filter(|paths: &Vec<String>| !paths.is_empty())
+            .collect();
+        cgroups.extend(has_every.then(Vec::new));
+        let rule = |(cgroups, registry_only)| Outbound { cgroups, registry_only };
+        cgroups.into_iter().zip(modes).map(rule).collect()
+    })
 }
 
 fn client() -> impl Strategy<Value = ClientMatch> {
@@ -119,12 +195,8 @@ fn route(subsets: usize) -> impl Strategy<Value = Route> {
         1 => select(&Errno::ALL[..]).prop_map(Action::Reject),
         1 => Just(Action::Pass),
     ];
-    (name(), vec(client(), 0..3), action).prop_map(|(name, matches, action)| Route {
-        name,
-        matches,
-        action,
-        fault: Fault::default(),
-    })
+    (name(), vec(client(), 0..3), action, fault())
+        .prop_map(|(name, matches, action, fault)| Route { name, matches, action, fault })
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -154,6 +226,11 @@ fn source(bytes: impl Into<Vec<u8>>) -> Source {
     Source::new("-", bytes)
 }
 
+/// Canonical text, which says what is not enforced yet too.
+fn canonical(text: &str) -> Source {
+    source(text).degraded()
+}
+
 /// Loads and renders; what counts is that neither panics.
 fn exercise(bytes: Vec<u8>) {
     let sources = [source(bytes)];
@@ -178,15 +255,18 @@ fn valid_files() -> Vec<String> {
 
 proptest! {
     #[test]
-    fn canonical_text_loads_to_what_it_was_written_from(service in service()) {
-        let text = to_yaml(&service);
-        let loaded = load(&[source(text.clone())]);
+    fn canonical_text_loads_to_what_it_was_written_from(
+        service in service(),
+        outbound in outbound(),
+    ) {
+        let policy = Policy { services: vec![service], outbound };
+        let text = policy_to_yaml(&policy);
+        let loaded = load(&[canonical(&text)]);
         let loaded = loaded.map_err(|diagnostics| {
             TestCaseError::fail(render(&diagnostics, &[source(text.clone())], false))
         })?;
-        prop_assert_eq!(&loaded.policy, &Policy { services: vec![service], outbound: Vec::new() }, "{}", text);
-        let again = loaded.policy.services.first().map(to_yaml);
-        prop_assert_eq!(again, Some(text));
+        prop_assert_eq!(&loaded.policy, &policy, "{}", text);
+        prop_assert_eq!(policy_to_yaml(&loaded.policy), text);
     }
 
     #[test]
@@ -203,10 +283,10 @@ proptest! {
             service.frontends.dedup();
         }
         let texts: Vec<String> = services.iter().map(to_yaml).collect();
-        let loaded = load(&[source(texts.join(marker))]).expect("valid");
+        let loaded = load(&[canonical(&texts.join(marker))]).expect("valid");
         prop_assert_eq!(&loaded.policy.services, &services);
         for (document, service) in loaded.documents.iter().zip(services) {
-            let alone = load(&[source(document.text.clone())]).expect("valid");
+            let alone = load(&[canonical(&document.text)]).expect("valid");
             prop_assert_eq!(alone.policy.services, vec![service]);
         }
     }

@@ -14,6 +14,12 @@ pub struct PolicyFile {
     pub text: String,
 }
 
+/// The text of a file, by its path from this crate.
+pub fn read_policy(path: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
 /// `policies/*.yaml`.
 pub fn policies() -> Result<Vec<PolicyFile>> {
     read("../policies")

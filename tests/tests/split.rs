@@ -60,3 +60,21 @@ fn totals_of_two_cpus_at_once_are_within_one() -> Result<()> {
     assert!((v2 * 5).abs_diff(2 * each) < 5, "{v2} of {}", 2 * each);
     Ok(())
 }
+
+#[test]
+fn the_address_of_a_server_is_split_between_it_and_others() -> Result<()> {
+    // Dropped after the node, since a server is told to end by a connection to its own address.
+    let _v1 = PortServer::start("127.0.0.1:19001")?;
+    let _v2 = PortServer::start("127.0.0.1:19002")?;
+    let mut node = Node::new()?;
+    let policy = two_versions("tcp", 50, 50).replace("127.10.0.1:8080", "127.0.0.1:19001");
+    node.apply(&policy)?;
+    let mut counts = BTreeMap::new();
+    for n in 1..=40_u32 {
+        *counts.entry(ask_port("127.0.0.1:19001")?).or_insert(0_u32) += 1;
+        let v1 = counts.get(&19001).copied().unwrap_or_default();
+        assert!((v1 * 2).abs_diff(n) < 2, "{v1} of {n}");
+    }
+    assert_eq!(counts, BTreeMap::from([(19001, 20), (19002, 20)]));
+    Ok(())
+}

@@ -369,7 +369,8 @@ fn read(path: &Path) -> io::Result<Override> {
         NOTHING => None,
         number => Some(u64::from_str_radix(number, 16).map_err(|_| damaged())?),
     };
-    let source = Source::new(path.display().to_string(), bytes.clone());
+    // Whether it degrades was asked when it was applied.
+    let source = Source::new(path.display().to_string(), bytes).degraded();
     let loaded = policy::load(&[source]).map_err(|_| damaged())?;
     let mut services = loaded.policy.services.into_iter();
     match (services.next(), services.next()) {
@@ -386,9 +387,9 @@ mod tests {
         let text = format!(
             "apiVersion: splitter.dev/v1\nkind: Split\nmetadata: {{name: {name}}}\nspec:\n  \
              frontends: [\"127.10.0.1:{port}\"]\n  subsets:\n    v1: {{backends: \
-             [\"127.0.0.1:1\"]}}\n  split: {{v1: 1}}\n"
+             [\"127.0.0.1:1\"], maxConnections: 9}}\n  split: {{v1: 1}}\n"
         );
-        let source = Source::new("policy.yaml", text);
+        let source = Source::new("policy.yaml", text).degraded();
         let service = policy::load(&[source]).unwrap().policy.services.remove(0);
         (name.to_owned(), Some(Override { service: Arc::new(service), base: None }))
     }

@@ -8,8 +8,9 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
 use super::model::{
-    Action, Backend, Balance, ClientKey, ClientMatch, Connection, Errno, Fault, Frontend, OnEmpty,
-    PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
+    Abort, Action, Backend, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno,
+    Fault, Frontend, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Protocol, Route,
+    Service, Split, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -33,13 +34,24 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     let names = subsequence(vec!["a", "b", "c", "d"], 0..=4);
     let services = prop::collection::vec((service(), 1_usize..=2), 4);
     let frontends = Just(all_frontends()).prop_shuffle();
-    (names, services, frontends).prop_map(|(names, services, mut all)| {
+    (names, services, frontends, outbound()).prop_map(|(names, services, mut all, outbound)| {
         let services = names.into_iter().zip(services).map(|(name, (service, n))| {
             let mut own = all.split_off(all.len() - n);
             own.sort_unstable();
             Service { name: name.to_owned(), frontends: own, ..service }
         });
-        Policy { services: services.collect(), outbound: Vec::new() }
+        Policy { services: services.collect(), outbound }
+    })
+}
+
+fn outbound() -> impl Strategy<Value = Vec<Outbound>> {
+    let clients = subsequence(vec!["/app", "/gone", ""], 0..=3);
+    (clients, prop::collection::vec(any::<bool>(), 3)).prop_map(|(clients, modes)| {
+        let rule = |(path, registry_only): (&str, bool)| {
+            let cgroups = Some(path.to_owned()).filter(|path| !path.is_empty());
+            Outbound { cgroups: cgroups.into_iter().collect(), registry_only }
+        };
+        clients.into_iter().zip(modes).map(rule).collect()
     })
 }
 
@@ -79,15 +91,29 @@ fn subset() -> impl Strategy<Value = Subset> {
     let balance = prop_oneof![
         4 => Just(Balance::RoundRobin),
         1 => Just(Balance::Random),
+        1 => Just(Balance::LeastConnections),
         1 => client_key().prop_map(Balance::ClientHash),
     ];
-    (backends, balance).prop_map(|(backends, balance)| Subset {
-        name: String::new(),
-        backends,
-        balance,
-        connection: Connection::default(),
-        eject: None,
+    let ejection = Ejection { consecutive_failures: 1, ..Ejection::default() };
+    let eject = prop::option::weighted(0.2, select(vec![Ejection::default(), ejection]));
+    (backends, balance, connection(), eject).prop_map(|(backends, balance, connection, eject)| {
+        Subset { name: String::new(), backends, balance, connection, eject }
     })
+}
+
+fn connection() -> impl Strategy<Value = Connection> {
+    let max_connections = prop::option::weighted(0.2, 1_u32..=2);
+    let connect_timeout_ms = prop::option::weighted(0.2, select(vec![250_u32, 1_000]));
+    let probes = prop::option::of(1_u8..=2);
+    let keepalive = prop::option::weighted(0.2, probes);
+    (max_connections, connect_timeout_ms, keepalive).prop_map(
+        |(max_connections, connect_timeout_ms, keepalive)| Connection {
+            max_connections,
+            connect_timeout_ms,
+            keepalive: keepalive.map(|probes| Keepalive { probes, ..Keepalive::default() }),
+            ..Connection::default()
+        },
+    )
 }
 
 /// Mostly small; some sums do not fit a wheel's own record.
@@ -101,12 +127,19 @@ fn client_key() -> impl Strategy<Value = ClientKey> {
 
 fn route(n_subsets: usize) -> impl Strategy<Value = Route> {
     let matches = prop::collection::vec(client_match(), 0..=2);
-    (matches, action(n_subsets)).prop_map(|(matches, action)| Route {
+    (matches, action(n_subsets), fault()).prop_map(|(matches, action, fault)| Route {
         name: String::new(),
         matches,
         action,
-        fault: Fault::default(),
+        fault,
     })
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let abort = select(Errno::ALL.to_vec()).prop_map(|errno| Abort { ppm: 1_000, errno });
+    let delay = (1_u32..=2).prop_map(|ms| Delay { ppm: 1_000_000, ms });
+    (prop::option::weighted(0.1, abort), prop::option::weighted(0.1, delay))
+        .prop_map(|(abort, delay)| Fault { abort, delay })
 }
 
 fn client_match() -> impl Strategy<Value = ClientMatch> {

@@ -168,6 +168,7 @@ fn title(draft: &Draft) -> String {
 }
 
 /// A rewritten connection is not rewritten again, so a frontend behind a split reaches nobody.
+/// One of the service itself is the address of a server that clients dial too, and stays allowed.
 fn check_cycles(draft: &Draft, owners: &Owners<'_>, report: &mut Report) {
     let protocols: Vec<Protocol> = [Protocol::Tcp, Protocol::Udp]
         .into_iter()
@@ -175,9 +176,9 @@ fn check_cycles(draft: &Draft, owners: &Owners<'_>, report: &mut Report) {
         .collect();
     for (addr, at) in backends(draft) {
         let mut frontends = protocols.iter().map(|protocol| Frontend { addr, protocol: *protocol });
-        let Some((owner, first)) = frontends.find_map(|frontend| owners.get(&frontend)) else {
-            continue;
-        };
+        let is_other = |(owner, _): &&(&Draft, Span)| !std::ptr::eq(*owner, draft);
+        let owner = frontends.find_map(|frontend| owners.get(&frontend).filter(is_other));
+        let Some((owner, first)) = owner else { continue };
         let message = format!("the backend `{addr}` is a frontend of {}", title(owner));
         report.push(
             Diagnostic::new(&code::BACKEND_IS_FRONTEND, at, message)
@@ -187,5 +188,21 @@ fn check_cycles(draft: &Draft, owners: &Owners<'_>, report: &mut Report) {
                      once is not rewritten again",
                 ),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::{Source, load};
+
+    #[test]
+    fn a_backend_may_be_a_frontend_of_its_own_service() {
+        let text = "apiVersion: splitter.dev/v1\nkind: Split\nmetadata: {name: web}\nspec:\n  \
+                    frontends: [\"127.10.0.1:8080\"]\n  subsets:\n    \
+                    v1: {backends: [\"127.10.0.1:8080\"]}\n    \
+                    v2: {backends: [\"127.10.0.2:8080\"]}\n  split: {v1: 1, v2: 1}\n";
+        let loaded = load(&[Source::new("-", text)]).expect("valid");
+        assert_eq!(loaded.warnings, []);
+        assert_eq!(loaded.policy.services[0].subsets.len(), 2);
     }
 }

@@ -80,7 +80,6 @@ codes! {
     WRONG_TYPE = "SP0203" Error "a value has the wrong type";
     UNKNOWN_API_VERSION = "SP0204" Error "the `apiVersion` is not known";
     UNKNOWN_KIND = "SP0205" Error "the `kind` is not known";
-    UNLOADED_KIND = "SP0206" Error "the `kind` is known, but this version does not load it";
     BAD_NAME = "SP0207" Error "a name breaks the rule for names";
     UNKNOWN_WORD = "SP0208" Error "a value is none of the words allowed here";
     EXCLUSIVE_KEYS = "SP0209" Error "two keys exclude each other";
@@ -151,6 +150,7 @@ codes! {
     IGNORED_BY_ISTIO = "SP0809" Error "a field that Istio declares and ignores";
     NO_RANGES = "SP0810" Error "an address range stands where single addresses are needed";
     DYNAMIC = "SP0811" Error "a host is resolved by a proxy for each request";
+    MIXED_PASSTHROUGH = "SP0812" Error "a split has a share that would be left alone";
 
     // Names and references between documents.
     DUPLICATE_DOCUMENT = "SP0901" Error "two documents have one kind, namespace and name";
@@ -161,7 +161,7 @@ codes! {
     HOST_CONFLICT = "SP0906" "IST0109" Error "two virtual services route one host";
     NO_ADDRESS = "SP0907" Error "there is no address at which clients could dial a host";
     UNKNOWN_CLIENT = "SP0908" Error "clients are selected that no workload describes";
-    WORKLOAD_NESTED = "SP0909" Error "the cgroup of a workload is in or is that of another one";
+    WORKLOAD_REPEATED = "SP0909" Error "two workloads describe one cgroup";
     BAD_HOST = "SP0910" Error "a host name is malformed";
     BAD_LABEL = "SP0911" Error "labels are malformed";
     BAD_DURATION = "SP0912" Error "a duration is malformed or out of range";
@@ -177,6 +177,9 @@ codes! {
     SNI_UNDECIDABLE = "SP0922" Error "a split by server name cannot be decided when a connection is made";
     NO_ROOM_FOR_VIPS = "SP0923" Error "the range for addresses of hosts is full";
     MESH_WILDCARD = "SP0924" Error "the host `*` is bound to the mesh";
+    EGRESS_CONFLICT = "SP0925" Error "two egress documents take the same clients";
+    HOSTS_ALIKE = "SP0926" Error "several hosts share a port at which nothing tells them apart";
+    SNI_NOT_A_HOST = "SP0927" Error "a server name is none of the document's hosts";
 
     // Warnings about the same.
     RULE_UNREACHABLE = "SP1001" "IST0130" Warning "a rule comes after one that takes every connection";
@@ -196,6 +199,7 @@ codes! {
     ROUNDED = "SP1015" Warning "a value is rounded to what the kernel has";
     RULE_INEFFECTIVE = "SP1016" Warning "a rule takes no connection";
     SNI_ASSUMED = "SP1017" Warning "the server name is taken to be the host that was looked up";
+    SELECTOR_IGNORED = "SP1018" Warning "a selector is ignored beside another, as in Istio";
 }
 
 /// Whether a code's errors can be degraded to warnings.

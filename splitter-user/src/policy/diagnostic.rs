@@ -115,6 +115,8 @@ pub(super) struct Report {
     warnings: Problems,
     /// Sources whose errors of degradable codes are warnings.
     degraded: HashSet<usize>,
+    /// Number of errors that stay errors when a load is asked to degrade.
+    failures: usize,
 }
 
 /// The problems of one severity: the first [`MAX_PROBLEMS`], and whether there were more.
@@ -133,6 +135,8 @@ impl Report {
     pub(super) fn push(&mut self, mut diagnostic: Diagnostic) {
         if code::is_degradable(diagnostic.code) && diagnostic.severity == Severity::Error {
             self.soften(&mut diagnostic);
+        } else if diagnostic.severity == Severity::Error {
+            self.failures += 1;
         }
         let problems = match diagnostic.severity {
             Severity::Error => &mut self.errors,
@@ -153,6 +157,11 @@ impl Report {
             let rest = "`--degrade` loads the rest and warns of this";
             diagnostic.help = Some(format!("{help}{rest}"));
         }
+    }
+
+    /// Number of errors so far that stay errors when a load is asked to degrade.
+    pub(super) fn failures(&self) -> usize {
+        self.failures
     }
 
     /// Whether further errors would be dropped, so that reading on finds nothing worth its time.

@@ -13,6 +13,8 @@ use super::{Reading, gateway_api, istio, kubernetes, mesh, native};
 pub(super) const API_VERSION: &str = "splitter.dev/v1";
 /// The `kind` of a native service.
 pub(super) const KIND: &str = "Split";
+/// The `kind` of what clients may reach besides the services.
+pub(super) const EGRESS: &str = "Egress";
 
 /// What a document, or an item of a list, holds.
 pub(super) enum Document {
@@ -65,7 +67,7 @@ type Read = fn(&mut Reader<'_>, NodeId, &Reading) -> Option<Document>;
 /// A kind of object that is known.
 pub(super) struct Kind {
     /// Its `kind`.
-    pub(super) kind: &'static str,
+    pub(super) name: &'static str,
     /// Its API group; empty for Kubernetes' core.
     pub(super) group: &'static str,
     /// Versions of the group that have it in this form.
@@ -87,16 +89,22 @@ pub(super) enum KindFate {
 const NATIVE: &[&str] = &["v1"];
 const KINDS: &[Kind] = &[
     Kind {
-        kind: KIND,
+        name: KIND,
         group: "splitter.dev",
         versions: NATIVE,
         fate: KindFate::Read(native::read),
     },
     Kind {
-        kind: "Workload",
+        name: "Workload",
         group: "splitter.dev",
         versions: NATIVE,
         fate: KindFate::Read(mesh::workload::read),
+    },
+    Kind {
+        name: EGRESS,
+        group: "splitter.dev",
+        versions: NATIVE,
+        fate: KindFate::Read(native::read_egress),
     },
 ];
 
@@ -152,55 +160,96 @@ fn read_items(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> Vec<D
 /// document that does not say what it is, is taken for a service, which has the messages about it.
 fn find_kind(reader: &mut Reader<'_>, node: NodeId) -> Option<&'static Kind> {
     let given = |name| reader.peek(node, name).filter(|node| !reader.is_null(*node));
-    let (kind, version) = (given("kind"), given("apiVersion"));
-    let is_native = |node: NodeId| reader.text(node).is_some_and(|text| text == API_VERSION);
-    let (Some(kind), Some(version)) = (kind, version) else {
-        let is_service = match (kind, version) {
-            (None, None) => true,
-            (None, Some(version)) => is_native(version),
-            (Some(kind), _) => reader.text(kind).is_some_and(|text| text == KIND),
-        };
-        if is_service {
-            return KINDS.first();
+    match (given("kind"), given("apiVersion")) {
+        (None, None) => KINDS.first(),
+        (None, Some(version)) => without_kind(reader, node, version),
+        (Some(kind), None) => without_version(reader, node, kind),
+        (Some(kind), Some(version)) => {
+            let word = reader.string(kind, "`kind`");
+            let text = reader.string(version, "`apiVersion`");
+            look_up(reader, (kind, word?), (version, text?))
         }
-        let (name, example) =
-            if kind.is_none() { ("kind", KIND) } else { ("apiVersion", API_VERSION) };
-        missing(reader, reader.span(node), name, example);
-        return None;
-    };
-    let (word, text) = (reader.string(kind, "`kind`"), reader.string(version, "`apiVersion`"));
-    let (word, text) = (word?, text?);
+    }
+}
+
+fn look_up(
+    reader: &mut Reader<'_>,
+    (kind, word): (NodeId, &str),
+    (version, text): (NodeId, &str),
+) -> Option<&'static Kind> {
     let (group, number) = text.rsplit_once('/').unwrap_or(("", text));
-    let of_kind: Vec<&'static Kind> = kinds().filter(|known| known.kind == word).collect();
+    let of_kind = of_kind(word);
     let found = of_kind.iter().find(|known| known.group == group).copied();
     if of_kind.is_empty() {
-        unknown_kind(reader, kind, word, group);
+        unknown_kind(reader, kind, word, Some(group));
     } else if !found.is_some_and(|known| known.versions.contains(&number)) {
         unknown_version(reader, version, word, text, &of_kind);
     }
     found
 }
 
-fn missing(reader: &mut Reader<'_>, at: Span, name: &str, example: &str) {
-    reader.push(
-        Diagnostic::new(&code::MISSING_KEY, at, format!("the document has no `{name}`"))
-            .with_label(format!("`{name}` is missing here"))
-            .with_help(format!("write `{name}: {example}`")),
-    );
+fn without_kind(reader: &mut Reader<'_>, node: NodeId, version: NodeId) -> Option<&'static Kind> {
+    let text = reader.string(version, "`apiVersion`")?;
+    if text == API_VERSION {
+        return KINDS.first();
+    }
+    let group = text.rsplit_once('/').map_or("", |(group, _)| group);
+    let at = reader.span(node);
+    reader.missing(at, "the document", "kind", &kinds_help(Some(group)));
+    None
 }
 
-fn unknown_kind(reader: &mut Reader<'_>, node: NodeId, word: &str, group: &str) {
-    let message = format!("unknown kind {}", quote(word));
-    let of_group: Vec<&str> =
-        kinds().filter(|known| known.group == group).map(|known| known.kind).collect();
-    let help = match nearest(word, kinds().map(|known| known.kind)) {
-        Some(guess) => format!("did you mean `{guess}`?"),
-        None if of_group.is_empty() => {
-            "this loads `kind: Split`, and kinds of Istio, Kubernetes and the Gateway API; see \
+fn without_version(reader: &mut Reader<'_>, node: NodeId, kind: NodeId) -> Option<&'static Kind> {
+    let word = reader.string(kind, "`kind`")?;
+    if word == KIND {
+        return KINDS.first();
+    }
+    let of_kind = of_kind(word);
+    if of_kind.is_empty() {
+        unknown_kind(reader, kind, word, None);
+    } else {
+        let at = reader.span(node);
+        reader.missing(at, "the document", "apiVersion", &versions_help(&of_kind));
+    }
+    None
+}
+
+fn of_kind(word: &str) -> Vec<&'static Kind> {
+    kinds().filter(|known| known.name == word).collect()
+}
+
+/// The kinds of a group; what there is at all where it has none.
+fn kinds_help(group: Option<&str>) -> String {
+    let of_group = kinds().filter(|known| Some(known.group) == group);
+    let of_group: Vec<&str> = of_group.map(|known| known.name).collect();
+    match of_group[..] {
+        [] => "this loads `kind: Split`, and kinds of Istio, Kubernetes and the Gateway API; see \
              docs/policy.md"
-                .to_owned()
-        }
-        None => format!("the kinds of this group are: {}", list(&of_group)),
+            .to_owned(),
+        [only] => format!("write `kind: {only}`"),
+        _ => format!("the kinds of this group are: {}", list(&of_group)),
+    }
+}
+
+/// What to write as `apiVersion` of one of some kinds.
+fn versions_help(known: &[&'static Kind]) -> String {
+    let full = |kind: &&'static Kind| {
+        let prefix = if kind.group.is_empty() { String::new() } else { format!("{}/", kind.group) };
+        kind.versions.iter().map(|version| format!("{prefix}{version}")).collect::<Vec<_>>()
+    };
+    let all: Vec<String> = known.iter().flat_map(full).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    match all[..] {
+        [only] => format!("write `apiVersion: {only}`"),
+        _ => format!("write one of: {}", list(&all)),
+    }
+}
+
+fn unknown_kind(reader: &mut Reader<'_>, node: NodeId, word: &str, group: Option<&str>) {
+    let message = format!("unknown kind {}", quote(word));
+    let help = match nearest(word, kinds().map(|known| known.name)) {
+        Some(guess) => format!("did you mean `{guess}`?"),
+        None => kinds_help(group),
     };
     let at = reader.span(node);
     reader.push(Diagnostic::new(&code::UNKNOWN_KIND, at, message).with_help(help));
@@ -213,24 +262,33 @@ fn unknown_version(
     version: &str,
     known: &[&'static Kind],
 ) {
-    let full = |kind: &&'static Kind| {
-        let prefix = if kind.group.is_empty() { String::new() } else { format!("{}/", kind.group) };
-        kind.versions.iter().map(|version| format!("{prefix}{version}")).collect::<Vec<_>>()
-    };
-    let all: Vec<String> = known.iter().flat_map(full).collect();
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
     let message = format!("unknown apiVersion {} for `kind: {word}`", quote(version));
-    let help = match all[..] {
-        [only] => format!("write `apiVersion: {only}`"),
-        _ => format!("write one of: {}", list(&all)),
-    };
     let at = reader.span(node);
-    reader.push(Diagnostic::new(&code::UNKNOWN_API_VERSION, at, message).with_help(help));
+    reader.push(
+        Diagnostic::new(&code::UNKNOWN_API_VERSION, at, message).with_help(versions_help(known)),
+    );
 }
 
 fn not_enforced(reader: &mut Reader<'_>, node: NodeId, kind: &Kind) {
     let at = reader.peek(node, "kind").map_or(reader.span(node), |kind| reader.span(kind));
-    let message = format!("`kind: {}` is skipped: what it asks for is not enforced", kind.kind);
+    let message = format!("`kind: {}` is skipped: what it asks for is not enforced", kind.name);
     let help = "splitter chooses where connections go and does not see what is in them";
     reader.push(Diagnostic::new(&code::KIND_NOT_ENFORCED, at, message).with_help(help));
+}
+
+/// Reads documents that are known to be right, for tests of readers.
+#[cfg(test)]
+pub(super) fn read_resources(text: &str) -> Vec<Resource> {
+    let mut report = Report::default();
+    let mut documents = yaml::Documents::new(text, 0, 0);
+    let mut resources = Vec::new();
+    while let Some(document) = documents.next(&mut report) {
+        for found in read(&document, &mut report, &Reading::default()) {
+            let Document::Resource(resource) = found else { continue };
+            resources.push(*resource);
+        }
+    }
+    let problems = report.finish();
+    assert!(problems.as_ref().is_ok_and(Vec::is_empty), "{problems:?}");
+    resources
 }

@@ -88,8 +88,22 @@ impl<'a> Reader<'a> {
         Some(fields)
     }
 
+    /// A mapping of which only some keys matter: the others, known or not, are their owner's affair.
+    /// For what API servers write about objects that are not rules of traffic, where a closed table
+    /// would refuse every new release. Keys without a value count as absent.
+    pub(super) fn open_object(
+        &mut self,
+        node: NodeId,
+        what: &'static str,
+        keys: &[&str],
+    ) -> Option<Fields<'a>> {
+        let mut fields = self.open_fields(node, what)?;
+        fields.retain(|entry| keys.contains(&entry.name) && !self.is_null(entry.value));
+        Some(fields)
+    }
+
     /// Whether a value is what protobuf writes for a field that nobody set.
-    fn is_unset(&self, node: NodeId) -> bool {
+    pub(super) fn is_unset(&self, node: NodeId) -> bool {
         match self.value(node) {
             Value::Sequence(items) => items.is_empty(),
             Value::Scalar(scalar) => matches!(scalar.text.as_ref(), "" | "false" | "0"),

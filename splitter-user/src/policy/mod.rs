@@ -57,6 +57,13 @@ impl Source {
     pub fn new(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
         Self { name: name.into(), bytes: bytes.into(), reading: Reading::default() }
     }
+
+    /// The same text, where what is not enforced yet only warns.
+    #[must_use]
+    pub fn degraded(mut self) -> Self {
+        self.reading.degrade = true;
+        self
+    }
 }
 
 /// How a source is read.
@@ -97,6 +104,8 @@ pub struct Surroundings {
     pub answers: BTreeMap<String, Vec<IpAddr>>,
     /// Addresses for hosts that have none.
     pub vips: Vips,
+    /// Addresses at which services are dialled that are not in this load.
+    pub taken: Vec<IpAddr>,
 }
 
 /// What a load gives where nothing is wrong.
@@ -250,7 +259,10 @@ impl Load {
 
     fn finish(mut self, surroundings: &Surroundings) -> Result<Loaded, Vec<Diagnostic>> {
         let resources = self.layers.finish(&mut self.documents);
-        let lowered = mesh::lower(&resources, surroundings, &mut self.report);
+        let taken = self.drafts.iter().flat_map(|draft| &draft.service.frontends);
+        let taken =
+            taken.map(|frontend| frontend.addr.ip()).chain(surroundings.taken.iter().copied());
+        let lowered = mesh::lower(&resources, surroundings, taken, &mut self.report);
         self.drafts.extend(lowered.drafts);
         check::across(&self.drafts, &mut self.report);
         if self.documents_seen == 0 {

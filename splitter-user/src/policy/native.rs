@@ -1,11 +1,15 @@
-//! The native form: `apiVersion: splitter.dev/v1`, `kind: Split`.
+//! The native form: `apiVersion: splitter.dev/v1`, `kind: Split` and `kind: Egress`.
 //!
-//! Reads a document's tree into a service and checks the rules that need no other service.
+//! Reads a document's tree into a service, or into what clients may reach besides the services, and checks the rules that need no other service.
 //! `docs/policy.md` is the reference of the form; every rule there is enforced here or in `check`.
 
 mod client;
+mod connection;
+mod egress;
+mod fault;
 mod route;
 mod subset;
+mod values;
 mod write;
 
 use std::net::SocketAddr;
@@ -19,7 +23,9 @@ use super::model::{Frontend, PeerName, Protocol, Service};
 use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
 pub(super) use client::read_cgroup;
-pub use write::to_yaml;
+pub(super) use egress::read as read_egress;
+pub(crate) use write::{connection_values, egress_mode, eject_value, fault_values};
+pub use write::{outbound_to_yaml, policy_to_yaml, to_yaml};
 
 const PEER_NAMES: [(&str, PeerName); 2] =
     [("backend", PeerName::Backend), ("frontend", PeerName::Frontend)];

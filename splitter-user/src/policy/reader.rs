@@ -102,6 +102,13 @@ impl<'a> Reader<'a> {
         self.report.push(diagnostic);
     }
 
+    /// What `read` answers, and whether it found no error but such as can be degraded.
+    pub(super) fn watch<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> (T, bool) {
+        let before = self.report.failures();
+        let value = read(self);
+        (value, self.report.failures() == before)
+    }
+
     pub(super) fn span(&self, node: NodeId) -> Span {
         self.tree.span(node)
     }
@@ -159,6 +166,12 @@ impl<'a> Reader<'a> {
             }
         }
         Some(Fields { at: self.span(node), what, entries, meant, refused })
+    }
+
+    /// A mapping with keys of any name; `what` names it, with its article.
+    pub(super) fn open_fields(&mut self, node: NodeId, what: &'static str) -> Option<Fields<'a>> {
+        let entries = self.entries(node, what)?;
+        Some(Fields { at: self.span(node), what, entries, meant: Vec::new(), refused: false })
     }
 
     fn unknown_key(&mut self, entry: Entry<'_>, what: &str, known: &[&str]) {

@@ -271,7 +271,8 @@ pub(super) fn check_together(sources: Vec<Source>, near: &[&Service]) -> Result<
     }
 }
 
-/// A running service as text that diagnostics can point into.
+/// A running service as text that diagnostics can point into. Whether it degrades was asked when
+/// it was applied.
 pub(super) fn running_source(service: &Service) -> Source {
-    Source::new(format!("(running service {})", service.name), to_yaml(service))
+    Source::new(format!("(running service {})", service.name), to_yaml(service)).degraded()
 }

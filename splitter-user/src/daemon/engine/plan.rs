@@ -5,6 +5,7 @@
 //! that is not carried out is dropped.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::change::{check_together, running_source};
@@ -101,9 +102,17 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         }
         let assigned = self.documents.assigned.clone();
         let vips = Vips { ranges: self.vip_ranges, assigned };
-        let surroundings = Surroundings { answers: answers.clone(), vips };
+        let surroundings = Surroundings { answers: answers.clone(), vips, taken: self.taken() };
         policy::load_in(sources, &surroundings)
             .map_err(|diagnostics| ChangeError::Invalid { diagnostics, sources: sources.to_vec() })
+    }
+
+    /// Where services are dialled that no document gives.
+    fn taken(&self) -> Vec<IpAddr> {
+        let files = self.files.values().filter(|filed| !filed.derived).map(|filed| &filed.service);
+        let applied = self.overrides.iter().map(|(_, found)| &found.service);
+        let frontends = files.chain(applied).flat_map(|service| &service.frontends);
+        frontends.map(|frontend| frontend.addr.ip()).collect()
     }
 
     /// What the policy becomes where these are the policy files, with what was applied over them.

@@ -97,6 +97,7 @@ impl Resource {
             Self::ReferenceGrant(it) => &it.meta,
             Self::Gateway(it) => &it.meta,
             Self::Workload(it) => &it.meta,
+            Self::Egress(it) => &it.meta,
         }
     }
 
@@ -119,6 +120,7 @@ impl Resource {
             Self::ReferenceGrant(_) => "ReferenceGrant",
             Self::Gateway(_) => "Gateway",
             Self::Workload(_) => "Workload",
+            Self::Egress(_) => "Egress",
         }
     }
 
@@ -145,6 +147,7 @@ impl Resources {
             Resource::ReferenceGrant(it) => self.grants.push(it),
             Resource::Gateway(it) => self.gateways.push(it),
             Resource::Workload(it) => self.workloads.push(it),
+            Resource::Egress(it) => self.egresses.push(it),
         }
     }
 }

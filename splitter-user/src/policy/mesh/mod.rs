@@ -6,18 +6,39 @@
 //! change while a client lives, so for each client and each address exactly one rule is in force:
 //! it is found here, once, and not at each connection.
 
+mod assemble;
+mod checks;
+mod clients;
+mod destination_rules;
+mod gateway_routes;
 pub(super) mod layers;
 pub(super) mod meta;
+mod names;
+mod outbound;
+mod plan;
+pub(super) mod port;
 pub(super) mod read;
+mod references;
+mod registry;
 pub(super) mod resource;
+mod services;
+mod sidecars;
 pub(super) mod vips;
+mod virtual_services;
 pub(super) mod workload;
+
+use std::net::IpAddr;
 
 use super::diagnostic::Report;
 use super::document::Draft;
 use super::model::Outbound;
 use super::{HostNames, Surroundings};
+use destination_rules::DestinationRules;
+use gateway_routes::GatewayRoutes;
+use plan::Mesh;
 use resource::Resources;
+use sidecars::Sidecars;
+use virtual_services::VirtualServices;
 
 /// What foreign documents come to.
 #[derive(Debug, Default)]
@@ -30,11 +51,31 @@ pub(super) struct Lowered {
     pub(super) lookups: Vec<String>,
 }
 
-/// Makes services of resources.
+/// Makes services of resources. Hosts that need an address get none of `taken`.
 pub(super) fn lower(
-    _resources: &Resources,
-    _surroundings: &Surroundings,
-    _report: &mut Report,
+    resources: &Resources,
+    surroundings: &Surroundings,
+    taken: impl Iterator<Item = IpAddr>,
+    report: &mut Report,
 ) -> Lowered {
-    Lowered::default()
+    let clients = clients::find(resources, report);
+    let mut registry = registry::build(resources, surroundings, report);
+    let virtual_services = VirtualServices::new(resources);
+    let routes = GatewayRoutes::new(resources);
+    let is_routed = |host: &str| routes.has(host) || !virtual_services.all_of(host).is_empty();
+    services::give_addresses(&mut registry, &surroundings.vips, &is_routed, taken, report);
+    let mesh = Mesh {
+        registry: &registry,
+        clients: &clients,
+        sidecars: Sidecars::new(resources),
+        destination_rules: DestinationRules::new(resources),
+        virtual_services,
+        routes,
+    };
+    checks::check(resources, &mesh, report);
+    let mut lowered = services::make(&mesh, report);
+    services::make_gateways(&mesh, &resources.gateways, &mut lowered, report);
+    lowered.outbound = outbound::find(resources, &mesh.sidecars, &clients, report);
+    lowered.lookups = registry.lookups.iter().cloned().collect();
+    lowered
 }

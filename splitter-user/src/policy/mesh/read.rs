@@ -73,9 +73,13 @@ impl<'a> Reader<'a> {
     /// A dot at its end is dropped.
     pub(in crate::policy) fn host(&mut self, node: NodeId, what: &str) -> Option<At<String>> {
         let text = self.string(node, what)?;
+        self.host_text(text, self.span(node))
+    }
+
+    /// A host name as [`Self::host`] reads it, of text that is a part of a value.
+    pub(in crate::policy) fn host_text(&mut self, text: &str, at: Span) -> Option<At<String>> {
         let lower = text.to_ascii_lowercase();
         let name = lower.strip_suffix('.').unwrap_or(&lower);
-        let at = self.span(node);
         if is_host(name) {
             return Some(At { value: name.to_owned(), at });
         }

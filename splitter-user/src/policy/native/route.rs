@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use splitter_common::abi::{MAX_ROUTES, MAX_SPLIT};
 
 use super::client;
+use super::fault;
 use super::subset::CLIENT_KEYS;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Span};
@@ -14,7 +15,8 @@ use crate::policy::reader::{Entry, Fields, Reader};
 use crate::policy::words::{list, nearest, quote, suggest};
 use crate::policy::yaml::{NodeId, Value};
 
-const KEYS: [&str; 8] = ["name", "match", "split", "reject", "pass", "affinity", "pick", "onEmpty"];
+const KEYS: [&str; 9] =
+    ["name", "match", "split", "reject", "pass", "affinity", "pick", "onEmpty", "fault"];
 const ACTIONS: [&str; 3] = ["split", "reject", "pass"];
 const SPLIT_KEYS: [&str; 3] = ["affinity", "pick", "onEmpty"];
 const PICKS: [(&str, Pick); 2] = [("exact", Pick::Exact), ("random", Pick::Random)];
@@ -125,12 +127,16 @@ fn read(
         None => Some(Vec::new()),
     };
     let action = read_action(reader, &fields, subsets);
+    let fault = match fields.value("fault") {
+        Some(node) => fault::read(reader, node),
+        None => Some(Fault::default()),
+    };
     let matches = matches?;
     let route = Route {
         name: name?,
         matches: matches.iter().map(|(client, _)| client.clone()).collect(),
         action: action?,
-        fault: Fault::default(),
+        fault: fault?,
     };
     Some((route, RoutePlaces { route: fields.span(), matches }))
 }
@@ -183,7 +189,7 @@ fn read_action(
     }
     match action.name {
         "split" => read_split(reader, action.value, fields, subsets).map(Action::Split),
-        "reject" => read_errno(reader, action.value).map(Action::Reject),
+        "reject" => read_errno(reader, action.value, "reject").map(Action::Reject),
         _ => read_pass(reader, action.value),
     }
 }
@@ -219,10 +225,12 @@ fn read_pass(reader: &mut Reader<'_>, node: NodeId) -> Option<Action> {
     None
 }
 
-fn read_errno(reader: &mut Reader<'_>, node: NodeId) -> Option<Errno> {
+/// The errno at a key, by its name.
+pub(super) fn read_errno(reader: &mut Reader<'_>, node: NodeId, key: &str) -> Option<Errno> {
     let names = Errno::ALL.map(|errno| errno.name);
     let Value::Scalar(scalar) = reader.value(node) else {
-        return reader.wrong_type(node, "`reject`", "an errno", "write `reject: ECONNREFUSED`");
+        let help = format!("write `{key}: ECONNREFUSED`");
+        return reader.wrong_type(node, &format!("`{key}`"), "an errno", &help);
     };
     let word = scalar.text.as_ref();
     let errno = Errno::ALL.into_iter().find(|errno| errno.name == word);

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use splitter_common::abi::{MAX_BACKENDS, MAX_SUBSETS};
 
+use super::connection;
+use super::values::not_enforced;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::document::SubsetPlaces;
@@ -26,9 +28,20 @@ pub(super) const CLIENT_KEYS: [(&str, ClientKey); 6] = [
 /// What plain `clientHash` hashes.
 pub(super) const DEFAULT_CLIENT_KEY: ClientKey = ClientKey::Netns;
 
-const BALANCES: [(&str, Balance); 3] = [
+const KEYS: [&str; 8] = [
+    "backends",
+    "balance",
+    "maxConnections",
+    "connectTimeout",
+    "keepalive",
+    "idleTimeout",
+    "maxLifetime",
+    "eject",
+];
+const BALANCES: [(&str, Balance); 4] = [
     ("roundRobin", Balance::RoundRobin),
     ("random", Balance::Random),
+    ("leastConnections", Balance::LeastConnections),
     ("clientHash", Balance::ClientHash(DEFAULT_CLIENT_KEY)),
 ];
 
@@ -61,7 +74,7 @@ fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
         eject: None,
     };
     let mut places = SubsetPlaces { name: entry.key, backends: Vec::new() };
-    let Some(fields) = reader.fields(entry.value, "a subset", &["backends", "balance"]) else {
+    let Some(fields) = reader.fields(entry.value, "a subset", &KEYS) else {
         return (subset, places);
     };
     let help = "write `backends: [\"127.0.0.1:9001\"]`, or `[]` for none yet";
@@ -69,9 +82,11 @@ fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
         let backends = read_backends(reader, node, entry);
         (subset.backends, places.backends) = backends.unwrap_or_default().into_iter().unzip();
     }
-    if let Some(node) = fields.value("balance") {
-        subset.balance = read_balance(reader, node).unwrap_or_default();
+    if let Some(entry) = fields.get("balance") {
+        subset.balance = read_balance(reader, entry).unwrap_or_default();
     }
+    subset.connection = connection::read(reader, &fields);
+    subset.eject = fields.value("eject").and_then(|node| connection::read_ejection(reader, node));
     (subset, places)
 }
 
@@ -159,9 +174,15 @@ fn check_weights(
 }
 
 /// A word, or `{clientHash: KEY}`.
-fn read_balance(reader: &mut Reader<'_>, node: NodeId) -> Option<Balance> {
+fn read_balance(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<Balance> {
+    let node = entry.value;
     let Value::Mapping(_) = reader.value(node) else {
-        return reader.word(node, "a way to balance", &BALANCES);
+        let balance = reader.word(node, "a way to balance", &BALANCES)?;
+        if balance == Balance::LeastConnections {
+            let meanwhile = "backends are chosen in turn, as with `roundRobin`";
+            not_enforced(reader, entry.key, "balance: leastConnections", meanwhile);
+        }
+        return Some(balance);
     };
     let fields = reader.fields(node, "`balance`", &["clientHash"])?;
     let key = reader.required(&fields, "clientHash", "write `balance: {clientHash: uid}`")?;

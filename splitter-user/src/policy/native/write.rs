@@ -1,17 +1,54 @@
-//! A service as canonical native YAML.
+//! A policy as canonical native YAML.
 //!
 //! Canonical means: one spelling for one meaning, keys in the order of `docs/policy.md`, defaults
 //! left out, addresses and free strings in quotes.
 
 use std::fmt::{self, Display, Formatter};
 
+use super::egress::MODES;
 use super::subset::CLIENT_KEYS;
-use crate::policy::document::{API_VERSION, KIND};
+use super::values::{Duration, Percent};
+use crate::policy::document::{API_VERSION, EGRESS, KIND};
+use crate::policy::mesh::resource::OutboundMode;
 use crate::policy::model::{
-    Action, Balance, ClientKey, ClientMatch, Frontend, OnEmpty, PeerName, Pick, Protocol, Route,
-    Service, Split, Subset,
+    Abort, Action, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Fault, Frontend,
+    Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
 };
 use crate::policy::scalar::{Meaning, meaning};
+
+/// Writes a policy as a stream of documents that loads to the same policy.
+///
+/// What is not enforced yet is in it too, so the load is to degrade: see [`Reading::degrade`].
+///
+/// [`Reading::degrade`]: crate::policy::Reading::degrade
+pub fn policy_to_yaml(policy: &Policy) -> String {
+    let services = policy.services.iter().map(to_yaml);
+    let outbound = policy.outbound.iter().zip(1..);
+    let outbound = outbound.map(|(outbound, n)| outbound_to_yaml(outbound, n));
+    services.chain(outbound).collect::<Vec<_>>().join("---\n")
+}
+
+/// Writes what clients may reach as a document that loads to the same. `n` makes its name, which
+/// is unique where each has another.
+pub fn outbound_to_yaml(outbound: &Outbound, n: usize) -> String {
+    let mode = egress_mode(outbound);
+    let cgroup = |path: &String| format!("\n    - {{cgroup: {}}}", Quoted(path));
+    let clients = match outbound.cgroups[..] {
+        [] => String::new(),
+        _ => format!("  clients:{}\n", outbound.cgroups.iter().map(cgroup).collect::<String>()),
+    };
+    format!(
+        "apiVersion: {API_VERSION}\nkind: {EGRESS}\nmetadata:\n  name: egress-{n}\n\
+         spec:\n  mode: {mode}\n{clients}"
+    )
+}
+
+/// The word for what clients may reach.
+pub(crate) fn egress_mode(outbound: &Outbound) -> &'static str {
+    let mode =
+        if outbound.registry_only { OutboundMode::RegistryOnly } else { OutboundMode::AllowAny };
+    MODES.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| word)
+}
 
 /// Writes a service as a document that loads to the same service.
 pub fn to_yaml(service: &Service) -> String {
@@ -89,11 +126,71 @@ fn write_subset(f: &mut Formatter<'_>, subset: &Subset) -> fmt::Result {
         }
     }
     match subset.balance {
-        Balance::RoundRobin => Ok(()),
-        Balance::LeastConnections => writeln!(f, "      balance: leastConnections"),
-        Balance::Random => writeln!(f, "      balance: random"),
-        Balance::ClientHash(key) => writeln!(f, "      balance: {{clientHash: {key}}}"),
+        Balance::RoundRobin => {}
+        Balance::LeastConnections => writeln!(f, "      balance: leastConnections")?,
+        Balance::Random => writeln!(f, "      balance: random")?,
+        Balance::ClientHash(key) => writeln!(f, "      balance: {{clientHash: {key}}}")?,
     }
+    for (key, value) in connection_values(&subset.connection) {
+        writeln!(f, "      {key}: {value}")?;
+    }
+    match &subset.eject {
+        Some(eject) => writeln!(f, "      eject: {}", eject_value(eject)),
+        None => Ok(()),
+    }
+}
+
+/// Keys and their values.
+type Values = Vec<(&'static str, String)>;
+
+/// A mapping in braces.
+struct Mapping(Values);
+
+impl Display for Mapping {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let pairs: Vec<String> =
+            self.0.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+        write!(f, "{{{}}}", pairs.join(", "))
+    }
+}
+
+/// The keys of a subset about its connections that say something, in the words of the policy.
+pub(crate) fn connection_values(asked: &Connection) -> Values {
+    let time = |ms: u32| Duration(ms).to_string();
+    let values = [
+        ("maxConnections", asked.max_connections.map(|n| n.to_string())),
+        ("connectTimeout", asked.connect_timeout_ms.map(time)),
+        ("keepalive", asked.keepalive.map(|it| Mapping(keepalive_values(it)).to_string())),
+        ("idleTimeout", asked.idle_timeout_ms.map(time)),
+        ("maxLifetime", asked.max_lifetime_ms.map(time)),
+    ];
+    values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+fn keepalive_values(keepalive: Keepalive) -> Values {
+    let time = |seconds: u16| Duration(u32::from(seconds) * 1_000).to_string();
+    let values = [
+        ("probes", keepalive.probes.map(|n| n.to_string())),
+        ("time", keepalive.time_s.map(time)),
+        ("interval", keepalive.interval_s.map(time)),
+    ];
+    values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+/// The value of `eject`, without its defaults.
+pub(crate) fn eject_value(eject: &Ejection) -> String {
+    let all = |it: &Ejection| {
+        [
+            ("consecutiveFailures", it.consecutive_failures.to_string()),
+            ("interval", Duration(it.interval_ms).to_string()),
+            ("baseTime", Duration(it.base_time_ms).to_string()),
+            ("maxPercent", it.max_percent.to_string()),
+            ("minHealthPercent", it.min_health_percent.to_string()),
+        ]
+    };
+    let pairs = all(eject).into_iter().zip(all(&Ejection::default()));
+    let asked = pairs.filter(|(value, default)| value != default).map(|(value, _)| value);
+    Mapping(asked.collect()).to_string()
 }
 
 fn write_route(f: &mut Formatter<'_>, service: &Service, route: &Route) -> fmt::Result {
@@ -106,10 +203,27 @@ fn write_route(f: &mut Formatter<'_>, service: &Service, route: &Route) -> fmt::
         write_match(f, client)?;
     }
     match &route.action {
-        Action::Split(split) => write_split(f, service, split),
-        Action::Reject(errno) => writeln!(f, "      reject: {}", errno.name),
-        Action::Pass => writeln!(f, "      pass: true"),
+        Action::Split(split) => write_split(f, service, split)?,
+        Action::Reject(errno) => writeln!(f, "      reject: {}", errno.name)?,
+        Action::Pass => writeln!(f, "      pass: true")?,
     }
+    let faults = fault_values(&route.fault);
+    if !faults.is_empty() {
+        writeln!(f, "      fault:")?;
+    }
+    faults.iter().try_for_each(|(key, value)| writeln!(f, "        {key}: {value}"))
+}
+
+/// The faults of a route, in the words of the policy.
+pub(crate) fn fault_values(fault: &Fault) -> Values {
+    let abort = fault.abort.map(|Abort { ppm, errno }| {
+        Mapping(vec![("percent", Percent(ppm).to_string()), ("errno", errno.name.to_owned())])
+    });
+    let delay = fault.delay.map(|Delay { ppm, ms }| {
+        Mapping(vec![("percent", Percent(ppm).to_string()), ("time", Duration(ms).to_string())])
+    });
+    let values = [("abort", abort), ("delay", delay)];
+    values.into_iter().filter_map(|(key, value)| Some((key, value?.to_string()))).collect()
 }
 
 fn write_match(f: &mut Formatter<'_>, client: &ClientMatch) -> fmt::Result {

@@ -1,0 +1,344 @@
+//! Plans of all clients for one port of a host, put together to one service.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use splitter_common::abi::{MAX_BACKENDS, MAX_ROUTES, MAX_SPLIT, MAX_SUBSETS};
+
+use super::clients::{Client, is_within};
+use super::destination_rules::InForce;
+use super::names::clean_name;
+use super::plan::{Plan, Planned, Target};
+use super::registry::{Host, Server};
+use super::resource::{LoadBalancer, ServicePort, Transport};
+use crate::policy::code::{self, Code};
+use crate::policy::diagnostic::{Diagnostic, Report, Span};
+use crate::policy::document::{Draft, Places, RoutePlaces, SubsetPlaces};
+use crate::policy::model::{
+    Action, Backend, Balance, ClientKey, ClientMatch, Connection, Errno, Frontend, OnEmpty,
+    PeerName, Pick, Protocol, Route, Service, Split, Subset,
+};
+
+/// What a service is made of.
+pub(super) struct Parts<'a, 'r> {
+    /// `NAMESPACE/NAME`.
+    pub(super) name: String,
+    /// The host that is dialled; subsets of others are named after them.
+    pub(super) host: Option<&'a Host<'r>>,
+    pub(super) at: Span,
+    pub(super) frontends: Vec<Frontend>,
+    /// One per client, in the order of the clients.
+    pub(super) plans: Vec<(&'a Client<'a>, Plan<'r>)>,
+}
+
+/// Makes a service, unless it would leave every connection alone.
+pub(super) fn assemble(parts: Parts<'_, '_>, report: &mut Report) -> Option<Draft> {
+    let v4 = parts.frontends.first()?.addr.is_ipv4();
+    let mut subsets = Subsets::new(parts.host, v4);
+    let routes = in_order(&parts.plans);
+    if routes.iter().all(|(plan, _)| plan.action == Planned::Pass) {
+        return None;
+    }
+    let at = routes.first().map_or(parts.at, |(plan, _)| plan.document);
+    let mut service = Service {
+        name: parts.name,
+        frontends: parts.frontends,
+        getpeername: PeerName::default(),
+        subsets: Vec::new(),
+        routes: Vec::new(),
+    };
+    let mut places = Places {
+        name: at,
+        frontends: service.frontends.iter().map(|frontend| (*frontend, parts.at)).collect(),
+        ..Places::default()
+    };
+    let mut names = BTreeSet::new();
+    for (plan, cgroups) in routes {
+        let (route, place) = make_route(plan, &cgroups, &mut subsets, &mut names, report)?;
+        service.routes.push(route);
+        places.routes.push(place);
+    }
+    subsets.add_prepared(report);
+    (service.subsets, places.subsets) = subsets.made.into_iter().unzip();
+    service.frontends.sort_unstable();
+    check_limits(&service, at, report).then_some(Draft { service, places })
+}
+
+/// The plans as routes with the cgroups they are for, an empty list for every client. Cgroups
+/// inside others come first; those that would fall to the same plan anyway are left out.
+fn in_order<'p, 'r>(plans: &'p [(&Client<'_>, Plan<'r>)]) -> Vec<(&'p Plan<'r>, Vec<String>)> {
+    let falls_to = |index: usize, cgroup: &str| {
+        let later = plans.iter().skip(index + 1);
+        let around = |(client, _): &&(&Client<'_>, Plan<'r>)| {
+            client.cgroup().is_none_or(|outer| is_within(cgroup, outer))
+        };
+        later.clone().find(around).map(|(_, plan)| plan)
+    };
+    let mut routes: Vec<(&Plan<'r>, Vec<String>)> = Vec::new();
+    for (index, (client, plan)) in plans.iter().enumerate() {
+        let cgroup = client.cgroup().filter(|cgroup| *cgroup != "/");
+        let Some(cgroup) = cgroup else {
+            // The root cgroup holds every client: nothing comes after it.
+            routes.push((plan, Vec::new()));
+            break;
+        };
+        if falls_to(index, cgroup) == Some(plan) {
+            continue;
+        }
+        match routes.iter_mut().find(|(known, _)| *known == plan) {
+            // An earlier route may only get a cgroup that is in none of a route in between.
+            Some((_, cgroups)) if !is_nested(cgroup, plans, index) => {
+                cgroups.push(cgroup.to_owned())
+            }
+            _ => routes.push((plan, vec![cgroup.to_owned()])),
+        }
+    }
+    routes
+}
+
+/// Whether a cgroup has others inside, which came before it and must stay before it.
+fn is_nested(cgroup: &str, plans: &[(&Client<'_>, Plan<'_>)], index: usize) -> bool {
+    let mut earlier = plans.iter().take(index).filter_map(|(client, _)| client.cgroup());
+    earlier.any(|inner| is_within(inner, cgroup))
+}
+
+fn make_route<'r>(
+    plan: &Plan<'r>,
+    cgroups: &[String],
+    subsets: &mut Subsets<'_, 'r>,
+    names: &mut BTreeSet<String>,
+    report: &mut Report,
+) -> Option<(Route, RoutePlaces)> {
+    let action = match &plan.action {
+        Planned::Pass => Action::Pass,
+        Planned::Reject => Action::Reject(*Errno::ALL.first()?),
+        Planned::Split(shares) => Action::Split(make_split(plan.at, shares, subsets, report)?),
+    };
+    let client =
+        |path: &String| ClientMatch { cgroup: Some(path.clone()), ..ClientMatch::default() };
+    let matches: Vec<ClientMatch> = cgroups.iter().map(client).collect();
+    let places = matches.iter().map(|client| (client.clone(), plan.at)).collect();
+    let name = unique(&clean_name(&plan.name), names);
+    let route = Route { name, matches, action, fault: plan.fault };
+    Some((route, RoutePlaces { route: plan.at, matches: places }))
+}
+
+fn make_split<'r>(
+    at: Span,
+    shares: &[(Target<'r>, u32)],
+    subsets: &mut Subsets<'_, 'r>,
+    report: &mut Report,
+) -> Option<Split> {
+    let sum: u64 = shares.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    if sum == 0 {
+        // Reported where it was read.
+        return None;
+    }
+    if sum > u64::from(u32::MAX) {
+        let message = format!("the weights sum to {sum}, more than {}", u32::MAX);
+        report.push(
+            Diagnostic::new(&code::SUM_OVERFLOW, at, message)
+                .with_help("divide all of them by the same number: only their ratio counts"),
+        );
+        return None;
+    }
+    let weights: Vec<(usize, u32)> =
+        shares.iter().map(|(target, weight)| (subsets.ordinal(target, report), *weight)).collect();
+    Some(Split { weights, pick: Pick::default(), on_empty: OnEmpty::default() })
+}
+
+/// A name that is not taken, like this one.
+fn unique(name: &str, taken: &mut BTreeSet<String>) -> String {
+    let numbered = |n: usize| match n {
+        1 => name.to_owned(),
+        n => {
+            let end = format!("-{n}");
+            format!("{}{end}", clean_name(&name.chars().take(63 - end.len()).collect::<String>()))
+        }
+    };
+    let mut free = (1..).map(numbered).filter(|name| !taken.contains(name));
+    let name = free.next().unwrap_or_else(|| name.to_owned());
+    taken.insert(name.clone());
+    name
+}
+
+/// The subsets of a service under way.
+struct Subsets<'a, 'r> {
+    host: Option<&'a Host<'r>>,
+    v4: bool,
+    targets: Vec<Target<'r>>,
+    made: Vec<(Subset, SubsetPlaces)>,
+    names: BTreeSet<String>,
+}
+
+impl<'a, 'r> Subsets<'a, 'r> {
+    fn new(host: Option<&'a Host<'r>>, v4: bool) -> Self {
+        Self { host, v4, targets: Vec::new(), made: Vec::new(), names: BTreeSet::new() }
+    }
+
+    fn ordinal(&mut self, target: &Target<'r>, report: &mut Report) -> usize {
+        if let Some(known) = self.targets.iter().position(|known| known == target) {
+            return known;
+        }
+        let name = unique(&self.name(target), &mut self.names);
+        self.made.push(make_subset(name, target, self.v4, report));
+        self.targets.push(target.clone());
+        self.targets.len() - 1
+    }
+
+    /// The subset's name where the host is the one that is dialled, else after the host.
+    fn name(&self, target: &Target<'_>) -> String {
+        let Some(host) = target.host else { return "rejected".to_owned() };
+        let is_own = self.host.is_some_and(|own| own.name == host.name);
+        let short = match super::names::split_service_host(&host.name) {
+            Some((name, _)) => name,
+            None => &host.name,
+        };
+        let name = match (&target.subset, is_own) {
+            (Some(subset), true) => subset.clone(),
+            (Some(subset), false) => format!("{short}-{subset}"),
+            (None, true) => "all".to_owned(),
+            (None, false) => short.to_owned(),
+        };
+        clean_name(&name)
+    }
+
+    /// Adds the other subsets that the rule in force for the dialled host defines, so that weight
+    /// can be shifted to them by command.
+    fn add_prepared(&mut self, report: &mut Report) {
+        let own = |target: &&Target<'r>| {
+            target.subset.is_some()
+                && target.host.map(|host| &host.name) == self.host.map(|host| &host.name)
+        };
+        let Some(model) = self.targets.iter().find(own).cloned() else { return };
+        for subset in model.rules.subsets() {
+            let name = Some(subset.name.value.clone());
+            let target = Target { subset: name, at: subset.name.at, ..model.clone() };
+            if self.made.len() < MAX_SUBSETS as usize {
+                self.ordinal(&target, report);
+            }
+        }
+    }
+}
+
+fn make_subset(
+    name: String,
+    target: &Target<'_>,
+    v4: bool,
+    report: &mut Report,
+) -> (Subset, SubsetPlaces) {
+    let effective = target.effective();
+    let tcp = &effective.tcp;
+    let (backends, places) = backends(target, v4, report).into_iter().unzip();
+    let subset = Subset {
+        name,
+        backends,
+        balance: balance(effective.load_balancer),
+        connection: Connection {
+            max_connections: tcp.max_connections,
+            connect_timeout_ms: tcp.connect_timeout_ms,
+            keepalive: tcp.keepalive,
+            idle_timeout_ms: tcp.idle_timeout_ms,
+            max_lifetime_ms: tcp.max_lifetime_ms,
+        },
+        eject: effective.ejection,
+    };
+    (subset, SubsetPlaces { name: target.at, backends: places })
+}
+
+fn balance(asked: Option<LoadBalancer>) -> Balance {
+    match asked {
+        None | Some(LoadBalancer::RoundRobin | LoadBalancer::Passthrough) => Balance::RoundRobin,
+        Some(LoadBalancer::Random) => Balance::Random,
+        Some(LoadBalancer::LeastRequest) => Balance::LeastConnections,
+        Some(LoadBalancer::Client) => Balance::ClientHash(ClientKey::Netns),
+    }
+}
+
+/// The servers of a target at its port, those of one address as one.
+fn backends(target: &Target<'_>, v4: bool, report: &mut Report) -> Vec<(Backend, Span)> {
+    let Some(host) = target.host else { return Vec::new() };
+    let port = host.ports.iter().position(|port| port.at == target.port.at);
+    let labels = target.subset.as_deref().and_then(|name| target.rules.subset(name));
+    let is_chosen = |server: &&Server<'_>| labels.is_none_or(|subset| server.has(&subset.labels));
+    let chosen: Vec<&Server<'_>> = host.servers.iter().filter(is_chosen).collect();
+    if chosen.is_empty() {
+        selects_none(target, host, &target.rules, report);
+    }
+    let mut found: Vec<(Backend, Span)> = Vec::new();
+    let mut known: HashMap<SocketAddr, usize> = HashMap::new();
+    for server in chosen.into_iter().filter(|server| is_ipv4(server.ip) == v4) {
+        let Some(number) = port.and_then(|port| *server.ports.get(port)?) else { continue };
+        let addr = SocketAddr::new(server.ip.to_canonical(), number);
+        match known.get(&addr).and_then(|index| found.get_mut(*index)) {
+            Some((backend, _)) => backend.weight = backend.weight.saturating_add(server.weight),
+            None => {
+                known.insert(addr, found.len());
+                found.push((Backend { addr, weight: server.weight }, server.at));
+            }
+        }
+    }
+    found
+}
+
+fn is_ipv4(ip: IpAddr) -> bool {
+    ip.to_canonical().is_ipv4()
+}
+
+fn selects_none(target: &Target<'_>, host: &Host<'_>, rules: &InForce<'_>, report: &mut Report) {
+    if host.unresolved {
+        return;
+    }
+    let help = "its share is rejected with ECONNREFUSED until there is one";
+    let subset = target.subset.as_deref().and_then(|name| rules.subset(name));
+    let diagnostic = match subset.filter(|_| !host.servers.is_empty()) {
+        Some(subset) => {
+            let name = &subset.name.value;
+            let message =
+                format!("no endpoint of {} has the labels of the subset `{name}`", host.name);
+            Diagnostic::new(&code::SUBSET_SELECTS_NONE, subset.name.at, message)
+        }
+        None => {
+            let message = format!("no endpoint of {} is known", host.name);
+            Diagnostic::new(&code::NO_ENDPOINTS, host.at, message)
+        }
+    };
+    report.push(diagnostic.with_help(help));
+}
+
+/// Whether the service fits the data plane.
+fn check_limits(service: &Service, at: Span, report: &mut Report) -> bool {
+    let routes: usize = service.routes.iter().map(|route| route.matches.len().max(1)).sum();
+    let widest = service.routes.iter().map(|route| match &route.action {
+        Action::Split(split) => split.weights.len(),
+        _ => 0,
+    });
+    let largest = service.subsets.iter().map(|subset| subset.backends.len()).max();
+    let counts: [(usize, u32, &'static Code, &str); 4] = [
+        (routes, MAX_ROUTES, &code::TOO_MANY_ROUTES, "routes, counting one per cgroup of clients"),
+        (widest.max().unwrap_or(0), MAX_SPLIT, &code::SPLIT_TOO_WIDE, "destinations in one route"),
+        (service.subsets.len(), MAX_SUBSETS, &code::TOO_MANY_SUBSETS, "subsets"),
+        (largest.unwrap_or(0), MAX_BACKENDS, &code::TOO_MANY_BACKENDS, "endpoints in one subset"),
+    ];
+    let mut fits = true;
+    for (count, most, code, what) in counts {
+        if count > most as usize {
+            fits = false;
+            let message = format!("{} would have {count} {what}; at most {most} fit", service.name);
+            report.push(
+                Diagnostic::new(code, at, message)
+                    .with_help("spread what it does over several services"),
+            );
+        }
+    }
+    fits
+}
+
+/// The protocol of a frontend for a port. `None` where it cannot be split.
+pub(super) fn protocol(port: &ServicePort) -> Option<Protocol> {
+    match port.transport {
+        Transport::Tcp => Some(Protocol::Tcp),
+        Transport::Udp => Some(Protocol::Udp),
+        Transport::Sctp => None,
+    }
+}

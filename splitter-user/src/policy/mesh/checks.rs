@@ -1,0 +1,252 @@
+//! Rules between foreign documents that do not show when a plan is made: about what is never
+//! reached, and about what is named in vain.
+
+use std::collections::HashSet;
+
+use super::clients::Client;
+use super::gateway_routes;
+use super::names::{covers, full_host};
+use super::plan::Mesh;
+use super::references::{self, Reference};
+use super::resource::{
+    At, Export, Match, Resources, RouteDestination, Rule, RuleAction, VirtualService,
+};
+use super::sidecars::{self, WORKLOAD_HELP};
+use super::virtual_services::{check_protocols, is_of_mesh};
+use crate::policy::code::{self, Code};
+use crate::policy::diagnostic::{Diagnostic, Report, Span};
+
+/// Checks everything.
+pub(super) fn check(resources: &Resources, mesh: &Mesh<'_>, report: &mut Report) {
+    conflicts(mesh, report);
+    let mut delegated = HashSet::new();
+    for service in &resources.virtual_services {
+        if is_of_mesh(service) {
+            check_service(service, mesh, &mut delegated, report);
+        } else if let Some(gateway) = service.gateways.first() {
+            gateway_routes::unbound(&gateway.value, gateway.at, report);
+        }
+    }
+    for service in resources.virtual_services.iter().filter(|s| s.hosts.is_empty()) {
+        if !delegated.contains(&(service.meta.namespace.as_str(), service.meta.name.as_str())) {
+            let message = "a VirtualService without `hosts` to which none delegates";
+            ineffective(service.meta.at, message, "give it `hosts`, or delegate to it", report);
+        }
+    }
+    check_destination_rules(resources, mesh, report);
+    sidecars::check(resources, mesh.clients, report);
+    let has_host = |name: &str| mesh.registry.find(name).is_some();
+    gateway_routes::check_parents(resources, has_host, report);
+}
+
+/// Two virtual services of one host: Istio takes the older, and files have no age.
+fn conflicts(mesh: &Mesh<'_>, report: &mut Report) {
+    for (host, services) in mesh.virtual_services.shared() {
+        for (index, second) in services.iter().enumerate() {
+            let mut earlier = services.iter().take(index);
+            let Some(first) = earlier.find(|first| overlap(&first.export, &second.export)) else {
+                continue;
+            };
+            let place = |service: &VirtualService| {
+                let full =
+                    |name: &&At<String>| full_host(&name.value, &service.meta.namespace) == host;
+                service.hosts.iter().find(full).map_or(service.meta.at, |name| name.at)
+            };
+            let message = format!("the host {host} has two VirtualServices");
+            report.push(
+                Diagnostic::new(&code::HOST_CONFLICT, place(second), message)
+                    .with_label(format!("`{}` is the second", second.meta.name))
+                    .with_secondary(place(first), "the first")
+                    .with_help("put the rules of both into one, in the order that is meant"),
+            );
+        }
+    }
+}
+
+fn overlap(a: &Export, b: &Export) -> bool {
+    match (a, b) {
+        (Export::Namespaces(a), Export::Namespaces(b)) => a.iter().any(|name| b.contains(name)),
+        (Export::Namespaces(only), Export::All) | (Export::All, Export::Namespaces(only)) => {
+            !only.is_empty()
+        }
+        (Export::All, Export::All) => true,
+    }
+}
+
+fn check_service<'r>(
+    service: &'r VirtualService,
+    mesh: &Mesh<'_>,
+    delegated: &mut HashSet<(&'r str, &'r str)>,
+    report: &mut Report,
+) {
+    check_seen(&service.export, service.meta.at, mesh, report);
+    check_hosts(service, mesh, report);
+    let mut assumed = None;
+    for rule in service.tls.iter().filter(|rule| rule.complete) {
+        check_server_names(rule, &mut assumed, report);
+    }
+    if let Some(at) = assumed {
+        let message = "connections to a host are taken to ask for its name";
+        report.push(Diagnostic::new(&code::SNI_ASSUMED, at, message).with_help(
+            "the name in the TLS handshake is sent after the connection was made; programs that \
+             dial one host and ask for another are routed by the one they dial",
+        ));
+    }
+    for rule in service.http.iter().chain(&service.tcp).chain(&service.tls) {
+        for wanted in &rule.matches {
+            check_match(wanted, mesh, report);
+        }
+        match &rule.action {
+            RuleAction::Route(destinations) => {
+                check_destinations(destinations, &service.meta.namespace, mesh, report);
+            }
+            RuleAction::Delegate(to) => {
+                let namespace = to.value.0.as_ref().unwrap_or(&service.meta.namespace);
+                delegated.insert((namespace, &to.value.1));
+                check_delegate(to.at, namespace, &to.value.1, mesh, report);
+            }
+            RuleAction::Unknown => {}
+        }
+    }
+}
+
+/// Whether anybody sees what is exported so.
+fn check_seen(export: &Export, at: Span, mesh: &Mesh<'_>, report: &mut Report) {
+    if !mesh.clients.iter().any(|client| client.sees(export)) {
+        unseen(at, "no known client is of a namespace that this is exported to", mesh, report);
+    }
+}
+
+/// Reports what selects clients that nobody is: an error where nobody could be.
+fn unseen(at: Span, message: &str, mesh: &Mesh<'_>, report: &mut Report) {
+    let code: &'static Code =
+        if mesh.clients.len() > 1 { &code::RULE_INEFFECTIVE } else { &code::UNKNOWN_CLIENT };
+    report.push(Diagnostic::new(code, at, message).with_help(WORKLOAD_HELP));
+}
+
+fn ineffective(at: Span, message: &str, help: &str, report: &mut Report) {
+    report.push(Diagnostic::new(&code::RULE_INEFFECTIVE, at, message).with_help(help));
+}
+
+fn check_hosts(service: &VirtualService, mesh: &Mesh<'_>, report: &mut Report) {
+    for name in &service.hosts {
+        let full = full_host(&name.value, &service.meta.namespace);
+        if full.starts_with('*') {
+            if !mesh.registry.hosts().any(|host| covers(&full, &host.name)) {
+                let message = format!("no host of a registry is covered by `{full}`");
+                ineffective(name.at, &message, "load the ServiceEntry or Service too", report);
+            }
+            continue;
+        }
+        match mesh.registry.find(&full) {
+            Some(host) => check_protocols(service, host, report),
+            None => {
+                let message = format!("no address is known at which clients dial {full}");
+                report.push(Diagnostic::new(&code::NO_ADDRESS, name.at, message).with_help(
+                    "load the Service that defines it, or write a ServiceEntry with its \
+                     `addresses` and `endpoints`",
+                ));
+            }
+        }
+    }
+}
+
+/// The server name is sent after the connection was made. It is known before only where it is the
+/// name that was looked up.
+fn check_server_names(rule: &Rule, assumed: &mut Option<Span>, report: &mut Report) {
+    for name in rule.matches.iter().flat_map(|wanted| &wanted.sni_hosts) {
+        if name.value.starts_with('*') {
+            let message =
+                format!("a split by server names such as {} is not decided here", name.value);
+            report.push(
+                Diagnostic::new(&code::SNI_UNDECIDABLE, name.at, message)
+                    .with_help("list the names, each also under `hosts`"),
+            );
+        } else {
+            assumed.get_or_insert(name.at);
+        }
+    }
+}
+
+fn check_match(wanted: &Match, mesh: &Mesh<'_>, report: &mut Report) {
+    let namespace = wanted.source_namespace.as_deref();
+    if wanted.source_labels.is_empty() && namespace.is_none() {
+        return;
+    }
+    let fits = |client: &Client<'_>| {
+        client.has(&wanted.source_labels)
+            && namespace.is_none_or(|name| client.namespace() == Some(name))
+    };
+    if !mesh.clients.iter().any(fits) {
+        unseen(wanted.at, "no known client has these labels and this namespace", mesh, report);
+    }
+}
+
+fn check_destinations(
+    destinations: &[RouteDestination],
+    namespace: &str,
+    mesh: &Mesh<'_>,
+    report: &mut Report,
+) {
+    for destination in destinations {
+        let name = full_host(&destination.host.value, namespace);
+        let Some(host) = mesh.registry.find(&name) else {
+            let reference = Reference { name: &name, at: destination.host.at };
+            references::unknown_host(mesh.registry, &reference, report);
+            continue;
+        };
+        let Some(subset) = &destination.subset else { continue };
+        let mut rules = mesh.destination_rules.all().filter(|(on, _)| covers(on, &host.name));
+        let defines = rules
+            .any(|(_, rule)| rule.subsets.iter().any(|known| known.name.value == subset.value));
+        if !defines {
+            let in_force = mesh.destination_rules.find(&Client::ANYBODY, host);
+            references::undefined_subset(&in_force, subset, host, report);
+        }
+    }
+}
+
+fn check_delegate(at: Span, namespace: &str, name: &str, mesh: &Mesh<'_>, report: &mut Report) {
+    let Some(delegate) = mesh.virtual_services.delegate(namespace, name) else {
+        let message = format!("there is no VirtualService `{namespace}/{name}` without `hosts`");
+        report.push(
+            Diagnostic::new(&code::DELEGATE, at, message).with_help(
+                "load it too; only a VirtualService without `hosts` can be delegated to",
+            ),
+        );
+        return;
+    };
+    for rule in &delegate.http {
+        if let RuleAction::Delegate(to) = &rule.action {
+            let message = "a delegate cannot delegate";
+            report.push(
+                Diagnostic::new(&code::DELEGATE, to.at, message)
+                    .with_help("write the rules of the other one here"),
+            );
+        }
+    }
+}
+
+/// Rules for hosts and clients that there are not.
+fn check_destination_rules(resources: &Resources, mesh: &Mesh<'_>, report: &mut Report) {
+    for (host, rule) in mesh.destination_rules.all() {
+        let is_known = if host.starts_with('*') {
+            mesh.registry.hosts().any(|known| covers(host, &known.name))
+        } else {
+            mesh.registry.find(host).is_some()
+        };
+        if !is_known {
+            let message = format!("the host {host} is in no registry");
+            ineffective(rule.host.at, &message, "load the document that defines it too", report);
+        }
+    }
+    for rule in &resources.destination_rules {
+        let Some(labels) = &rule.workload_selector else { continue };
+        let own = |client: &Client<'_>| {
+            client.namespace() == Some(&rule.meta.namespace) && client.has(labels)
+        };
+        if !mesh.clients.iter().any(own) {
+            unseen(rule.meta.at, "no known client is selected by this", mesh, report);
+        }
+    }
+}

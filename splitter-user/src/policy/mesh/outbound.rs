@@ -1,0 +1,91 @@
+//! What clients may reach besides the services.
+
+use std::collections::HashMap;
+
+use super::clients::Client;
+use super::resource::{At, ClientEgress, OutboundMode, Resources};
+use super::sidecars::Sidecars;
+use crate::policy::code;
+use crate::policy::diagnostic::{Diagnostic, Report, Span};
+use crate::policy::model::Outbound;
+use crate::policy::words::quote;
+
+/// The root of the hierarchy, which every client is in.
+const ROOT: &str = "/";
+
+/// What `kind: Egress` and sidecars say, in this order but for what takes every client.
+pub(super) fn find(
+    resources: &Resources,
+    sidecars: &Sidecars<'_>,
+    clients: &[Client<'_>],
+    report: &mut Report,
+) -> Vec<Outbound> {
+    let mut taken = HashMap::new();
+    for egress in &resources.egresses {
+        check_unique(egress, &mut taken, report);
+    }
+    let mut all: Vec<Outbound> = resources.egresses.iter().map(outbound).collect();
+    all.extend(sidecars.outbound(clients));
+    all.sort_by_key(|outbound| outbound.cgroups.is_empty());
+    all
+}
+
+fn outbound(egress: &ClientEgress) -> Outbound {
+    let mut cgroups: Vec<String> =
+        egress.cgroups.iter().map(|cgroup| cgroup.value.clone()).collect();
+    cgroups.sort_unstable();
+    if cgroups.iter().any(|cgroup| cgroup == ROOT) {
+        cgroups.clear();
+    }
+    Outbound { cgroups, registry_only: egress.mode == OutboundMode::RegistryOnly }
+}
+
+/// Reports clients that an earlier document takes.
+fn check_unique<'a>(
+    egress: &'a ClientEgress,
+    taken: &mut HashMap<&'a str, Span>,
+    report: &mut Report,
+) {
+    let every = (ROOT, egress.meta.at);
+    let own = egress.cgroups.iter().map(|At { value, at }| (value.as_str(), *at));
+    let own = own.chain(egress.cgroups.is_empty().then_some(every));
+    for (cgroup, at) in own {
+        let Some(first) = taken.insert(cgroup, at) else { continue };
+        let clients = match cgroup {
+            ROOT => "every client".to_owned(),
+            path => format!("the clients of {}", quote(path)),
+        };
+        let message = format!("two documents say what {clients} may reach");
+        report.push(
+            Diagnostic::new(&code::EGRESS_CONFLICT, at, message)
+                .with_label("again here")
+                .with_secondary(first, "first here")
+                .with_help("keep one of them, or name other clients in it"),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::model::Outbound;
+    use crate::policy::{Source, load};
+
+    fn egress(name: &str, clients: &str) -> String {
+        format!(
+            "apiVersion: splitter.dev/v1\nkind: Egress\nmetadata: {{name: {name}}}\n\
+             spec: {{mode: allowAny{clients}}}\n---\n"
+        )
+    }
+
+    #[test]
+    fn what_is_for_every_client_is_last() {
+        let some = ", clients: [{cgroup: /b}, {cgroup: /a}]";
+        for every in ["", ", clients: [{cgroup: /c}, {cgroup: /}]"] {
+            let text = egress("every", every) + &egress("some", some);
+            let loaded = load(&[Source::new("-", text)]).expect("valid");
+            let cgroups = [vec!["/a".to_owned(), "/b".to_owned()], Vec::new()];
+            let expected = cgroups.map(|cgroups| Outbound { cgroups, registry_only: false });
+            assert_eq!(loaded.policy.outbound, expected);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Keys of a subset that are about its connections and about backends that fail.
+
+use super::values::{not_enforced, number_in};
+use crate::policy::code;
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::model::{Connection, Ejection, Keepalive};
+use crate::policy::reader::{Fields, Reader};
+use crate::policy::yaml::NodeId;
+
+/// Each key, and what happens while it is not enforced.
+const MEANWHILE: [(&str, &str); 6] = [
+    ("maxConnections", "any number of connections is made"),
+    ("connectTimeout", "`connect()` waits as long as the node's `tcp_syn_retries` lets it"),
+    ("keepalive", "sockets keep what their program and the node set"),
+    ("idleTimeout", "idle connections stay open"),
+    ("maxLifetime", "connections live until one of their ends closes them"),
+    ("eject", "a backend that fails keeps its share"),
+];
+/// Most probes: the kernel's `MAX_TCP_KEEPCNT`.
+const MAX_PROBES: u32 = 127;
+/// Longest times in seconds: the kernel's `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL`.
+const MAX_KEEPALIVE_S: u32 = 32_767;
+
+/// Reads what is asked of the connections of a subset; wrong values are left out.
+pub(super) fn read(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Connection {
+    for (key, meanwhile) in MEANWHILE {
+        if let Some(entry) = fields.get(key) {
+            not_enforced(reader, entry.key, key, meanwhile);
+        }
+    }
+    let max_connections = fields.value("maxConnections");
+    let keepalive = fields.value("keepalive");
+    Connection {
+        max_connections: max_connections
+            .and_then(|node| number_in(reader, node, "maxConnections", 1..=u32::MAX)),
+        connect_timeout_ms: read_time(reader, fields, "connectTimeout"),
+        keepalive: keepalive.and_then(|node| read_keepalive(reader, node)),
+        idle_timeout_ms: read_time(reader, fields, "idleTimeout"),
+        max_lifetime_ms: read_time(reader, fields, "maxLifetime"),
+    }
+}
+
+fn read_time(reader: &mut Reader<'_>, fields: &Fields<'_>, key: &str) -> Option<u32> {
+    reader.duration_ms(fields.value(key)?, &format!("`{key}`"))
+}
+
+fn read_keepalive(reader: &mut Reader<'_>, node: NodeId) -> Option<Keepalive> {
+    let fields = reader.fields(node, "`keepalive`", &["probes", "time", "interval"])?;
+    let probes = fields.value("probes");
+    let probes = probes.and_then(|node| number_in(reader, node, "probes", 1..=MAX_PROBES));
+    Some(Keepalive {
+        probes: probes.and_then(|probes| u8::try_from(probes).ok()),
+        time_s: read_seconds(reader, &fields, "time"),
+        interval_s: read_seconds(reader, &fields, "interval"),
+    })
+}
+
+fn read_seconds(reader: &mut Reader<'_>, fields: &Fields<'_>, key: &str) -> Option<u16> {
+    let node = fields.value(key)?;
+    let ms = reader.duration_ms(node, &format!("`{key}`"))?;
+    let seconds = u16::try_from(ms / 1_000).ok().filter(|s| u32::from(*s) <= MAX_KEEPALIVE_S);
+    if seconds.is_some() && ms.is_multiple_of(1_000) {
+        return seconds;
+    }
+    let at = reader.span(node);
+    let message = format!("`{key}` of `keepalive` is not a number of seconds that the kernel has");
+    let help = format!("write whole seconds, from `1s` to `{MAX_KEEPALIVE_S}s`");
+    reader.push(Diagnostic::new(&code::BAD_DURATION, at, message).with_help(help));
+    None
+}
+
+/// Reads `eject`; `{}` takes every default.
+pub(super) fn read_ejection(reader: &mut Reader<'_>, node: NodeId) -> Option<Ejection> {
+    let keys = ["consecutiveFailures", "interval", "baseTime", "maxPercent", "minHealthPercent"];
+    let fields = reader.fields(node, "`eject`", &keys)?;
+    let failures = fields.value("consecutiveFailures");
+    let failures =
+        failures.and_then(|node| number_in(reader, node, "consecutiveFailures", 1..=u32::MAX));
+    let default = Ejection::default();
+    let max_percent = read_percent(reader, &fields, "maxPercent");
+    let min_health_percent = read_percent(reader, &fields, "minHealthPercent");
+    Some(Ejection {
+        consecutive_failures: failures.unwrap_or(default.consecutive_failures),
+        interval_ms: read_time(reader, &fields, "interval").unwrap_or(default.interval_ms),
+        base_time_ms: read_time(reader, &fields, "baseTime").unwrap_or(default.base_time_ms),
+        max_percent: max_percent.unwrap_or(default.max_percent),
+        min_health_percent: min_health_percent.unwrap_or(default.min_health_percent),
+    })
+}
+
+fn read_percent(reader: &mut Reader<'_>, fields: &Fields<'_>, key: &str) -> Option<u8> {
+    let number = number_in(reader, fields.value(key)?, key, 0..=100)?;
+    u8::try_from(number).ok()
+}
