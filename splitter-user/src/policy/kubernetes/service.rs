@@ -1,18 +1,16 @@
 //! `v1` `Service`: the addresses that clients dial, and which pods serve them.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::policy::diagnostic::{Diagnostic, Span};
+use crate::policy::diagnostic::Diagnostic;
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, read as field, refused};
 use crate::policy::mesh::meta::{Object, read_object};
-use crate::policy::mesh::protocol;
+use crate::policy::mesh::port;
 use crate::policy::mesh::resource::{
     At, Export, KubeService, Labels, Resource, ServicePort, Target, Transport,
 };
 use crate::policy::reader::{Fields, Reader};
-use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Scalar, Value};
 use crate::policy::{Reading, code};
 
@@ -201,7 +199,7 @@ fn read_ports(reader: &mut Reader<'_>, spec: &Fields<'_>, optional: bool) -> Vec
     let several = items.len() > 1;
     let ports: Vec<ServicePort> =
         items.iter().filter_map(|item| read_port(reader, *item, several)).collect();
-    check_unique(reader, &ports);
+    port::check_unique(reader, &ports, |port| (port.number, port.transport));
     ports
 }
 
@@ -216,14 +214,14 @@ fn read_port(reader: &mut Reader<'_>, node: NodeId, several: bool) -> Option<Ser
     let app = fields.value("appProtocol").and_then(|node| reader.string(node, "`appProtocol`"));
     let transport = fields.value("protocol").and_then(|node| read_transport(reader, node));
     let target = fields.value("targetPort").and_then(|node| read_target(reader, node));
-    let port = reader.required(&fields, "port", "write `port: 80`")?;
-    let number = reader.port(port)?;
+    let number = reader.required(&fields, "port", "write `port: 80`")?;
+    let number = reader.port(number)?;
     Some(ServicePort {
         at: fields.span(),
         number,
         name: name.map(str::to_owned),
         transport: transport.unwrap_or(Transport::Tcp),
-        application: protocol::application(app, name, number),
+        application: port::application(app, name, number),
         target,
     })
 }
@@ -245,34 +243,41 @@ fn read_target(reader: &mut Reader<'_>, node: NodeId) -> Option<Target> {
     }
 }
 
-fn check_unique(reader: &mut Reader<'_>, ports: &[ServicePort]) {
-    let mut names: HashMap<&str, Span> = HashMap::new();
-    let mut numbers: Vec<(u16, Transport, Span)> = Vec::new();
-    for port in ports {
-        let name = port.name.as_deref();
-        if let Some(first) = name.and_then(|name| names.insert(name, port.at)) {
-            duplicate(
-                reader,
-                &format!("the port name {}", quote(name.unwrap_or_default())),
-                port,
-                first,
-            );
-        }
-        let same = numbers.iter().find(|(n, t, _)| (*n, *t) == (port.number, port.transport));
-        match same {
-            Some((_, _, first)) => {
-                duplicate(reader, &format!("the port {}", port.number), port, *first)
-            }
-            None => numbers.push((port.number, port.transport, port.at)),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::document::read_resources;
+
+    fn read(annotations: &str, spec: &str) -> KubeService {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: shop, \
+             annotations: {{{annotations}}}}}\nspec: {{ports: [{{port: 80, {spec}}}]}}\n"
+        );
+        match read_resources(&text).pop() {
+            Some(Resource::Service(service)) => service,
+            other => panic!("{other:?}"),
         }
     }
-}
 
-fn duplicate(reader: &mut Reader<'_>, what: &str, port: &ServicePort, first: Span) {
-    reader.push(
-        Diagnostic::new(&code::DUPLICATE_ENTRY, port.at, format!("{what} is given twice"))
-            .with_label("again here")
-            .with_secondary(first, "first here")
-            .with_help("delete one of the two, or give it a name and number of its own"),
-    );
+    #[test]
+    fn targets() {
+        let target = |text: &str| read("", &format!("targetPort: {text}")).ports[0].target.clone();
+        assert_eq!(target("null"), None);
+        assert_eq!(target("0"), None);
+        assert_eq!(target("8080"), Some(Target::Number(8080)));
+        assert_eq!(target("web"), Some(Target::Name("web".to_owned())));
+        assert_eq!(target("'8080-a'"), Some(Target::Name("8080-a".to_owned())));
+    }
+
+    #[test]
+    fn exports() {
+        let export = |text| read(&format!("networking.istio.io/exportTo: '{text}'"), "").export;
+        let namespaces = |names: &[&str]| {
+            Export::Namespaces(names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        assert_eq!(read("", "").export, Export::All);
+        assert_eq!(export("*"), Export::All);
+        assert_eq!(export("., edge"), namespaces(&["shop", "edge"]));
+        assert_eq!(export("~"), namespaces(&[]));
+    }
 }

@@ -16,7 +16,7 @@ pub(super) mod meta;
 mod names;
 mod outbound;
 mod plan;
-pub(super) mod protocol;
+pub(super) mod port;
 pub(super) mod read;
 mod references;
 mod registry;
