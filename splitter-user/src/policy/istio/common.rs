@@ -20,7 +20,7 @@ impl Reader<'_> {
     pub(super) fn not_enforced(&mut self, entry: Entry<'_>, meanwhile: &str) {
         let message = format!("`{}` is understood and not enforced yet", entry.name);
         let diagnostic = Diagnostic::new(&code::NOT_ENFORCED, entry.key, message);
-        self.push(diagnostic.with_help(meanwhile));
+        self.push(diagnostic.with_help(format!("until it is, {meanwhile}")));
     }
 
     /// Says that a field has no meaning for a connection.

@@ -17,6 +17,8 @@ mod rules;
 mod selector;
 mod service_entry;
 mod sidecar;
+#[cfg(test)]
+mod tests;
 mod traffic_policy;
 mod virtual_service;
 mod workload_entry;

@@ -1,6 +1,6 @@
 //! `kind: VirtualService`: which rules the connections to some hosts follow.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::matching::read_gateways;
 use super::rules::{self, Form};
@@ -58,7 +58,8 @@ pub(in crate::policy) fn read(
     note_connections(reader, &service.http);
     let is_whole = if has_entries(reader, &spec, "hosts") {
         check_hosts(reader, &service);
-        service.hosts.dedup_by(|next, one| next.value == one.value);
+        let mut seen = HashSet::new();
+        service.hosts.retain(|host| seen.insert(host.value.clone()));
         !service.hosts.is_empty()
     } else {
         reader.watch(|reader| check_delegate(reader, &spec, &service.http)).1

@@ -241,7 +241,8 @@ fn make_subset(
             idle_timeout_ms: tcp.idle_timeout_ms,
             max_lifetime_ms: tcp.max_lifetime_ms,
         },
-        eject: effective.ejection,
+        // A block that ejects none undoes what a wider policy asks for, and is gone then.
+        eject: effective.ejection.filter(|eject| eject.max_percent > 0),
     };
     (subset, SubsetPlaces { name: target.at, backends: places })
 }
