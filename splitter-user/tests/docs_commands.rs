@@ -7,7 +7,7 @@ use std::process::Command;
 
 use splitter_user::cli;
 
-const DOCUMENTS: [&str; 3] = ["README.md", "docs/policy.md", "docs/operations.md"];
+const DOCUMENTS: [&str; 4] = ["README.md", "docs/policy.md", "docs/istio.md", "docs/operations.md"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
