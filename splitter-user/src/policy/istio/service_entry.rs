@@ -172,10 +172,8 @@ fn read_address(reader: &mut Reader<'_>, node: NodeId) -> Option<At<Cidr>> {
 fn read_ports(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<ServicePort> {
     let Some(node) = spec.value("ports") else { return Vec::new() };
     let items = reader.items(node, "`ports`");
-    let ports: Vec<ServicePort> =
-        items.iter().filter_map(|item| read_port(reader, *item)).collect();
-    port::check_unique(reader, &ports, |port| port.number);
-    ports
+    let ports = items.iter().filter_map(|item| read_port(reader, *item)).collect();
+    port::unique(reader, ports, |port| port.number)
 }
 
 fn read_port(reader: &mut Reader<'_>, node: NodeId) -> Option<ServicePort> {
@@ -209,15 +207,21 @@ fn read_endpoints(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<Endpoint> {
     items.iter().filter_map(read).collect()
 }
 
-/// Addresses of `status`, which a control plane gave to hosts without any.
-fn read_allocated(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<IpAddr> {
+/// Addresses of `status`, which a control plane gave to hosts without any, and the hosts.
+fn read_allocated(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<(Option<String>, IpAddr)> {
     let Some(node) = fields.value("status") else { return Vec::new() };
     let status = reader.object(node, "the status", STATUS);
     let Some(list) = status.and_then(|status| status.value("addresses")) else {
         return Vec::new();
     };
     let items = reader.items(list, "`addresses`");
-    let read = |item: &NodeId| reader.peek(*item, "value").and_then(|node| reader.ip(node));
+    let read = |item: &NodeId| {
+        let fields = reader.open_object(*item, "an address", &["value", "host"])?;
+        let host = fields.value("host").filter(|node| reader.text(*node) != Some(""));
+        let host = host.and_then(|node| reader.host(node, "a host"));
+        let ip = reader.ip(fields.value("value")?)?;
+        Some((host.map(|host| host.value), ip))
+    };
     items.iter().filter_map(read).collect()
 }
 

@@ -197,33 +197,43 @@ fn read_ports(reader: &mut Reader<'_>, spec: &Fields<'_>, optional: bool) -> Vec
         reader.empty(reader.span(node), "`ports`", "write `ports: [{name: http, port: 80}]`");
     }
     let several = items.len() > 1;
-    let ports: Vec<ServicePort> =
-        items.iter().filter_map(|item| read_port(reader, *item, several)).collect();
-    port::check_unique(reader, &ports, |port| (port.number, port.transport));
-    ports
+    let ports = items.iter().filter_map(|item| read_port(reader, *item, several)).collect();
+    port::unique(reader, ports, |port| (port.number, port.transport))
 }
 
 fn read_port(reader: &mut Reader<'_>, node: NodeId, several: bool) -> Option<ServicePort> {
     let fields = reader.object(node, "a port", PORT)?;
-    let name = fields.value("name").filter(|node| reader.text(*node) != Some(""));
-    if several && name.is_none() {
-        let help = "name each port where there are several: `name: http`";
-        reader.missing(fields.span(), "the port", "name", help);
-    }
-    let name = name.and_then(|node| reader.name(node, "a port"));
+    let name = read_port_name(reader, &fields, several);
     let app = fields.value("appProtocol").and_then(|node| reader.string(node, "`appProtocol`"));
     let transport = fields.value("protocol").and_then(|node| read_transport(reader, node));
     let target = fields.value("targetPort").and_then(|node| read_target(reader, node));
     let number = reader.required(&fields, "port", "write `port: 80`")?;
-    let number = reader.port(number)?;
+    let (name, number) = (name?, reader.port(number)?);
     Some(ServicePort {
         at: fields.span(),
         number,
-        name: name.map(str::to_owned),
+        name: (!name.is_empty()).then(|| name.to_owned()),
         transport: transport.unwrap_or(Transport::Tcp),
-        application: port::application(app, name, number),
+        application: port::application(app, Some(name), number),
         target,
     })
+}
+
+/// The name of a port; empty for an only port without one, `None` where it was in error.
+fn read_port_name<'a>(
+    reader: &mut Reader<'a>,
+    fields: &Fields<'a>,
+    several: bool,
+) -> Option<&'a str> {
+    match fields.value("name").filter(|node| reader.text(*node) != Some("")) {
+        Some(node) => reader.name(node, "a port"),
+        None if several => {
+            let help = "name each port where there are several: `name: http`";
+            reader.missing(fields.span(), "the port", "name", help);
+            None
+        }
+        None => Some(""),
+    }
 }
 
 /// Reads `protocol` of a port.

@@ -263,13 +263,16 @@ fn backends(target: &Target<'_>, v4: bool, report: &mut Report) -> Vec<(Backend,
     let labels = target.subset.as_deref().and_then(|name| target.rules.subset(name));
     let is_chosen = |server: &&Server<'_>| labels.is_none_or(|subset| server.has(&subset.labels));
     let chosen: Vec<&Server<'_>> = host.servers.iter().filter(is_chosen).collect();
+    let at_port = |server: &Server<'_>| port.and_then(|port| *server.ports.get(port)?);
     if chosen.is_empty() {
         selects_none(target, host, &target.rules, report);
+    } else if chosen.iter().all(|server| at_port(server).is_none()) {
+        serves_none(target, host, report);
     }
     let mut found: Vec<(Backend, Span)> = Vec::new();
     let mut known: HashMap<SocketAddr, usize> = HashMap::new();
     for server in chosen.into_iter().filter(|server| is_ipv4(server.ip) == v4) {
-        let Some(number) = port.and_then(|port| *server.ports.get(port)?) else { continue };
+        let Some(number) = at_port(server) else { continue };
         let addr = SocketAddr::new(server.ip.to_canonical(), number);
         match known.get(&addr).and_then(|index| found.get_mut(*index)) {
             Some((backend, _)) => backend.weight = backend.weight.saturating_add(server.weight),
@@ -305,6 +308,14 @@ fn selects_none(target: &Target<'_>, host: &Host<'_>, rules: &InForce<'_>, repor
         }
     };
     report.push(diagnostic.with_help(help));
+}
+
+fn serves_none(target: &Target<'_>, host: &Host<'_>, report: &mut Report) {
+    let message = format!("no endpoint of {} serves its port {}", host.name, target.port.number);
+    let help = "servers are found by the name of the port: write it in the service and in its \
+                EndpointSlices, or the target port's name in its Pods; until then its share is \
+                rejected with ECONNREFUSED";
+    report.push(Diagnostic::new(&code::NO_ENDPOINTS, host.at, message).with_help(help));
 }
 
 /// Whether the service fits the data plane.

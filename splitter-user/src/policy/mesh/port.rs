@@ -84,22 +84,29 @@ pub(in crate::policy) fn read_protocol(
     Some((transport, application?))
 }
 
-/// Reports ports that have a name or a number, as `number` has it, in common with an earlier one.
-pub(in crate::policy) fn check_unique<N: Eq + Hash>(
+/// Reports ports that have a name or a number, as `number` has it, in common with an earlier one,
+/// and leaves them out.
+pub(in crate::policy) fn unique<N: Eq + Hash>(
     reader: &mut Reader<'_>,
-    ports: &[ServicePort],
+    ports: Vec<ServicePort>,
     number: impl Fn(&ServicePort) -> N,
-) {
+) -> Vec<ServicePort> {
     let (mut names, mut numbers) = (HashMap::new(), HashMap::new());
-    for port in ports {
+    let is_new = |port: &ServicePort| {
         let name = port.name.as_deref().unwrap_or_default();
-        if let Some(first) = names.insert(name, port.at).filter(|_| !name.is_empty()) {
+        let same_name = names.insert(name.to_owned(), port.at).filter(|_| !name.is_empty());
+        if let Some(first) = same_name {
             duplicate(reader, &format!("the port name {}", quote(name)), port.at, first);
         }
-        if let Some(first) = numbers.insert(number(port), port.at) {
+        let same_number = numbers.insert(number(port), port.at);
+        if let Some(first) = same_number {
             duplicate(reader, &format!("the port {}", port.number), port.at, first);
         }
-    }
+        same_name.is_none() && same_number.is_none()
+    };
+    let mut ports = ports;
+    ports.retain(is_new);
+    ports
 }
 
 fn duplicate(reader: &mut Reader<'_>, what: &str, at: Span, first: Span) {

@@ -289,7 +289,9 @@ impl<'r> Sources<'r> {
         let singles = entry.addresses.iter().filter_map(|range| range.value.single());
         let mut addresses: Vec<IpAddr> = singles.collect();
         if entry.addresses.is_empty() {
-            addresses.extend(&entry.allocated);
+            let is_its = |host: &Option<String>| host.as_deref().is_none_or(|host| host == name);
+            let given = entry.allocated.iter().filter(|(host, _)| is_its(host));
+            addresses.extend(given.map(|(_, ip)| *ip));
         }
         let is_wildcard = name.starts_with('*');
         let passthrough = entry.resolution == Resolution::None;

@@ -186,8 +186,8 @@ pub(in crate::policy) struct ServiceEntry {
     pub(in crate::policy) endpoints: Vec<Endpoint>,
     pub(in crate::policy) workload_selector: Option<Labels>,
     pub(in crate::policy) export: Export,
-    /// `status.addresses`: allocated by another control plane.
-    pub(in crate::policy) allocated: Vec<IpAddr>,
+    /// `status.addresses`: allocated by another control plane, for one host or for all.
+    pub(in crate::policy) allocated: Vec<(Option<String>, IpAddr)>,
 }
 
 /// `resolution` of a ServiceEntry.
