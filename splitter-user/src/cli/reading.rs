@@ -30,7 +30,7 @@ pub(crate) struct ReadingOptions {
 #[command(next_help_heading = "Documents of Istio, Kubernetes and the Gateway API")]
 pub(crate) struct VipOptions {
     /// Addresses for hosts whose documents have none; once for IPv4, once for IPv6 [default:
-    /// 127.240.0.0/16 and `100::/64`]
+    /// `127.240.0.0/16` and `100::/64`]
     #[arg(long, value_name = "CIDR")]
     vip_range: Vec<VipRange>,
 }
