@@ -147,3 +147,26 @@ fn answers_of_the_resolver_become_backends() {
     second.reload(&sources(&taken)).unwrap();
     assert_ne!(second.engine.documents().assigned["out.example.com"], address);
 }
+
+#[test]
+fn a_host_that_is_dialled_where_it_serves_may_be_reweighted() {
+    let mut first = bench();
+    let direct = BY_NAME.replace("  endpoints: [{address: far.example.com}]\n", "");
+    first.documents("out.yaml", &direct).unwrap();
+    let answers =
+        BTreeMap::from([("out.example.com".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+    first.engine.set_answers(&answers).unwrap();
+    first.weight("out.example.com", &[("all", 7)]).unwrap();
+    let near = service("near", 1, "v1: 1").replace("127.0.0.1:2", "10.0.0.2:443");
+    first.apply(&near).unwrap();
+    let answers =
+        BTreeMap::from([("out.example.com".to_owned(), vec!["10.0.0.2".parse().unwrap()])]);
+    let error = first.engine.set_answers(&answers).unwrap_err();
+    assert!(matches!(error, ChangeError::Invalid { .. }), "its frontend is a backend of another");
+    first.engine.remove(&["near".to_owned()]).unwrap();
+    first.engine.set_answers(&answers).unwrap();
+    let mut second = first.restart();
+    second.reload(&sources("# nothing\n")).unwrap();
+    assert_eq!(second.engine.overridden().len(), 1);
+    assert_eq!(second.engine.documents().answers, answers);
+}
