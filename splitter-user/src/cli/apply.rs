@@ -27,9 +27,9 @@ pub(crate) struct Options {
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
-    reading: ReadingOptions,
-    #[command(flatten)]
     daemon: Address,
+    #[command(flatten)]
+    reading: ReadingOptions,
 }
 
 /// Sends the policy and tells what it changed. Returns when the change is in force.

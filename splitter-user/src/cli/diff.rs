@@ -32,11 +32,11 @@ pub(crate) struct Options {
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
+    daemon: LiveAddress,
+    #[command(flatten)]
     reading: ReadingOptions,
     #[command(flatten)]
     vips: VipOptions,
-    #[command(flatten)]
-    daemon: LiveAddress,
 }
 
 /// Runs `diff`.

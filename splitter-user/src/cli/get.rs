@@ -30,11 +30,11 @@ pub(crate) struct Options {
     #[arg(short, long, value_enum, default_value_t)]
     output: Form,
     #[command(flatten)]
+    daemon: LiveAddress,
+    #[command(flatten)]
     reading: ReadingOptions,
     #[command(flatten)]
     vips: VipOptions,
-    #[command(flatten)]
-    daemon: LiveAddress,
 }
 
 /// Forms of documents.

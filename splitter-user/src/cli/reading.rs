@@ -29,9 +29,10 @@ pub(crate) struct ReadingOptions {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Documents of Istio, Kubernetes and the Gateway API")]
 pub(crate) struct VipOptions {
-    /// Addresses for hosts whose documents have none; once for IPv4, once for IPv6 [default:
-    /// 127.240.0.0/16 and `100::/64`]
-    #[arg(long, value_name = "CIDR")]
+    /// Where hosts get addresses whose documents have none. The defaults are named here because
+    /// each is replaced by itself.
+    #[arg(long, value_name = "CIDR", help = "Addresses for hosts whose documents have none; once \
+for IPv4, once for IPv6 [default: 127.240.0.0/16 and 100::/64]", long_help = None::<&str>)]
     vip_range: Vec<VipRange>,
 }
 

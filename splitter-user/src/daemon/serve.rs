@@ -87,7 +87,7 @@ impl Daemon {
             tokio::spawn(forward_log(watch_log(log)?));
         }
         let mut wakers = self.wakers(calls)?;
-        self.follow_names();
+        self.resolver.follow(&self.engine.documents().lookups);
         self.free_retired();
         self.tell_ready();
         loop {
@@ -144,16 +144,22 @@ impl Daemon {
 
     fn carry_out(&mut self, task: Task, reply: oneshot::Sender<Answer>) {
         self.circumstances.dns = self.resolver.status();
+        let before = self.engine.publisher().generation();
         let answer = answer(&mut self.engine, &self.circumstances, task);
         // A client that went away does not need the answer.
         let _gone = reply.send(answer);
-        self.follow_names();
+        self.follow_names(before);
         self.free_retired();
     }
 
-    /// Asks the resolver for what the policy needs now, which may be other names than before.
-    fn follow_names(&mut self) {
+    /// Asks the resolver for what the policy needs now, which may be other names than before the
+    /// change. Where answers did not fit the policy of that generation, they may fit this one.
+    fn follow_names(&mut self, before: u64) {
         self.resolver.follow(&self.engine.documents().lookups);
+        let is_other = self.engine.publisher().generation() != before;
+        if is_other && self.circumstances.dns_problem.is_some() {
+            self.take_answers();
+        }
     }
 
     fn take_answers(&mut self) {
@@ -166,13 +172,14 @@ impl Daemon {
             let why = chain(&error);
             format!("other addresses of hosts are not in force, those of before are: {why}")
         });
-        self.follow_names();
+        self.resolver.follow(&self.engine.documents().lookups);
         self.free_retired();
     }
 
     fn reload(&mut self, why: &str) {
         info!("{why}: reloading");
         tell_reloading();
+        let before = self.engine.publisher().generation();
         let result = load_policy(&mut self.engine, &self.files);
         if let Err(problem) = &result {
             error!("the policy files are not loaded, what runs is kept: {problem}");
@@ -180,7 +187,7 @@ impl Daemon {
         self.circumstances.reload_problem = result.err().map(|problem| {
             format!("the policy files are not loaded, what runs is kept: {problem}")
         });
-        self.follow_names();
+        self.follow_names(before);
         self.free_retired();
         self.tell_ready();
     }

@@ -107,12 +107,17 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             .map_err(|diagnostics| ChangeError::Invalid { diagnostics, sources: sources.to_vec() })
     }
 
-    /// Where services are dialled that no document gives.
+    /// Where services are dialled that no document gives. An address that a host was given is its
+    /// own also where a command changed its service.
     fn taken(&self) -> Vec<IpAddr> {
-        let files = self.files.values().filter(|filed| !filed.derived).map(|filed| &filed.service);
-        let applied = self.overrides.iter().map(|(_, found)| &found.service);
-        let frontends = files.chain(applied).flat_map(|service| &service.frontends);
-        frontends.map(|frontend| frontend.addr.ip()).collect()
+        let given: BTreeSet<&IpAddr> = self.documents.assigned.values().collect();
+        let addresses = |service: &Arc<Service>| -> Vec<IpAddr> {
+            service.frontends.iter().map(|frontend| frontend.addr.ip()).collect()
+        };
+        let files = self.files.values().filter(|filed| !filed.derived);
+        let files = files.flat_map(|filed| addresses(&filed.service));
+        let applied = self.overrides.iter().flat_map(|(_, found)| addresses(&found.service));
+        files.chain(applied.filter(|ip| !given.contains(ip))).collect()
     }
 
     /// What the policy becomes where these are the policy files, with what was applied over them.

@@ -1,20 +1,23 @@
-//! Commands that outlast a change of backends.
+//! Commands that outlast a change of addresses.
 //!
-//! Servers behind a host come and go while its weights are being shifted. A command that stood on a
-//! service of documents goes on to stand on it where nothing but the backends is new. Pure.
+//! Servers of a host come and go while its weights are being shifted. A command that stood on a
+//! service of documents goes on to stand on it where nothing but addresses is new. Pure.
 
 use std::sync::Arc;
 
 use crate::daemon::overrides::{Override, fingerprint};
 use crate::policy::model::{Service, Subset};
 
-/// The override on the new service, where it stood on the old one and only backends differ.
+/// The override on the new service, where it stood on the old one and only addresses differ.
 pub(super) fn rebase(found: &Override, old: &Service, new: &Service) -> Option<Override> {
     let stood = found.base == Some(fingerprint(old));
-    if !stood || without_backends(old) != without_backends(new) {
+    if !stood || without_addresses(old) != without_addresses(new) {
         return None;
     }
     let mut service = Service::clone(&found.service);
+    if service.frontends == old.frontends {
+        service.frontends.clone_from(&new.frontends);
+    }
     for subset in &mut service.subsets {
         // One that the command gave other backends keeps those.
         if let Some(index) = old.subsets.iter().position(|known| known == subset) {
@@ -24,7 +27,8 @@ pub(super) fn rebase(found: &Override, old: &Service, new: &Service) -> Option<O
     Some(Override { service: Arc::new(service), base: Some(fingerprint(new)) })
 }
 
-fn without_backends(service: &Service) -> Service {
+fn without_addresses(service: &Service) -> Service {
     let bare = |subset: &Subset| Subset { backends: Vec::new(), ..subset.clone() };
-    Service { subsets: service.subsets.iter().map(bare).collect(), ..service.clone() }
+    let subsets = service.subsets.iter().map(bare).collect();
+    Service { subsets, frontends: Vec::new(), ..service.clone() }
 }

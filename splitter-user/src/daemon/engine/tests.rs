@@ -1,6 +1,7 @@
 //! The engine on tables in memory.
 
 mod documents;
+mod mesh;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -73,6 +74,13 @@ fn sources(text: &str) -> Vec<Source> {
 impl Bench {
     fn files(&mut self, text: &str) -> Result<crate::daemon::control::Applied, ChangeError> {
         self.engine.replace_files(load(&sources(text)).unwrap(), &sources(text))
+    }
+
+    /// As the daemon does, with what was applied.
+    fn reload(&mut self, files: &[Source]) -> Result<(), ChangeError> {
+        let sources = self.engine.with_applied(files.to_vec());
+        let loaded = self.engine.load(&sources)?;
+        self.engine.replace_files(loaded, &sources).map(drop)
     }
 
     fn apply(&mut self, text: &str) -> Result<crate::daemon::control::Applied, ChangeError> {

@@ -31,12 +31,6 @@ fn in_namespace(name: &str, namespace: &str, host: u8, weights: &str) -> String 
 }
 
 impl Bench {
-    fn reload(&mut self, files: &[Source]) -> Result<(), ChangeError> {
-        let sources = self.engine.with_applied(files.to_vec());
-        let loaded = self.engine.load(&sources)?;
-        self.engine.replace_files(loaded, &sources).map(drop)
-    }
-
     fn derive(&mut self, text: &str) -> Result<crate::daemon::control::Applied, ChangeError> {
         let (loaded, sources) = derived(text, "istio.yaml");
         let plan = self.engine.plan_documents(loaded, &sources, &[])?;
