@@ -69,9 +69,9 @@ impl Pace {
 }
 
 impl Options {
-    /// The short demo, for continuous integration.
-    pub(crate) fn quick() -> Self {
-        Self { quick: true, istio: false, janitor: false }
+    /// The short demos, for continuous integration.
+    pub(crate) fn quick() -> [Self; 2] {
+        [false, true].map(|istio| Self { quick: true, istio, janitor: false })
     }
 }
 

@@ -24,7 +24,6 @@ const SPEC: &[Field] = &[
     field("clusterIPs"),
     field("externalIPs"),
     field("externalName"),
-    field("externalTrafficPolicy"),
     field("internalTrafficPolicy"),
     field("ports"),
     field("publishNotReadyAddresses"),
@@ -37,6 +36,7 @@ const SPEC: &[Field] = &[
         "connections go to all ready endpoints, wherever they are; delete the field",
     ),
     inert("allocateLoadBalancerNodePorts"),
+    inert("externalTrafficPolicy"),
     inert("healthCheckNodePort"),
     inert("ipFamilies"),
     inert("ipFamilyPolicy"),
@@ -103,10 +103,13 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> 
 /// Reports the policies that choose among endpoints by who the client is, where they are not their
 /// defaults.
 fn report_policies(reader: &mut Reader<'_>, spec: &Fields<'_>) {
-    let local = "connections go to endpoints of every node; delete the field";
     for (name, default, other, help) in [
-        ("internalTrafficPolicy", "Cluster", "Local", local),
-        ("externalTrafficPolicy", "Cluster", "Local", local),
+        (
+            "internalTrafficPolicy",
+            "Cluster",
+            "Local",
+            "connections go to endpoints of every node; delete the field",
+        ),
         (
             "sessionAffinity",
             "None",
