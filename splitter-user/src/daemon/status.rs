@@ -243,10 +243,11 @@ fn outbound_problem(outbound: &[Outbound]) -> Option<String> {
     let refusing = || outbound.iter().filter(|rule| rule.registry_only);
     let cgroups: Vec<&str> =
         refusing().flat_map(|rule| &rule.cgroups).map(String::as_str).take(MOST_CGROUPS).collect();
-    let whose = match (refusing().next(), &cgroups[..]) {
-        (None, _) => return None,
-        (Some(_), []) => "of every client".to_owned(),
-        (Some(_), cgroups) => format!("of clients in {}", cgroups.join(", ")),
+    refusing().next()?;
+    let whose = if refusing().any(|rule| rule.cgroups.is_empty()) {
+        "of every client".to_owned()
+    } else {
+        format!("of clients in {}", cgroups.join(", "))
     };
     Some(format!(
         "`outboundTrafficPolicy: {{mode: REGISTRY_ONLY}}` {whose} is not enforced yet: connections \
@@ -419,4 +420,23 @@ pub(crate) fn hook_problems(hooks: &[HookStatus], cgroup: &str) -> Vec<String> {
             format!("the hook {} on {cgroup} is {}: {cause}", hook.hook, hook.state)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outbound_rules_that_refuse_are_a_problem() {
+        let rule = |cgroups: &[&str], registry_only| Outbound {
+            cgroups: cgroups.iter().map(|path| (*path).to_owned()).collect(),
+            registry_only,
+        };
+        assert_eq!(outbound_problem(&[]), None);
+        assert_eq!(outbound_problem(&[rule(&["/a"], false), rule(&[], false)]), None);
+        let problem = outbound_problem(&[rule(&["/a", "/b"], true), rule(&[], false)]).unwrap();
+        assert!(problem.contains("of clients in /a, /b is not enforced"), "{problem}");
+        let problem = outbound_problem(&[rule(&[], true)]).unwrap();
+        assert!(problem.contains("of every client"), "{problem}");
+    }
 }
