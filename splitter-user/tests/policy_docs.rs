@@ -163,7 +163,11 @@ fn the_reference_lists_every_errno() {
 fn every_code_has_a_test() {
     let mut seen = fs::read_to_string(root().join("splitter-user/tests/bad_policies.rs"))
         .expect("the tests of what cannot be kept as text");
-    let folders = [("tests/bad-policies", "stderr"), ("splitter-user/tests/fields", "md")];
+    let folders = [
+        ("tests/bad-policies", "stderr"),
+        ("tests/mesh", "out"),
+        ("splitter-user/tests/fields", "md"),
+    ];
     // A folder without a file would show as codes without a test.
     for (folder, kind) in folders {
         for entry in fs::read_dir(root().join(folder)).into_iter().flatten() {
