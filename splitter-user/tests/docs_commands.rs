@@ -7,7 +7,7 @@ use std::process::Command;
 
 use splitter_user::cli;
 
-const DOCUMENTS: [&str; 3] = ["README.md", "docs/policy.md", "docs/operations.md"];
+const DOCUMENTS: [&str; 4] = ["README.md", "docs/policy.md", "docs/istio.md", "docs/operations.md"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -93,7 +93,7 @@ fn is_offline(words: &[String]) -> bool {
     let [verb, rest @ ..] = words else { return false };
     let n_policies = rest.iter().filter(|word| word.starts_with("policies/")).count();
     match verb.as_str() {
-        "check" | "simulate" | "explain" => n_policies > 0,
+        "check" | "simulate" | "explain" | "get" | "hosts" => n_policies > 0,
         "diff" => n_policies == 2,
         _ => false,
     }

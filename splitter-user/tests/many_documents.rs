@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// Documents of one group, which [`write_group`] writes.
+/// Documents of one group.
 const GROUP: usize = 10;
 /// Groups in one file and in one namespace.
 const PER_FILE: usize = 10;
@@ -64,7 +64,7 @@ struct Numbers {
 fn write_all(folder: &Path, numbers: &Numbers) {
     let mut text = String::new();
     for group in 0..numbers.groups {
-        write_group(&mut text, group).expect("text takes everything");
+        write_group(&mut text, group);
         if group % PER_FILE == PER_FILE - 1 || group + 1 == numbers.groups {
             let file = folder.join(format!("{group:06}.yaml"));
             fs::write(file, &text).expect("writable");
@@ -86,104 +86,109 @@ fn ip(net: usize, n: usize) -> String {
 }
 
 /// A service with endpoints and rules, an outside host, a route of the Gateway API and a native
-/// service.
-fn write_group(text: &mut String, n: usize) -> std::fmt::Result {
-    let namespace = format!("team-{}", n / PER_FILE);
-    let (vip, outside, native) = (ip(20, n), ip(30, n), ip(40, n));
-    let (old, new, far) = (ip(50, n), ip(60, n), ip(70, n));
-    writeln!(
-        text,
-        "apiVersion: v1
+/// service; what is in angle brackets differs from group to group.
+const DOCUMENTS: &str = r#"apiVersion: v1
 kind: Service
-metadata: {{name: web-{n}, namespace: {namespace}}}
+metadata: {name: web-<n>, namespace: <namespace>}
 spec:
-  clusterIP: {vip}
-  selector: {{app: web-{n}}}
-  ports: [{{name: http, port: 80, targetPort: 8080}}, {{name: tcp, port: 90}}]
----"
-    )?;
-    for (version, address) in [("v1", &old), ("v2", &new)] {
-        writeln!(
-            text,
-            "apiVersion: v1
+  clusterIP: <vip>
+  selector: {app: web-<n>}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp, port: 90}]
+---
+apiVersion: v1
 kind: Pod
 metadata:
-  name: web-{n}-{version}
-  namespace: {namespace}
-  labels: {{app: web-{n}, version: {version}}}
-spec: {{containers: [{{name: main, ports: [{{containerPort: 8080}}]}}]}}
-status: {{phase: Running, podIP: {address}}}
----"
-        )?;
-    }
-    writeln!(
-        text,
-        "apiVersion: discovery.k8s.io/v1
+  name: web-<n>-v1
+  namespace: <namespace>
+  labels: {app: web-<n>, version: v1}
+spec: {containers: [{name: main, ports: [{containerPort: 8080}]}]}
+status: {phase: Running, podIP: <old>}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web-<n>-v2
+  namespace: <namespace>
+  labels: {app: web-<n>, version: v2}
+spec: {containers: [{name: main, ports: [{containerPort: 8080}]}]}
+status: {phase: Running, podIP: <new>}
+---
+apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata:
-  name: web-{n}-x
-  namespace: {namespace}
-  labels: {{kubernetes.io/service-name: web-{n}}}
+  name: web-<n>-x
+  namespace: <namespace>
+  labels: {kubernetes.io/service-name: web-<n>}
 addressType: IPv4
 endpoints:
-  - {{addresses: [{old}], targetRef: {{kind: Pod, name: web-{n}-v1}}}}
-  - {{addresses: [{new}], targetRef: {{kind: Pod, name: web-{n}-v2}}}}
-ports: [{{name: http, port: 8080}}, {{name: tcp, port: 90}}]
+  - {addresses: [<old>], targetRef: {kind: Pod, name: web-<n>-v1}}
+  - {addresses: [<new>], targetRef: {kind: Pod, name: web-<n>-v2}}
+ports: [{name: http, port: 8080}, {name: tcp, port: 90}]
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {{name: web-{n}, namespace: {namespace}}}
+metadata: {name: web-<n>, namespace: <namespace>}
 spec:
-  host: web-{n}
+  host: web-<n>
   subsets:
-    - {{name: v1, labels: {{version: v1}}}}
-    - {{name: v2, labels: {{version: v2}}}}
+    - {name: v1, labels: {version: v1}}
+    - {name: v2, labels: {version: v2}}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
-metadata: {{name: web-{n}, namespace: {namespace}}}
+metadata: {name: web-<n>, namespace: <namespace>}
 spec:
-  hosts: [web-{n}]
+  hosts: [web-<n>]
   http:
-    - match: [{{sourceLabels: {{version: canary}}}}]
-      route: [{{destination: {{host: web-{n}, subset: v2}}}}]
+    - match: [{sourceLabels: {version: canary}}]
+      route: [{destination: {host: web-<n>, subset: v2}}]
     - route:
-        - {{destination: {{host: web-{n}, subset: v1}}, weight: 90}}
-        - {{destination: {{host: web-{n}, subset: v2}}, weight: 10}}
+        - {destination: {host: web-<n>, subset: v1}, weight: 90}
+        - {destination: {host: web-<n>, subset: v2}, weight: 10}
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
-metadata: {{name: far-{n}, namespace: {namespace}}}
+metadata: {name: far-<n>, namespace: <namespace>}
 spec:
-  hosts: [far-{n}.example.com]
-  addresses: [{outside}]
-  ports: [{{number: 443, name: tls, protocol: TLS}}]
+  hosts: [far-<n>.example.com]
+  addresses: [<outside>]
+  ports: [{number: 443, name: tls, protocol: TLS}]
   resolution: STATIC
-  endpoints: [{{address: {far}}}]
+  endpoints: [{address: <far>}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: TCPRoute
-metadata: {{name: tcp-{n}, namespace: {namespace}}}
+metadata: {name: tcp-<n>, namespace: <namespace>}
 spec:
-  parentRefs: [{{group: \"\", kind: Service, name: web-{n}, port: 90}}]
+  parentRefs: [{group: "", kind: Service, name: web-<n>, port: 90}]
   rules:
-    - backendRefs: [{{name: web-{n}, port: 90}}, {{name: web-{n}, port: 80}}]
+    - backendRefs: [{name: web-<n>, port: 90}, {name: web-<n>, port: 80}]
 ---
 apiVersion: splitter.dev/v1
 kind: Split
-metadata: {{name: native-{n}}}
+metadata: {name: native-<n>}
 spec:
-  frontends: [\"{native}:80\"]
+  frontends: ["<native>:80"]
   subsets:
-    v1: {{backends: [\"{old}:9000\"]}}
-    v2: {{backends: [\"{new}:9000\"]}}
-  split: {{v1: 1, v2: 1}}
+    v1: {backends: ["<old>:9000"]}
+    v2: {backends: ["<new>:9000"]}
+  split: {v1: 1, v2: 1}
 ---
 apiVersion: v1
 kind: Namespace
-metadata: {{name: ns-{n}}}
----"
-    )
+metadata: {name: ns-<n>}
+---
+"#;
+
+/// Writes group number `n`.
+fn write_group(text: &mut String, n: usize) {
+    let mut group = DOCUMENTS.replace("<n>", &n.to_string());
+    group = group.replace("<namespace>", &format!("team-{}", n / PER_FILE));
+    let nets = [("<vip>", 20), ("<outside>", 30), ("<native>", 40), ("<old>", 50), ("<new>", 60)];
+    for (mark, net) in nets.into_iter().chain([("<far>", 70)]) {
+        group = group.replace(mark, &ip(net, n));
+    }
+    text.push_str(&group);
 }
 
 /// Rules of a team for outside hosts whose names end alike.

@@ -1,4 +1,4 @@
-//! The examples in `policies/` and everything in `docs/policy.md` are true.
+//! The examples in `policies/` and everything in the references of policy text are true.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).expect("the document exists")
+}
+
 fn reference() -> String {
-    fs::read_to_string(root().join("docs/policy.md")).expect("docs/policy.md exists")
+    read("docs/policy.md")
 }
 
 /// Codes of all errors and warnings of a text, and the text for people.
@@ -103,27 +107,30 @@ fn blocks(text: &str) -> Vec<Block> {
 }
 
 #[test]
-fn blocks_of_the_reference_do_what_they_say() {
-    let blocks = blocks(&reference());
-    assert!(blocks.len() >= 10, "only {} blocks", blocks.len());
-    for block in blocks {
-        let (codes, rendered) = codes("-", &block.text);
-        let line = block.line;
-        match block.expected {
-            Expected::Nothing => assert!(codes.is_empty(), "line {line}:\n{rendered}"),
-            Expected::Error(code) => {
-                assert!(codes.contains(&code.as_str()), "line {line}:\n{rendered}");
-            }
-            Expected::Degradable(code) => {
-                let all_are = |codes: &[&str]| codes.iter().all(|known| *known == code);
-                assert!(!codes.is_empty() && all_are(&codes), "line {line}:\n{rendered}");
-                let sources = [Source::new("-", block.text).degraded()];
-                let loaded = load(&sources).unwrap_or_else(|diagnostics| {
-                    panic!("line {line}:\n{}", shown(&diagnostics, &sources).1)
-                });
-                let (warnings, rendered) = shown(&loaded.warnings, &sources);
-                assert_eq!(warnings, codes, "line {line}:\n{rendered}");
-            }
+fn blocks_of_the_references_do_what_they_say() {
+    for (document, fewest) in [("docs/policy.md", 10), ("docs/istio.md", 5)] {
+        let blocks = blocks(&read(document));
+        assert!(blocks.len() >= fewest, "only {} blocks in {document}", blocks.len());
+        for block in blocks {
+            check_block(&format!("{document}:{}", block.line), &block);
+        }
+    }
+}
+
+fn check_block(place: &str, block: &Block) {
+    let (codes, rendered) = codes("-", &block.text);
+    match &block.expected {
+        Expected::Nothing => assert!(codes.is_empty(), "{place}:\n{rendered}"),
+        Expected::Error(code) => assert!(codes.contains(&code.as_str()), "{place}:\n{rendered}"),
+        Expected::Degradable(code) => {
+            let all_are = |codes: &[&str]| codes.iter().all(|known| known == code);
+            assert!(!codes.is_empty() && all_are(&codes), "{place}:\n{rendered}");
+            let sources = [Source::new("-", block.text.as_str()).degraded()];
+            let loaded = load(&sources).unwrap_or_else(|diagnostics| {
+                panic!("{place}:\n{}", shown(&diagnostics, &sources).1)
+            });
+            let (warnings, rendered) = shown(&loaded.warnings, &sources);
+            assert_eq!(warnings, codes, "{place}:\n{rendered}");
         }
     }
 }
@@ -156,7 +163,11 @@ fn the_reference_lists_every_errno() {
 fn every_code_has_a_test() {
     let mut seen = fs::read_to_string(root().join("splitter-user/tests/bad_policies.rs"))
         .expect("the tests of what cannot be kept as text");
-    let folders = [("tests/bad-policies", "stderr"), ("splitter-user/tests/fields", "md")];
+    let folders = [
+        ("tests/bad-policies", "stderr"),
+        ("tests/mesh", "out"),
+        ("splitter-user/tests/fields", "md"),
+    ];
     // A folder without a file would show as codes without a test.
     for (folder, kind) in folders {
         for entry in fs::read_dir(root().join(folder)).into_iter().flatten() {

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::client::{Address, Answer, texts, unexpected};
-use super::{Exit, Output, complain, complain_of, print, print_json, read_sources};
+use super::client::{Address, Answer, check_services, show_problems, texts, unexpected};
+use super::reading::ReadingOptions;
+use super::{Exit, Output, complain, print, print_json, read_sources};
 use crate::daemon::control::{Applied, Request, Response};
-use crate::policy::{self, Source};
 
 /// Options of `apply`.
 #[derive(Args)]
@@ -16,49 +16,43 @@ pub(crate) struct Options {
     /// Files, directories, or `-` for standard input; services that they do not name stay.
     #[arg(value_name = "FILE", required_unless_present = "remove")]
     files: Vec<PathBuf>,
-    /// Remove a service that was applied, or what was applied over a policy file.
-    #[arg(long, value_name = "SERVICE", conflicts_with = "files")]
+    /// Remove a service or document that was applied, or what was applied over a policy file.
+    #[arg(
+        long,
+        value_name = "SERVICE|KIND/NAMESPACE/NAME",
+        conflicts_with_all = ["files", "namespace", "degrade"],
+    )]
     remove: Vec<String>,
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
     daemon: Address,
+    #[command(flatten)]
+    reading: ReadingOptions,
 }
 
 /// Sends the policy and tells what it changed. Returns when the change is in force.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
     let request = if options.remove.is_empty() {
-        let sources = read_sources(&options.files)?;
-        if !check(&sources)? {
+        let sources = read_sources(&options.files, &options.reading.reading())?;
+        if !check_services(&sources)? {
+            complain("splitter: nothing was changed\n")?;
             return Ok(Exit::Failure);
         }
-        Request::Apply { sources: texts(sources)? }
+        let (namespace, degrade) = options.reading.into_parts();
+        Request::Apply { sources: texts(sources)?, namespace, degrade }
     } else {
         Request::Remove { services: options.remove }
     };
     match options.daemon.ask(&request)? {
-        Answer::Done(Response::Applied(applied)) => {
+        Answer::Done(Response::Applied { applied, problems, sources }) => {
+            show_problems(problems, sources)?;
             report(&applied, options.output)?;
             Ok(Exit::Success)
         }
         Answer::Done(_) => Err(unexpected()),
         Answer::Refused => Ok(Exit::Failure),
-    }
-}
-
-/// Whether the policy is valid by itself; its problems go to standard error.
-fn check(sources: &[Source]) -> anyhow::Result<bool> {
-    match policy::load(sources) {
-        Ok(loaded) => {
-            complain_of(&loaded.warnings, sources)?;
-            Ok(true)
-        }
-        Err(diagnostics) => {
-            complain_of(&diagnostics, sources)?;
-            complain("splitter: nothing was changed\n")?;
-            Ok(false)
-        }
     }
 }
 
@@ -71,6 +65,8 @@ fn report(applied: &Applied, output: Output) -> anyhow::Result<()> {
         ("changed", &applied.changed),
         ("removed", &applied.removed),
         ("unchanged", &applied.unchanged),
+        ("kept", &applied.documents),
+        ("dropped", &applied.dropped),
     ];
     let mut text = String::new();
     for (what, services) in lists {

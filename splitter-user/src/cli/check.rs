@@ -6,11 +6,12 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
+use super::reading::{ReadingOptions, VipOptions, load_alone};
 use super::{Exit, Output, complain, complain_of, print, print_json, read_sources};
 use crate::compile::Note;
+use crate::policy::Source;
 use crate::policy::diagnostic::{Diagnostic, Severity};
 use crate::policy::model::{Policy, Service};
-use crate::policy::{Source, load};
 use crate::publish::Publisher;
 use crate::rehearsal::{Rehearsal, imagine_cgroups};
 use crate::tables::Sizes;
@@ -32,6 +33,10 @@ pub(crate) struct Options {
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    reading: ReadingOptions,
+    #[command(flatten)]
+    vips: VipOptions,
 }
 
 /// What a check finds.
@@ -70,8 +75,8 @@ struct Room {
 
 /// Runs `check`.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
-    let sources = read_sources(&options.files)?;
-    let (policy, diagnostics) = match load(&sources) {
+    let sources = read_sources(&options.files, &options.reading.reading())?;
+    let (policy, diagnostics) = match load_alone(&sources, &options.vips) {
         Ok(loaded) => (Some(loaded.policy), loaded.warnings),
         Err(diagnostics) => (None, diagnostics),
     };

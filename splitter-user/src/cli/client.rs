@@ -8,9 +8,9 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
 use crate::daemon::DEFAULT_SOCKET;
-use crate::daemon::control::{MAX_REQUEST, Request, Response, Text};
-use crate::policy::Source;
+use crate::daemon::control::{MAX_REQUEST, Problem, Request, Response, Text};
 use crate::policy::diagnostic::Diagnostic;
+use crate::policy::{self, Source};
 
 /// Environment variable that says where the control socket is.
 const SOCKET_VARIABLE: &str = "SPLITTER_SOCKET";
@@ -23,18 +23,23 @@ pub(crate) struct Address {
     socket: PathBuf,
 }
 
-/// Where the daemon is, for verbs that ask it only where no files of the group `offline` are named.
+/// Where the daemon is, for verbs that ask it only where no files are named.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LiveAddress {
     /// Control socket of the daemon. Its defaults are not clap's: from the environment, it would
     /// exclude files that are named.
-    #[arg(long, value_name = "PATH", conflicts_with = "offline", help = format!(
+    #[arg(long, value_name = "PATH", help = format!(
         "Control socket of the daemon [default: ${SOCKET_VARIABLE}, or {DEFAULT_SOCKET}]"
     ), long_help = None::<&str>)]
     socket: Option<PathBuf>,
 }
 
 impl LiveAddress {
+    /// Whether an option says where the daemon is.
+    pub(crate) fn is_given(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// The address that the options and the environment say.
     pub(crate) fn find(&self) -> Address {
         let socket = self.socket.clone();
@@ -65,11 +70,7 @@ impl Address {
                 Ok(Answer::Refused)
             }
             Response::Invalid { problems, sources } => {
-                let sources: Vec<Source> =
-                    sources.into_iter().map(|text| Source::new(text.name, text.text)).collect();
-                let problems: Vec<Diagnostic> =
-                    problems.into_iter().map(Diagnostic::from).collect();
-                super::complain_of(&problems, &sources)?;
+                show_problems(problems, sources)?;
                 super::complain("splitter: nothing was changed\n")?;
                 Ok(Answer::Refused)
             }
@@ -130,7 +131,28 @@ pub(crate) fn texts(sources: Vec<Source>) -> anyhow::Result<Vec<Text>> {
     sources.into_iter().map(text).collect()
 }
 
+/// Writes diagnostics of the daemon, with the texts that they point into.
+pub(crate) fn show_problems(problems: Vec<Problem>, sources: Vec<Text>) -> anyhow::Result<()> {
+    let sources: Vec<Source> =
+        sources.into_iter().map(|text| Source::new(text.name, text.text)).collect();
+    let problems: Vec<Diagnostic> = problems.into_iter().map(Diagnostic::from).collect();
+    super::complain_of(&problems, &sources)
+}
+
 /// An answer of another kind than the request asks for.
 pub(crate) fn unexpected() -> anyhow::Error {
     anyhow!("the daemon answered something else; is it of another version?")
+}
+
+/// Whether services are valid by themselves; their problems go to standard error. What documents
+/// that are parts of services come to is known to the daemon alone, which has the others.
+pub(crate) fn check_services(sources: &[Source]) -> anyhow::Result<bool> {
+    let (is_valid, diagnostics) = match policy::load(sources) {
+        Ok(loaded) if loaded.holds_resources() => return Ok(true),
+        Ok(loaded) => (true, loaded.warnings),
+        Err(_) if sources.iter().any(policy::holds_resources) => return Ok(true),
+        Err(diagnostics) => (false, diagnostics),
+    };
+    super::complain_of(&diagnostics, sources)?;
+    Ok(is_valid)
 }

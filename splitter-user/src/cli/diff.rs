@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::client::{Answer, LiveAddress, texts, unexpected};
-use super::{Exit, Output, complain_of, print, print_json, read_sources};
+use super::client::{Answer, LiveAddress, check_services, texts, unexpected};
+use super::reading::{ReadingOptions, VipOptions, load_files};
+use super::{Exit, Output, print, print_json, read_sources};
 use crate::daemon::control::{Compared, Request, Response};
 use crate::diff::diff;
-use crate::policy::model::Policy;
-use crate::policy::{Source, load};
 
 /// Options of `diff`.
 #[derive(Args, Debug)]
@@ -21,6 +20,7 @@ asked what `splitter apply` of it would change now; services that it does not na
 and counted. As with diff(1), the exit status is 0 where nothing differs and 1 where something does. \
 It is also 1, with nothing on standard output, where a policy does not load, would be refused, or no \
 daemon answers.")]
+#[command(mut_arg("socket", |socket| socket.conflicts_with("offline")))]
 pub(crate) struct Options {
     /// Old policy: a file, a directory of files, or - for standard input; the one that the daemon
     /// runs where only NEW is given
@@ -33,6 +33,10 @@ pub(crate) struct Options {
     output: Output,
     #[command(flatten)]
     daemon: LiveAddress,
+    #[command(flatten)]
+    reading: ReadingOptions,
+    #[command(flatten)]
+    vips: VipOptions,
 }
 
 /// Runs `diff`.
@@ -44,9 +48,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
 }
 
 fn compare_files(old: &Path, options: &Options) -> anyhow::Result<Exit> {
-    let (old, new) = (read_policy(old)?, read_policy(&options.new)?);
+    let read = |path: &Path| load_files(&[path.to_owned()], &options.reading, &options.vips);
+    let (old, new) = (read(old)?, read(&options.new)?);
     let (Some((old, _)), Some((new, _))) = (old, new) else { return Ok(Exit::Failure) };
-    let difference = diff(&old, &new);
+    let difference = diff(&old.policy, &new.policy);
     match options.output {
         Output::Text => print(&difference.to_string())?,
         Output::Json => print_json(&difference)?,
@@ -55,8 +60,14 @@ fn compare_files(old: &Path, options: &Options) -> anyhow::Result<Exit> {
 }
 
 fn compare_with_running(options: &Options) -> anyhow::Result<Exit> {
-    let Some((_, sources)) = read_policy(&options.new)? else { return Ok(Exit::Failure) };
-    match options.daemon.find().ask(&Request::Compare { sources: texts(sources)? })? {
+    options.vips.refuse_without_files();
+    let sources = read_sources(std::slice::from_ref(&options.new), &options.reading.reading())?;
+    if !check_services(&sources)? {
+        return Ok(Exit::Failure);
+    }
+    let (namespace, degrade) = options.reading.clone().into_parts();
+    let request = Request::Compare { sources: texts(sources)?, namespace, degrade };
+    match options.daemon.find().ask(&request)? {
         Answer::Done(Response::Compared(compared)) => {
             match options.output {
                 Output::Text => print(&text(&compared)?)?,
@@ -81,16 +92,4 @@ fn text(compared: &Compared) -> Result<String, std::fmt::Error> {
 
 fn exit(is_same: bool) -> Exit {
     if is_same { Exit::Success } else { Exit::Failure }
-}
-
-/// A policy with its text, or `None` after saying what is wrong with it.
-fn read_policy(path: &Path) -> anyhow::Result<Option<(Policy, Vec<Source>)>> {
-    let sources = read_sources(&[path.to_owned()])?;
-    match load(&sources) {
-        Ok(loaded) => Ok(Some((loaded.policy, sources))),
-        Err(diagnostics) => {
-            complain_of(&diagnostics, &sources)?;
-            Ok(None)
-        }
-    }
 }

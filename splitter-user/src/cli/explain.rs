@@ -7,12 +7,12 @@ use clap::Args;
 
 use super::client::{Answer, LiveAddress, unexpected};
 use super::dial::Dial;
-use super::{Exit, Output, complain_of, print, print_json, read_sources};
+use super::reading::{ReadingOptions, VipOptions, load_files};
+use super::{Exit, Output, print, print_json};
 use crate::compile::frontend_key;
 use crate::daemon::control::{Request, Response};
 use crate::daemon::engine::LiveExplanation;
 use crate::explain::{Explanation, Names, explain};
-use crate::policy::load;
 use crate::policy::model::Policy;
 use crate::publish::PublishError;
 use crate::rehearsal::{Rehearsal, imagine_cgroups};
@@ -25,6 +25,7 @@ is taken. What is not said about the client is 0, its command empty and its cgro
 files, the policy is in memory, and neither privilege nor a daemon is needed; cgroups that it names \
 are taken to exist. Without files, the daemon is asked about the policy that runs, on the cgroups of \
 this node.")]
+#[command(mut_arg("socket", |socket| socket.conflicts_with("offline")))]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input; the running policy where none
     /// is named
@@ -37,21 +38,21 @@ pub(crate) struct Options {
     output: Output,
     #[command(flatten)]
     daemon: LiveAddress,
+    #[command(flatten)]
+    reading: ReadingOptions,
+    #[command(flatten)]
+    vips: VipOptions,
 }
 
 /// Runs `explain`.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
     if options.files.is_empty() {
+        options.reading.refuse_without_files();
+        options.vips.refuse_without_files();
         return explain_live(options);
     }
-    let sources = read_sources(&options.files)?;
-    let loaded = match load(&sources) {
-        Ok(loaded) => loaded,
-        Err(diagnostics) => {
-            complain_of(&diagnostics, &sources)?;
-            return Ok(Exit::Failure);
-        }
-    };
+    let loaded = load_files(&options.files, &options.reading, &options.vips)?;
+    let Some((loaded, _)) = loaded else { return Ok(Exit::Failure) };
     let explanation =
         explain_offline(&loaded.policy, &options.dial).context("put the policy into memory")?;
     match options.output {

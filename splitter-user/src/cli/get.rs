@@ -1,25 +1,47 @@
 //! `splitter get`: the running policy.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 
-use super::client::{Address, Answer, unexpected};
+use super::client::{Answer, LiveAddress, unexpected};
+use super::reading::{ReadingOptions, VipOptions, load_files};
 use super::weight::show_weights;
 use super::{Exit, print, print_json};
 use crate::daemon::control::{Request, Response, RouteView, ServiceView};
+use crate::policy::native::to_yaml;
 
 /// Options of `get`.
 #[derive(Args)]
+#[command(after_help = "\
+With --as native, words that name files or directories, and - for standard input, are loaded instead \
+of asking the daemon, and what they mean is printed: documents of Istio, Kubernetes and the Gateway \
+API as the services that they come to.")]
 pub(crate) struct Options {
-    /// One service; all of them where none is named.
-    #[arg(value_name = "SERVICE")]
-    service: Option<String>,
+    /// Services; all of them where none is named.
+    #[arg(value_name = "SERVICE|FILE")]
+    words: Vec<String>,
+    /// Form of the documents, whatever they were written in.
+    #[arg(long = "as", value_enum, value_name = "FORM", conflicts_with = "output")]
+    language: Option<Language>,
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Form,
     #[command(flatten)]
-    daemon: Address,
+    daemon: LiveAddress,
+    #[command(flatten)]
+    reading: ReadingOptions,
+    #[command(flatten)]
+    vips: VipOptions,
+}
+
+/// Forms of documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Language {
+    /// Documents of `apiVersion: splitter.dev/v1`.
+    Native,
 }
 
 /// Forms of the running policy.
@@ -34,12 +56,19 @@ enum Form {
     Json,
 }
 
-/// Prints the running policy.
+/// Prints the running policy, or what files mean.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
-    let details = options.output != Form::Text;
-    match options.daemon.ask(&Request::Get { service: options.service, details })? {
+    let is_native = options.language == Some(Language::Native);
+    if is_native && options.words.iter().any(|word| is_file(word)) {
+        return print_files(&options);
+    }
+    options.reading.refuse_without_files();
+    options.vips.refuse_without_files();
+    let form = if is_native { Form::Yaml } else { options.output };
+    let details = form != Form::Text;
+    match options.daemon.find().ask(&Request::Get { services: options.words, details })? {
         Answer::Done(Response::Services { services }) => {
-            match options.output {
+            match form {
                 Form::Text => print(&table(&services)?)?,
                 Form::Yaml => print(&documents(&services))?,
                 Form::Json => print_json(&services)?,
@@ -49,6 +78,26 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
         Answer::Done(_) => Err(unexpected()),
         Answer::Refused => Ok(Exit::Failure),
     }
+}
+
+/// Whether a word is meant as a file: it is one, or is called like a policy file.
+fn is_file(word: &str) -> bool {
+    let path = Path::new(word);
+    let is_called_so = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+    word == "-" || is_called_so || path.exists()
+}
+
+fn print_files(options: &Options) -> anyhow::Result<Exit> {
+    if options.daemon.is_given() {
+        let text = "--socket says where a daemon is, and files are named instead\n";
+        clap::Error::raw(ErrorKind::ArgumentConflict, text).exit();
+    }
+    let files: Vec<PathBuf> = options.words.iter().map(PathBuf::from).collect();
+    let loaded = load_files(&files, &options.reading, &options.vips)?;
+    let Some((loaded, _)) = loaded else { return Ok(Exit::Failure) };
+    let documents: Vec<String> = loaded.policy.services.iter().map(to_yaml).collect();
+    print(&documents.join("---\n"))?;
+    Ok(Exit::Success)
 }
 
 fn documents(services: &[ServiceView]) -> String {

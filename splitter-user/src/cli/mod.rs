@@ -12,6 +12,8 @@ mod diff;
 mod dump;
 mod explain;
 mod get;
+mod hosts;
+mod reading;
 mod run;
 mod simulate;
 mod status;
@@ -25,8 +27,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::policy::Source;
 use crate::policy::diagnostic::{Diagnostic, render};
+use crate::policy::{Reading, Source};
 
 /// Splits connections between versions of a service, inside the kernel.
 #[derive(Parser)]
@@ -44,6 +46,8 @@ enum Verb {
     Apply(apply::Options),
     /// Show the running policy.
     Get(get::Options),
+    /// Show the names of hosts and where to dial them, as lines of /etc/hosts.
+    Hosts(hosts::Options),
     /// Shift the weights of a running service.
     Weight(weight::Options),
     /// Show what the kernel does: hooks, connections, problems.
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
         Verb::Run(options) => run::run(options),
         Verb::Apply(options) => apply::run(options),
         Verb::Get(options) => get::run(options),
+        Verb::Hosts(options) => hosts::run(&options),
         Verb::Weight(options) => weight::run(options),
         Verb::Status(options) => status::run(options),
         Verb::Dump(options) => dump::run(options),
@@ -144,16 +149,16 @@ pub(crate) fn complain_of(diagnostics: &[Diagnostic], sources: &[Source]) -> any
 
 /// Reads policy sources: files, directories (their `*.yaml` and `*.yml` that are not hidden, in
 /// the order of their names), `-` for standard input.
-pub(crate) fn read_sources(paths: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
+pub(crate) fn read_sources(paths: &[PathBuf], reading: &Reading) -> anyhow::Result<Vec<Source>> {
     let mut sources = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            sources.push(read_stdin()?);
+            sources.push(read_stdin(reading)?);
             continue;
         }
         for file in crate::daemon::policy_files(path).with_context(|| describe(path))? {
             let bytes = fs::read(&file).with_context(|| describe(&file))?;
-            sources.push(Source::new(file.display().to_string(), bytes));
+            sources.push(source(file.display().to_string(), bytes, reading));
         }
     }
     Ok(sources)
@@ -163,8 +168,12 @@ fn describe(path: &Path) -> String {
     format!("read the policy {}", path.display())
 }
 
-fn read_stdin() -> anyhow::Result<Source> {
+fn source(name: String, bytes: Vec<u8>, reading: &Reading) -> Source {
+    Source { name, bytes, reading: reading.clone() }
+}
+
+fn read_stdin(reading: &Reading) -> anyhow::Result<Source> {
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes).context("read the policy from standard input")?;
-    Ok(Source::new("-", bytes))
+    Ok(source("-".to_owned(), bytes, reading))
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use nix::unistd::Gid;
 
 use super::Exit;
+use super::reading::{ReadingOptions, VipOptions};
 use crate::daemon::access::{Access, find_group};
 use crate::daemon::{self, DEFAULT_PIN_DIR, DEFAULT_SOCKET, DEFAULT_STATE_DIR, OnExit, Settings};
 use crate::tables::Sizes;
@@ -44,6 +45,10 @@ pub(crate) struct Options {
     /// Group, by number or name, whose members may read policy and state.
     #[arg(long, value_name = "GROUP", value_parser = find_group)]
     read_group: Option<Gid>,
+    #[command(flatten)]
+    reading: ReadingOptions,
+    #[command(flatten)]
+    vips: VipOptions,
     #[command(flatten)]
     sizes: SizeOptions,
 }
@@ -121,6 +126,8 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
     start_log(options.log_format, filter)?;
     daemon::run(Settings {
         sizes: options.sizes.sizes(),
+        vip_ranges: options.vips.ranges(),
+        reading: options.reading.reading(),
         policy: options.policy,
         cgroup: options.cgroup,
         pin_dir: options.pin_dir,

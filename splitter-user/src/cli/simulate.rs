@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::dial::Dial;
-use super::{Exit, Output, complain_of, print, print_json, read_sources};
-use crate::policy::load;
+use super::reading::{ReadingOptions, VipOptions, load_files};
+use super::{Exit, Output, print, print_json};
 use crate::simulate::{Load, simulate};
 
 /// Options of `simulate`.
@@ -37,18 +37,16 @@ pub(crate) struct Options {
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    reading: ReadingOptions,
+    #[command(flatten)]
+    vips: VipOptions,
 }
 
 /// Runs `simulate`.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
-    let sources = read_sources(&options.files)?;
-    let loaded = match load(&sources) {
-        Ok(loaded) => loaded,
-        Err(diagnostics) => {
-            complain_of(&diagnostics, &sources)?;
-            return Ok(Exit::Failure);
-        }
-    };
+    let loaded = load_files(&options.files, &options.reading, &options.vips)?;
+    let Some((loaded, _)) = loaded else { return Ok(Exit::Failure) };
     let load = Load {
         to: options.dial.to,
         connections: options.connections,

@@ -8,6 +8,7 @@ use super::client::{Address, Answer, unexpected};
 use super::weight::show_weights;
 use super::{Exit, Output, print, print_json};
 use crate::daemon::control::{Request, Response};
+use crate::daemon::resolver::DnsStatus;
 use crate::daemon::status::{HookStatus, ServiceStatus, Status, SubsetStatus};
 
 /// Names of services that a line has at most.
@@ -68,6 +69,8 @@ fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
         writeln!(text, "            from {path}")?;
     }
     write_overrides(text, &status.overrides)?;
+    write_overrides(text, &status.documents)?;
+    write_dns(text, &status.dns)?;
     writeln!(text, "cgroup      {cgroup}")?;
     for hook in &status.hooks {
         writeln!(text, "hook        {:<13} {}", hook.hook, show_hook(hook))?;
@@ -99,6 +102,18 @@ fn write_overrides(text: &mut String, overrides: &[String]) -> fmt::Result {
         0 => writeln!(text),
         n => writeln!(text, " and {n} more"),
     }
+}
+
+fn write_dns(text: &mut String, dns: &DnsStatus) -> fmt::Result {
+    let DnsStatus { names, lookups, failures, changed_answers, .. } = dns;
+    if *names == 0 && *lookups == 0 {
+        return Ok(());
+    }
+    writeln!(
+        text,
+        "names       {names} resolved again and again: {lookups} lookups, {failures} failed, \
+         {changed_answers} changed answers"
+    )
 }
 
 fn show_hook(hook: &HookStatus) -> String {

@@ -5,6 +5,7 @@
 //! `SO_PEERCRED`, so there is no authentication in the protocol itself.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,12 +13,17 @@ use super::dump::Dump;
 use super::engine::LiveExplanation;
 use super::status::Status;
 use crate::diff::Difference;
-use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Label, Severity};
+use crate::policy::{DEFAULT_NAMESPACE, HostNames, code};
 use crate::rehearsal::Role;
 
 /// Largest request in bytes.
 pub(crate) const MAX_REQUEST: u32 = 64 << 20;
+
+/// Of requests by programs that are older than namespaces.
+fn default_namespace() -> String {
+    DEFAULT_NAMESPACE.to_owned()
+}
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,16 +33,22 @@ pub(crate) enum Request {
     Apply {
         /// Policy text.
         sources: Vec<Text>,
+        /// Namespace of foreign documents that name none.
+        #[serde(default = "default_namespace")]
+        namespace: String,
+        /// Whether what is not enforced or has no meaning for a connection only warns.
+        #[serde(default)]
+        degrade: bool,
     },
     /// Removes services, or what was applied over those of a policy file.
     Remove {
-        /// Names of services.
+        /// Names of services, and of documents as `KIND/NAMESPACE/NAME`.
         services: Vec<String>,
     },
     /// The running policy.
     Get {
-        /// One service, or all.
-        service: Option<String>,
+        /// Names of services; all where none is named.
+        services: Vec<String>,
         /// Whether each shall come with its backends and as a document, most of the answer.
         details: bool,
     },
@@ -44,6 +56,12 @@ pub(crate) enum Request {
     Compare {
         /// Policy text.
         sources: Vec<Text>,
+        /// Namespace of foreign documents that name none.
+        #[serde(default = "default_namespace")]
+        namespace: String,
+        /// Whether what is not enforced or has no meaning for a connection only warns.
+        #[serde(default)]
+        degrade: bool,
     },
     /// What the next connection of a client would meet.
     Explain {
@@ -60,6 +78,8 @@ pub(crate) enum Request {
         /// Subset and weight.
         weights: Vec<(String, u32)>,
     },
+    /// Hosts that clients can dial by name.
+    Hosts,
     /// State, problems and counts.
     Status {
         /// Services to tell of in detail.
@@ -80,6 +100,7 @@ impl Request {
             Self::Get { .. }
             | Self::Compare { .. }
             | Self::Explain { .. }
+            | Self::Hosts
             | Self::Status { .. }
             | Self::Dump => false,
             Self::Apply { .. } | Self::Remove { .. } | Self::Weight { .. } | Self::Detach => true,
@@ -105,13 +126,25 @@ pub(crate) enum Response {
         sources: Vec<Text>,
     },
     /// A change is in force.
-    Applied(Applied),
+    Applied {
+        /// What it did.
+        applied: Box<Applied>,
+        /// What is allowed in it but rarely meant.
+        problems: Vec<Problem>,
+        /// The texts that the problems point into.
+        sources: Vec<Text>,
+    },
     /// Weights are in force.
     Weighted(Weighted),
     /// Running services, sorted by name.
     Services {
         /// The services.
         services: Vec<ServiceView>,
+    },
+    /// Hosts, sorted.
+    Hosts {
+        /// The hosts.
+        hosts: Vec<Host>,
     },
     /// See [`Compared`].
     Compared(Compared),
@@ -148,6 +181,12 @@ pub(crate) struct Applied {
     pub(crate) removed: Vec<String>,
     /// Services that are what they were.
     pub(crate) unchanged: Vec<String>,
+    /// Documents that are kept because they were applied, as `KIND/NAMESPACE/NAME`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) documents: Vec<String>,
+    /// Documents that are not kept any more, because they were removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) dropped: Vec<String>,
     /// The generation that is in force.
     pub(crate) generation: u64,
     /// Time that the daemon took, from the parsed policy to the commit, in microseconds.
@@ -212,6 +251,21 @@ pub(crate) struct RouteView {
     pub(crate) action: String,
     /// Subsets and weights of a split.
     pub(crate) weights: Vec<(String, u32)>,
+}
+
+/// A host that clients can dial by name. Fields are those of [`HostNames`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Host {
+    pub(crate) address: IpAddr,
+    pub(crate) names: Vec<String>,
+    pub(crate) allocated: bool,
+}
+
+impl From<HostNames> for Host {
+    fn from(host: HostNames) -> Self {
+        let HostNames { address, names, allocated } = host;
+        Self { address, names, allocated }
+    }
 }
 
 /// A diagnostic that crosses the socket. Fields are those of [`Diagnostic`].

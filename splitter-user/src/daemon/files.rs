@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use super::show;
-use crate::policy::Source;
+use crate::policy::{Reading, Source};
 
 /// The files that a policy path stands for: itself, or, for a directory, its `*.yaml` and `*.yml`
 /// that are not hidden, in the order of their names.
@@ -60,12 +60,13 @@ pub(crate) type Fingerprint = Vec<(PathBuf, Option<[i64; 5]>)>;
 #[derive(Clone, Debug)]
 pub(crate) struct PolicyFiles {
     paths: Vec<PathBuf>,
+    reading: Reading,
 }
 
 impl PolicyFiles {
     /// Follows these files and directories.
-    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
-        Self { paths }
+    pub(crate) fn new(paths: Vec<PathBuf>, reading: Reading) -> Self {
+        Self { paths, reading }
     }
 
     /// Whether there is anything to follow.
@@ -86,7 +87,8 @@ impl PolicyFiles {
         for path in &self.paths {
             for file in policy_files(path).map_err(|error| fail(path, &error))? {
                 let bytes = fs::read(&file).map_err(|error| fail(&file, &error))?;
-                sources.push(Source::new(show(&file), bytes));
+                let reading = self.reading.clone();
+                sources.push(Source { name: show(&file), bytes, reading });
             }
         }
         Ok(sources)
@@ -177,7 +179,7 @@ mod tests {
         write(&at("one/p.yaml"), "1");
         write(&at("two/p.yaml"), "2");
         symlink(at("one"), at("current")).unwrap();
-        let files = PolicyFiles::new(vec![at("current/p.yaml")]);
+        let files = PolicyFiles::new(vec![at("current/p.yaml")], Reading::default());
         let directories = files.directories();
         for watched in [fs::canonicalize(at("one")).unwrap(), dir.path().to_owned()] {
             assert!(directories.contains_key(&watched), "{}", watched.display());

@@ -7,6 +7,7 @@
 pub(crate) mod access;
 mod cgroups;
 pub(crate) mod control;
+mod documents;
 pub(crate) mod dump;
 pub(crate) mod engine;
 mod files;
@@ -14,6 +15,7 @@ mod hooks;
 mod overrides;
 mod privileges;
 mod requests;
+pub(crate) mod resolver;
 mod serve;
 mod server;
 mod start;
@@ -32,6 +34,11 @@ pub(crate) const DEFAULT_SOCKET: &str = "/run/splitter/splitter.sock";
 pub(crate) const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/splitter";
 /// Where overrides are kept unless an option says otherwise.
 pub(crate) const DEFAULT_STATE_DIR: &str = "/run/splitter";
+
+/// The line before what `splitter hosts` prints, which the daemon's resolver skips.
+pub(crate) const HOSTS_BEGIN: &str = "# splitter: begin";
+/// The line after it.
+pub(crate) const HOSTS_END: &str = "# splitter: end";
 
 /// A path in messages.
 fn show(path: &Path) -> String {

@@ -1,7 +1,7 @@
 //! Services that were applied or reweighted by command, kept in a directory over restarts.
 //!
 //! One file per service holds its document, under a first line that says which file's document it
-//! overrides. Files are written before the policy they describe is committed, and a journal of what
+//! overrides. One more file holds what [`super::documents`] keeps. Files are written before the policy they describe is committed, and a journal of what
 //! they were before stays until it is: removing it is the commit point of a change, of however many
 //! services. Where a daemon dies before, the next one that opens the directory takes all of the
 //! change back, so a policy that was never in force does not come up again.
@@ -32,6 +32,9 @@ const NEW: &str = "new";
 const JOURNAL: &str = "journal";
 /// No service's file begins with `_`.
 const NEW_JOURNAL: &str = "_journal.new";
+/// Stands for a service where the documents' file is meant, and is in its name.
+const DOCUMENTS: &str = "_documents";
+const DOCUMENTS_EXTENSION: &str = "json";
 /// So many new files are flushed one by one; for more, flushing the whole file system once is
 /// faster, though it is others' data too.
 const FEW: usize = 16;
@@ -48,13 +51,35 @@ pub(crate) struct Override {
 /// A service by its name, and its override: none where the policy files count.
 pub(crate) type Change = (String, Option<Override>);
 
+/// What one change sets.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    /// Services, each named once.
+    pub(crate) services: Vec<Change>,
+    /// Text of the documents' file, empty for none, where it changes.
+    pub(crate) documents: Option<String>,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.documents.is_none()
+    }
+}
+
+impl From<Vec<Change>> for Changes {
+    fn from(services: Vec<Change>) -> Self {
+        Self { services, documents: None }
+    }
+}
+
 /// All overrides, in memory and in their directory.
 #[derive(Debug)]
 pub(crate) struct Overrides {
     files: Files,
     by_name: BTreeMap<String, Override>,
-    /// What the journal says: the overrides before a change that is not settled.
-    before: Vec<Change>,
+    documents: String,
+    /// What the journal says: how it was before a change that is not settled.
+    before: Changes,
 }
 
 /// The directory, locked.
@@ -109,12 +134,23 @@ impl Overrides {
         }
         let files = Files { dir, _lock: lock };
         files.recover()?;
-        Ok(Self { by_name: files.read_all()?, files, before: Vec::new() })
+        let (by_name, documents) = (files.read_all()?, files.read_documents()?);
+        Ok(Self { by_name, documents, files, before: Changes::default() })
     }
 
     /// Every override by the service's name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Override)> {
         self.by_name.iter()
+    }
+
+    /// Text of the documents' file, empty where there is none.
+    pub(crate) fn documents(&self) -> &str {
+        &self.documents
+    }
+
+    /// Where that file is.
+    pub(crate) fn documents_path(&self) -> PathBuf {
+        self.files.path(DOCUMENTS)
     }
 
     /// Sets or, with `None`, removes overrides of services, each named once, until [`settle`] or
@@ -123,10 +159,14 @@ impl Overrides {
     ///
     /// [`settle`]: Self::settle
     /// [`roll_back`]: Self::roll_back
-    pub(crate) fn set(&mut self, changes: Vec<Change>) -> io::Result<()> {
+    pub(crate) fn set(&mut self, changes: impl Into<Changes>) -> io::Result<()> {
+        let changes = changes.into();
         self.roll_back()?;
         let before = |(name, _): &Change| (name.clone(), self.by_name.get(name).cloned());
-        self.before = changes.iter().map(before).collect();
+        self.before = Changes {
+            services: changes.services.iter().map(before).collect(),
+            documents: changes.documents.as_ref().map(|_| self.documents.clone()),
+        };
         if let Err(error) = self.files.replace(&contents(&self.before), &contents(&changes)) {
             // Where this fails too, it is by the same error.
             let _later = self.roll_back();
@@ -148,12 +188,15 @@ impl Overrides {
         }
         self.remember(self.before.clone());
         self.files.restore(&contents(&self.before))?;
-        self.before.clear();
+        self.before = Changes::default();
         Ok(())
     }
 
-    fn remember(&mut self, changes: Vec<Change>) {
-        for (name, next) in changes {
+    fn remember(&mut self, changes: Changes) {
+        if let Some(documents) = changes.documents {
+            self.documents = documents;
+        }
+        for (name, next) in changes.services {
             match next {
                 Some(next) => self.by_name.insert(name, next),
                 None => self.by_name.remove(&name),
@@ -174,6 +217,13 @@ impl Files {
             }
         }
         Ok(by_name)
+    }
+
+    fn read_documents(&self) -> io::Result<String> {
+        match fs::read_to_string(self.path(DOCUMENTS)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            result => result,
+        }
     }
 
     /// Takes back what was begun and not settled.
@@ -270,7 +320,8 @@ impl Files {
 
     /// Names of services have no `_`, so two services never share a file.
     fn path(&self, service: &str) -> PathBuf {
-        self.dir.join(format!("{}.{EXTENSION}", service.replace('/', "_")))
+        let extension = if service == DOCUMENTS { DOCUMENTS_EXTENSION } else { EXTENSION };
+        self.dir.join(format!("{}.{extension}", service.replace('/', "_")))
     }
 
     fn new_path(&self, service: &str) -> PathBuf {
@@ -288,12 +339,16 @@ fn lock(state_dir: &Path) -> Result<File, StateError> {
     }
 }
 
-fn contents(changes: &[Change]) -> Vec<Content> {
+fn contents(changes: &Changes) -> Vec<Content> {
     let content = |(name, next): &Change| Content {
         service: name.clone(),
         text: next.as_ref().map(file_text),
     };
-    changes.iter().map(content).collect()
+    let documents = changes.documents.as_ref().map(|text| Content {
+        service: DOCUMENTS.to_owned(),
+        text: Some(text.clone()).filter(|text| !text.is_empty()),
+    });
+    changes.services.iter().map(content).chain(documents).collect()
 }
 
 fn ignore_missing(error: io::Error) -> io::Result<()> {

@@ -1,19 +1,24 @@
 //! From a request to a response.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
-use super::control::{Applied, Compared, Problem, Request, Response, RouteView, ServiceView, Text};
+use super::control::{
+    Applied, Compared, Host, Problem, Request, Response, RouteView, ServiceView, Text,
+};
 use super::dump;
-use super::engine::{ChangeError, Engine, Running, Stand};
+use super::engine::{ChangeError, Engine, Outcome, Running, Stand};
 use super::hooks::KernelHooks;
+use super::resolver::DnsStatus;
 use super::status::{self, ProgramStatus, Scope, Survey, describe_action};
 use crate::diff::diff_services;
 use crate::kernel::KernelMaps;
+use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::Frontend;
 use crate::policy::native::to_yaml;
-use crate::policy::{self, Loaded, Source};
+use crate::policy::{self, Loaded, Reading, Source};
 use crate::rehearsal::Role;
 use crate::tables::memory::MemoryMaps;
 
@@ -31,10 +36,13 @@ pub(crate) enum Job {
 /// What the engine can be asked for. Fields are those of [`Request`].
 pub(crate) enum Task {
     Apply { loaded: Box<Loaded>, sources: Vec<Source> },
+    ApplyDocuments(Vec<Source>),
     Remove(Vec<String>),
     Weight { target: String, weights: Vec<(String, u32)> },
-    Get { service: Option<String>, details: bool },
+    Get { services: Vec<String>, details: bool },
     Compare { loaded: Box<Loaded>, sources: Vec<Source> },
+    CompareDocuments(Vec<Source>),
+    Hosts,
     Explain { to: Frontend, role: Role },
     Status { services: Vec<String>, all: bool },
     Dump,
@@ -60,18 +68,23 @@ impl Job {
     pub(crate) fn prepare(request: Request) -> Result<Self, Response> {
         Ok(Self::Task(match request {
             Request::Detach => return Ok(Self::Detach),
-            Request::Apply { sources } => {
-                let (loaded, sources) = load_texts(sources)?;
-                Task::Apply { loaded, sources }
+            Request::Apply { sources, namespace, degrade } => {
+                match load_texts(sources, &namespace, degrade)? {
+                    (Some(loaded), sources) => Task::Apply { loaded, sources },
+                    (None, sources) => Task::ApplyDocuments(sources),
+                }
             }
-            Request::Compare { sources } => {
-                let (loaded, sources) = load_texts(sources)?;
-                Task::Compare { loaded, sources }
+            Request::Compare { sources, namespace, degrade } => {
+                match load_texts(sources, &namespace, degrade)? {
+                    (Some(loaded), sources) => Task::Compare { loaded, sources },
+                    (None, sources) => Task::CompareDocuments(sources),
+                }
             }
             Request::Explain { to, role } => Task::Explain { to: parse_frontend(&to)?, role },
             Request::Remove { services } => Task::Remove(services),
             Request::Weight { target, weights } => Task::Weight { target, weights },
-            Request::Get { service, details } => Task::Get { service, details },
+            Request::Get { services, details } => Task::Get { services, details },
+            Request::Hosts => Task::Hosts,
             Request::Status { services, all } => Task::Status { services, all },
             Request::Dump => Task::Dump,
         }))
@@ -82,11 +95,24 @@ fn parse_frontend(text: &str) -> Result<Frontend, Response> {
     text.parse().map_err(|error| Response::Failed { message: format!("`{text}`: {error}") })
 }
 
-fn load_texts(texts: Vec<Text>) -> Result<(Box<Loaded>, Vec<Source>), Response> {
-    let source = |text: Text| Source::new(text.name, text.text);
+/// Services by themselves, or `None` where there are documents that are only parts of services: what
+/// those come to depends on others, which the engine has.
+fn load_texts(
+    texts: Vec<Text>,
+    namespace: &str,
+    degrade: bool,
+) -> Result<(Option<Box<Loaded>>, Vec<Source>), Response> {
+    let reading = Reading { namespace: namespace.to_owned(), degrade, ..Reading::default() };
+    let source = |text: Text| Source {
+        name: text.name,
+        bytes: text.text.into_bytes(),
+        reading: reading.clone(),
+    };
     let sources: Vec<Source> = texts.into_iter().map(source).collect();
     match policy::load(&sources) {
-        Ok(loaded) => Ok((Box::new(loaded), sources)),
+        Ok(loaded) if loaded.holds_resources() => Ok((None, sources)),
+        Ok(loaded) => Ok((Some(Box::new(loaded)), sources)),
+        Err(_) if sources.iter().any(policy::holds_resources) => Ok((None, sources)),
         Err(diagnostics) => Err(response_to(ChangeError::Invalid { diagnostics, sources })),
     }
 }
@@ -97,6 +123,10 @@ pub(crate) struct Circumstances {
     pub(crate) policy: Vec<String>,
     /// Why the last reload of the policy files changed nothing, if so.
     pub(crate) reload_problem: Option<String>,
+    /// What the resolver does.
+    pub(crate) dns: DnsStatus,
+    /// Why the last answers of the resolver changed nothing, if so.
+    pub(crate) dns_problem: Option<String>,
 }
 
 /// Carries a task out.
@@ -107,12 +137,13 @@ pub(crate) fn answer(
 ) -> Answer {
     let result = match task {
         Task::Apply { loaded, sources } => engine.apply(&loaded, &sources).map(applied),
+        Task::ApplyDocuments(sources) => engine.apply_documents(&sources).map(applied_documents),
         Task::Remove(services) => engine.remove(&services).map(applied),
         Task::Weight { target, weights } => weigh(engine, &target, &weights),
-        Task::Get { service, details } => get(engine, service.as_deref(), details),
-        Task::Compare { loaded, sources } => {
-            engine.stand(&loaded, &sources).map(|stand| compared(loaded, stand))
-        }
+        Task::Get { services, details } => get(engine, &services, details),
+        Task::Compare { loaded, sources } => engine.stand(&loaded, &sources).map(compared),
+        Task::CompareDocuments(sources) => engine.stand_documents(&sources).map(compared),
+        Task::Hosts => hosts(engine),
         Task::Explain { to, role } => {
             let explained = engine.explain(&to, &role);
             explained.map(|told| Answer::Ready(Response::Explained(Box::new(told))))
@@ -126,10 +157,19 @@ pub(crate) fn answer(
     result.unwrap_or_else(|error| Answer::Ready(response_to(error)))
 }
 
-fn compared(loaded: Box<Loaded>, stand: Stand) -> Answer {
+fn hosts(engine: &KernelEngine) -> Result<Answer, ChangeError> {
+    engine.check_known()?;
+    let hosts = engine.documents().hosts.clone();
+    Ok(Answer::later(move || Response::Hosts {
+        hosts: hosts.into_iter().map(Host::from).collect(),
+    }))
+}
+
+fn compared(stand: Stand) -> Answer {
     Answer::later(move || {
-        let Stand { named, left_alone, generation } = stand;
-        let difference = diff_services(named.iter().map(AsRef::as_ref), &loaded.policy.services);
+        let Stand { old, new, left_alone, generation } = stand;
+        let [old, new] = [&old, &new].map(|services| services.iter().map(AsRef::as_ref));
+        let difference = diff_services(old, new);
         Response::Compared(Compared { difference, left_alone, generation })
     })
 }
@@ -158,7 +198,17 @@ fn weigh(
 
 fn applied(applied: Applied) -> Answer {
     log_applied("applied", &applied);
-    Answer::later(move || Response::Applied(applied))
+    let applied = Box::new(applied);
+    Answer::later(move || Response::Applied { applied, problems: Vec::new(), sources: Vec::new() })
+}
+
+fn applied_documents(outcome: Outcome) -> Answer {
+    let Outcome { applied, warnings, sources } = outcome;
+    log_applied("documents applied", &applied);
+    Answer::later(move || {
+        let (problems, sources) = cross(warnings, sources);
+        Response::Applied { applied: Box::new(applied), problems, sources }
+    })
 }
 
 /// One line per change of the policy.
@@ -176,20 +226,32 @@ pub(crate) fn log_applied(what: &str, applied: &Applied) {
 fn response_to(error: ChangeError) -> Response {
     match error {
         ChangeError::Invalid { diagnostics, sources } => {
-            let text = |source: Source| Text {
-                name: source.name,
-                text: String::from_utf8_lossy(&source.bytes).into_owned(),
-            };
-            Response::Invalid {
-                problems: diagnostics.into_iter().map(Problem::from).collect(),
-                sources: sources.into_iter().map(text).collect(),
-            }
+            let (problems, sources) = cross(diagnostics, sources);
+            Response::Invalid { problems, sources }
         }
         error => {
             warn!("a request was refused: {}", chain(&error));
             Response::Failed { message: chain(&error) }
         }
     }
+}
+
+/// Diagnostics and what they point into, as they cross the socket: a source without any crosses
+/// without its text.
+fn cross(diagnostics: Vec<Diagnostic>, sources: Vec<Source>) -> (Vec<Problem>, Vec<Text>) {
+    let labels =
+        diagnostics.iter().flat_map(|it| std::iter::once(&it.primary).chain(&it.secondary));
+    let used: HashSet<usize> = labels.map(|label| label.source).collect();
+    let text = |(index, source): (usize, Source)| Text {
+        name: source.name,
+        text: if used.contains(&index) {
+            String::from_utf8_lossy(&source.bytes).into_owned()
+        } else {
+            String::new()
+        },
+    };
+    let sources = sources.into_iter().enumerate().map(text).collect();
+    (diagnostics.into_iter().map(Problem::from).collect(), sources)
 }
 
 /// An error and its causes in one line.
@@ -204,13 +266,15 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn get(engine: &KernelEngine, service: Option<&str>, details: bool) -> Result<Answer, ChangeError> {
+fn get(engine: &KernelEngine, services: &[String], details: bool) -> Result<Answer, ChangeError> {
     if let Some(reason) = engine.degraded() {
         return Err(ChangeError::Degraded(reason.to_owned()));
     }
-    let running: Vec<Running> = match service {
-        Some(name) => vec![engine.find(name)?.clone()],
-        None => engine.running().cloned().collect(),
+    let running: Vec<Running> = if services.is_empty() {
+        engine.running().cloned().collect()
+    } else {
+        let find = |name: &String| engine.find(name).cloned();
+        services.iter().map(find).collect::<Result<_, _>>()?
     };
     Ok(Answer::later(move || {
         let services = running.iter().map(|running| view(running, details)).collect();
@@ -251,6 +315,9 @@ fn full_status(
     status.uptime_seconds = circumstances.started.elapsed().as_secs();
     status.policy.clone_from(&circumstances.policy);
     status.problems.extend(circumstances.reload_problem.clone());
+    status.problems.extend(circumstances.dns_problem.clone());
+    status.problems.extend(status::dns_problems(&circumstances.dns));
+    status.dns.clone_from(&circumstances.dns);
     status.problems.extend(status::hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)
 }

@@ -16,7 +16,8 @@ use tracing::{error, info, warn};
 use super::access::Access;
 use super::control::Response;
 use super::files::PolicyFiles;
-use super::requests::{Answer, Circumstances, Job, KernelEngine, Task, answer, chain};
+use super::requests::{Answer, Circumstances, Job, KernelEngine, Task, answer, chain, log_applied};
+use super::resolver::Resolver;
 use super::server::{self, Call};
 use super::start::{load_policy, tell_systemd};
 use super::status::hook_problems;
@@ -44,6 +45,7 @@ pub(super) struct Daemon {
     engine: KernelEngine,
     circumstances: Circumstances,
     files: PolicyFiles,
+    resolver: Resolver,
     /// What was last said to be wrong with the hooks.
     hook_problems: Vec<String>,
     /// Receives the end of a grace period that is waited for.
@@ -66,8 +68,9 @@ impl Daemon {
         engine: KernelEngine,
         circumstances: Circumstances,
         files: PolicyFiles,
+        resolver: Resolver,
     ) -> Self {
-        Self { engine, circumstances, files, hook_problems: Vec::new(), grace: None }
+        Self { engine, circumstances, files, resolver, hook_problems: Vec::new(), grace: None }
     }
 
     /// Serves until a signal or a request ends it.
@@ -84,6 +87,7 @@ impl Daemon {
             tokio::spawn(forward_log(watch_log(log)?));
         }
         let mut wakers = self.wakers(calls)?;
+        self.resolver.follow(&self.engine.documents().lookups);
         self.free_retired();
         self.tell_ready();
         loop {
@@ -130,6 +134,7 @@ impl Daemon {
             }
             Some(()) = wakers.terminate.recv() => return Some(Last::Signal),
             Some(()) = wakers.interrupt.recv() => return Some(Last::Signal),
+            () = self.resolver.changed() => self.take_answers(),
             _ = wakers.cgroups.tick(), if self.engine.names_cgroups() => self.refresh_cgroups(),
             _ = wakers.hooks.tick() => self.mend_attachment(),
             mark = ended(&mut self.grace) => self.release(mark),
@@ -138,15 +143,43 @@ impl Daemon {
     }
 
     fn carry_out(&mut self, task: Task, reply: oneshot::Sender<Answer>) {
+        self.circumstances.dns = self.resolver.status();
+        let before = self.engine.publisher().generation();
         let answer = answer(&mut self.engine, &self.circumstances, task);
         // A client that went away does not need the answer.
         let _gone = reply.send(answer);
+        self.follow_names(before);
+        self.free_retired();
+    }
+
+    /// Asks the resolver for what the policy needs now, which may be other names than before the
+    /// change. Where answers did not fit the policy of that generation, they may fit this one.
+    fn follow_names(&mut self, before: u64) {
+        self.resolver.follow(&self.engine.documents().lookups);
+        let is_other = self.engine.publisher().generation() != before;
+        if is_other && self.circumstances.dns_problem.is_some() {
+            self.take_answers();
+        }
+    }
+
+    fn take_answers(&mut self) {
+        let result = self.engine.set_answers(self.resolver.known());
+        match &result {
+            Ok(applied) => log_applied("resolved", applied),
+            Err(error) => error!("other addresses of hosts are not in force: {}", chain(error)),
+        }
+        self.circumstances.dns_problem = result.err().map(|error| {
+            let why = chain(&error);
+            format!("other addresses of hosts are not in force, those of before are: {why}")
+        });
+        self.resolver.follow(&self.engine.documents().lookups);
         self.free_retired();
     }
 
     fn reload(&mut self, why: &str) {
         info!("{why}: reloading");
         tell_reloading();
+        let before = self.engine.publisher().generation();
         let result = load_policy(&mut self.engine, &self.files);
         if let Err(problem) = &result {
             error!("the policy files are not loaded, what runs is kept: {problem}");
@@ -154,6 +187,7 @@ impl Daemon {
         self.circumstances.reload_problem = result.err().map(|problem| {
             format!("the policy files are not loaded, what runs is kept: {problem}")
         });
+        self.follow_names(before);
         self.free_retired();
         self.tell_ready();
     }

@@ -15,17 +15,19 @@ use tracing::{error, info, warn};
 
 use super::access::Access;
 use super::cgroups::CgroupTree;
+use super::documents::Documents;
 use super::engine::{ChangeError, Engine, Origin};
 use super::files::PolicyFiles;
 use super::hooks::KernelHooks;
 use super::overrides::Overrides;
 use super::privileges::drop_privileges;
 use super::requests::{Circumstances, KernelEngine, chain, log_applied};
+use super::resolver::{DnsStatus, Pace, Resolver, Upstream};
 use super::serve::{Daemon, Ending};
 use super::{server, show};
 use crate::kernel::{self, HookLog, LogLevel, PinDir};
 use crate::policy::diagnostic::render;
-use crate::policy::{self, Source};
+use crate::policy::{self, Reading, Source, VipRanges};
 use crate::publish::Publisher;
 use crate::tables::Sizes;
 
@@ -43,6 +45,10 @@ pub(crate) enum OnExit {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) policy: Vec<PathBuf>,
+    /// How policy files are read.
+    pub(crate) reading: Reading,
+    /// Where hosts get addresses that have none.
+    pub(crate) vip_ranges: VipRanges,
     /// The root of the cgroup2 hierarchy where `None`.
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) pin_dir: PathBuf,
@@ -58,7 +64,7 @@ pub(crate) struct Settings {
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let started = Instant::now();
     let cgroups = CgroupTree::find_mount().context("find the cgroup2 hierarchy")?;
-    let files = PolicyFiles::new(settings.policy.clone());
+    let files = PolicyFiles::new(settings.policy.clone(), settings.reading.clone());
     let mut engine = open_engine(&settings, &cgroups)?;
     let listener = server::bind(&settings.socket)
         .with_context(|| format!("open the control socket {}", show(&settings.socket)))?;
@@ -77,10 +83,19 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         "running"
     );
     let policy = files.paths().iter().map(|path| show(path)).collect();
-    let circumstances = Circumstances { started, policy, reload_problem: None };
+    let circumstances = Circumstances {
+        started,
+        policy,
+        reload_problem: None,
+        dns: DnsStatus::default(),
+        dns_problem: None,
+    };
     let on_exit = settings.on_exit;
     let socket = settings.socket.clone();
-    let daemon = Daemon::new(engine, circumstances, files);
+    let known = engine.documents().answers.clone();
+    let upstream = Upstream::of_node(settings.vip_ranges);
+    let resolver = Resolver::new(upstream, Pace::default(), known);
+    let daemon = Daemon::new(engine, circumstances, files, resolver);
     let ending = serve(daemon, settings.access, listener, log)?;
     tell_systemd(&[NotifyState::Stopping]);
     finish(ending, on_exit, &socket)
@@ -111,7 +126,12 @@ fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<Kern
     let hooks = KernelHooks::new(pins, loaded, cgroup).context("open the cgroup (--cgroup)")?;
     let publisher = Publisher::adopt(maps)
         .context("take over the running policy; `splitter detach` removes it")?;
-    Ok(Engine::new(publisher, hooks, Box::new(cgroups.clone()), overrides))
+    let documents = Documents::from_text(overrides.documents()).with_context(|| {
+        format!("understand the applied documents in {}", show(&overrides.documents_path()))
+    })?;
+    let mut engine = Engine::new(publisher, hooks, Box::new(cgroups.clone()), overrides, documents);
+    engine.set_vip_ranges(settings.vip_ranges);
+    Ok(engine)
 }
 
 /// Publishes the policy files. Where they are wrong, what an earlier daemon left running goes on.
@@ -130,11 +150,8 @@ pub(super) fn load_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> Res
     let sources = files.read()?;
     check_blank(engine, &sources)?;
     check_emptied(engine, files, &sources)?;
-    let loaded = if files.is_empty() {
-        policy::Loaded::default()
-    } else {
-        policy::load(&sources).map_err(|wrong| refused(&wrong, &sources))?
-    };
+    let sources = engine.with_applied(sources);
+    let loaded = engine.load(&sources).map_err(explain)?;
     if !loaded.warnings.is_empty() {
         let warnings = render(&loaded.warnings, &sources, false);
         warn!("the policy loads with warnings:\n{}", warnings.trim_end());
@@ -144,8 +161,14 @@ pub(super) fn load_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> Res
             log_applied("policy files loaded", &applied);
             Ok(())
         }
-        Err(ChangeError::Invalid { diagnostics, sources }) => Err(refused(&diagnostics, &sources)),
-        Err(error) => Err(chain(&error)),
+        Err(error) => Err(explain(error)),
+    }
+}
+
+fn explain(error: ChangeError) -> String {
+    match error {
+        ChangeError::Invalid { diagnostics, sources } => refused(&diagnostics, &sources),
+        error => chain(&error),
     }
 }
 
@@ -172,7 +195,9 @@ fn check_emptied(
     let is_in = |name: &str, directory: &Path| Path::new(name).parent() == Some(directory);
     let had_services = |directory: &Path| {
         engine.running().any(|running| match &running.origin {
-            Origin::File(file) | Origin::Override(file) => is_in(file, directory),
+            Origin::File(file) | Origin::Override(file) | Origin::Derived(file) => {
+                is_in(file, directory)
+            }
             Origin::Applied => false,
         })
     };

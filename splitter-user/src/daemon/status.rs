@@ -10,13 +10,16 @@ use splitter_common::abi::Reason;
 
 use super::engine::weights::{main_split, named};
 use super::engine::{ChangeError, Engine, PeerNameHooks, Running};
+use super::resolver::DnsStatus;
 use crate::compile::{Note, name_ids, service_id};
-use crate::policy::model::{Action, Service, Subset};
+use crate::policy::model::{Action, Outbound, Service, Subset};
 use crate::publish::CounterOwner;
 use crate::tables::Maps;
 
 /// Services that are told of in detail where nobody asked for some or for all.
 const FEW: usize = 32;
+/// Most cgroups that a problem names.
+const MOST_CGROUPS: usize = 8;
 
 /// The state of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +48,10 @@ pub(crate) struct Status {
     pub(crate) policy: Vec<String>,
     /// Services that were applied or reweighted by command.
     pub(crate) overrides: Vec<String>,
+    /// Documents that were applied, as `KIND/NAMESPACE/NAME`.
+    pub(crate) documents: Vec<String>,
+    /// What the resolver does.
+    pub(crate) dns: DnsStatus,
     /// Connections to frontends that were not rewritten, by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
     /// Services in detail.
@@ -200,13 +207,20 @@ pub(crate) fn survey<M: Maps, H: PeerNameHooks>(
     let n_services = engine.publisher().services().count();
     let omitted = if scope.names.is_empty() { n_services - services.len() } else { 0 };
     let status = Status {
-        problems: engine.degraded().map(degraded_problem).into_iter().chain(unread).collect(),
+        problems: engine
+            .degraded()
+            .map(degraded_problem)
+            .into_iter()
+            .chain(unread)
+            .chain(outbound_problem(&engine.documents().outbound))
+            .collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         generation: engine.publisher().generation(),
         n_services,
         maps: map_usage(engine),
         overrides: engine.overridden(),
+        documents: engine.applied_documents(),
         reasons: Reason::ALL
             .into_iter()
             .map(|reason| (reason.name().to_owned(), counters.get(reason as u32)))
@@ -222,6 +236,36 @@ fn degraded_problem(reason: &str) -> String {
         "DEGRADED: the policy files were wrong when the daemon started, so it keeps the policy of \
          the daemon before it: {reason}"
     )
+}
+
+/// What clients may reach besides the services is told by documents, and no hook asks.
+fn outbound_problem(outbound: &[Outbound]) -> Option<String> {
+    let refusing = || outbound.iter().filter(|rule| rule.registry_only);
+    let cgroups: Vec<&str> =
+        refusing().flat_map(|rule| &rule.cgroups).map(String::as_str).take(MOST_CGROUPS).collect();
+    refusing().next()?;
+    let whose = if refusing().any(|rule| rule.cgroups.is_empty()) {
+        "of every client".to_owned()
+    } else {
+        format!("of clients in {}", cgroups.join(", "))
+    };
+    Some(format!(
+        "`outboundTrafficPolicy: {{mode: REGISTRY_ONLY}}` {whose} is not enforced yet: connections \
+         to what is no service are not refused; refuse them with a firewall"
+    ))
+}
+
+/// Says which names have no address.
+pub(crate) fn dns_problems(dns: &DnsStatus) -> Vec<String> {
+    let names = dns.unresolved.iter();
+    names
+        .map(|(name, why)| {
+            format!(
+                "the name {name} was never resolved, so nothing serves it: {why}; it is asked for \
+                 again, and `getent ahosts {name}` shows what the node knows"
+            )
+        })
+        .collect()
 }
 
 fn map_usage<M: Maps, H: PeerNameHooks>(engine: &Engine<M, H>) -> Vec<MapStatus> {
@@ -376,4 +420,23 @@ pub(crate) fn hook_problems(hooks: &[HookStatus], cgroup: &str) -> Vec<String> {
             format!("the hook {} on {cgroup} is {}: {cause}", hook.hook, hook.state)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outbound_rules_that_refuse_are_a_problem() {
+        let rule = |cgroups: &[&str], registry_only| Outbound {
+            cgroups: cgroups.iter().map(|path| (*path).to_owned()).collect(),
+            registry_only,
+        };
+        assert_eq!(outbound_problem(&[]), None);
+        assert_eq!(outbound_problem(&[rule(&["/a"], false), rule(&[], false)]), None);
+        let problem = outbound_problem(&[rule(&["/a", "/b"], true), rule(&[], false)]).unwrap();
+        assert!(problem.contains("of clients in /a, /b is not enforced"), "{problem}");
+        let problem = outbound_problem(&[rule(&[], true)]).unwrap();
+        assert!(problem.contains("of every client"), "{problem}");
+    }
 }

@@ -67,7 +67,7 @@ type Read = fn(&mut Reader<'_>, NodeId, &Reading) -> Option<Document>;
 /// A kind of object that is known.
 pub(super) struct Kind {
     /// Its `kind`.
-    pub(super) kind: &'static str,
+    pub(super) name: &'static str,
     /// Its API group; empty for Kubernetes' core.
     pub(super) group: &'static str,
     /// Versions of the group that have it in this form.
@@ -89,19 +89,19 @@ pub(super) enum KindFate {
 const NATIVE: &[&str] = &["v1"];
 const KINDS: &[Kind] = &[
     Kind {
-        kind: KIND,
+        name: KIND,
         group: "splitter.dev",
         versions: NATIVE,
         fate: KindFate::Read(native::read),
     },
     Kind {
-        kind: "Workload",
+        name: "Workload",
         group: "splitter.dev",
         versions: NATIVE,
         fate: KindFate::Read(mesh::workload::read),
     },
     Kind {
-        kind: EGRESS,
+        name: EGRESS,
         group: "splitter.dev",
         versions: NATIVE,
         fate: KindFate::Read(native::read_egress),
@@ -215,13 +215,13 @@ fn without_version(reader: &mut Reader<'_>, node: NodeId, kind: NodeId) -> Optio
 }
 
 fn of_kind(word: &str) -> Vec<&'static Kind> {
-    kinds().filter(|known| known.kind == word).collect()
+    kinds().filter(|known| known.name == word).collect()
 }
 
 /// The kinds of a group; what there is at all where it has none.
 fn kinds_help(group: Option<&str>) -> String {
     let of_group = kinds().filter(|known| Some(known.group) == group);
-    let of_group: Vec<&str> = of_group.map(|known| known.kind).collect();
+    let of_group: Vec<&str> = of_group.map(|known| known.name).collect();
     match of_group[..] {
         [] => "this loads `kind: Split`, and kinds of Istio, Kubernetes and the Gateway API; see \
              docs/policy.md"
@@ -247,7 +247,7 @@ fn versions_help(known: &[&'static Kind]) -> String {
 
 fn unknown_kind(reader: &mut Reader<'_>, node: NodeId, word: &str, group: Option<&str>) {
     let message = format!("unknown kind {}", quote(word));
-    let help = match nearest(word, kinds().map(|known| known.kind)) {
+    let help = match nearest(word, kinds().map(|known| known.name)) {
         Some(guess) => format!("did you mean `{guess}`?"),
         None => kinds_help(group),
     };
@@ -271,7 +271,24 @@ fn unknown_version(
 
 fn not_enforced(reader: &mut Reader<'_>, node: NodeId, kind: &Kind) {
     let at = reader.peek(node, "kind").map_or(reader.span(node), |kind| reader.span(kind));
-    let message = format!("`kind: {}` is skipped: what it asks for is not enforced", kind.kind);
+    let message = format!("`kind: {}` is skipped: what it asks for is not enforced", kind.name);
     let help = "splitter chooses where connections go and does not see what is in them";
     reader.push(Diagnostic::new(&code::KIND_NOT_ENFORCED, at, message).with_help(help));
+}
+
+/// Reads documents that are known to be right, for tests of readers.
+#[cfg(test)]
+pub(super) fn read_resources(text: &str) -> Vec<Resource> {
+    let mut report = Report::default();
+    let mut documents = yaml::Documents::new(text, 0, 0);
+    let mut resources = Vec::new();
+    while let Some(document) = documents.next(&mut report) {
+        for found in read(&document, &mut report, &Reading::default()) {
+            let Document::Resource(resource) = found else { continue };
+            resources.push(*resource);
+        }
+    }
+    let problems = report.finish();
+    assert!(problems.as_ref().is_ok_and(Vec::is_empty), "{problems:?}");
+    resources
 }

@@ -33,8 +33,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub use address::NotAFrontend;
-pub use mesh::vips::{VipRanges, Vips};
-pub(crate) use words::suggest;
+pub use mesh::vips::{NotAVipRange, VipRange, VipRanges, Vips};
+pub(crate) use words::{NAME_RULE, is_name, suggest};
 
 use diagnostic::{Diagnostic, Report, Span};
 use document::{Document, Draft};
@@ -104,6 +104,8 @@ pub struct Surroundings {
     pub answers: BTreeMap<String, Vec<IpAddr>>,
     /// Addresses for hosts that have none.
     pub vips: Vips,
+    /// Addresses at which services are dialled that are not in this load.
+    pub taken: Vec<IpAddr>,
 }
 
 /// What a load gives where nothing is wrong.
@@ -121,6 +123,19 @@ pub struct Loaded {
     pub lookups: Vec<String>,
     /// What is allowed but rarely meant, sorted by source, line and column.
     pub warnings: Vec<Diagnostic>,
+}
+
+impl Loaded {
+    /// Whether a document that counts is part of services and not one itself.
+    pub fn holds_resources(&self) -> bool {
+        let mut identities = self.documents.iter().flat_map(|document| &document.identities);
+        identities.any(|identity| !is_service(identity))
+    }
+}
+
+/// Whether a document's identity is that of a service, `Split/NAME`.
+pub(crate) fn is_service(identity: &str) -> bool {
+    identity.split_once('/').is_some_and(|(kind, _)| kind == document::KIND)
 }
 
 /// A host and where to dial it: a line of `/etc/hosts`.
@@ -165,6 +180,21 @@ pub fn load_in(sources: &[Source], surroundings: &Surroundings) -> Result<Loaded
         load.source(text::clamp(index), source);
     }
     load.finish(surroundings)
+}
+
+/// Whether any document of a source can be read and is part of services and not one itself, however
+/// little it means without others.
+pub(crate) fn holds_resources(source: &Source) -> bool {
+    let mut report = Report::default();
+    let Ok((text, base)) = text::decode(&source.bytes, 0) else { return false };
+    let mut documents = yaml::Documents::new(text, 0, base);
+    while let Some(document) = documents.next(&mut report) {
+        let found = document::read(&document, &mut report, &source.reading);
+        if found.iter().any(|found| matches!(found, Document::Resource(_))) {
+            return true;
+        }
+    }
+    false
 }
 
 /// A load under way.
@@ -230,7 +260,8 @@ impl Load {
     fn finish(mut self, surroundings: &Surroundings) -> Result<Loaded, Vec<Diagnostic>> {
         let resources = self.layers.finish(&mut self.documents);
         let taken = self.drafts.iter().flat_map(|draft| &draft.service.frontends);
-        let taken = taken.map(|frontend| frontend.addr.ip());
+        let taken =
+            taken.map(|frontend| frontend.addr.ip()).chain(surroundings.taken.iter().copied());
         let lowered = mesh::lower(&resources, surroundings, taken, &mut self.report);
         self.drafts.extend(lowered.drafts);
         check::across(&self.drafts, &mut self.report);

@@ -52,11 +52,11 @@ pub(super) fn list(words: &[&str]) -> String {
 }
 
 /// The rule for names of services, namespaces, subsets and routes.
-pub(super) const NAME_RULE: &str = "a name is 1 to 63 characters of a-z, 0-9, `-` and `.`, and \
+pub(crate) const NAME_RULE: &str = "a name is 1 to 63 characters of a-z, 0-9, `-` and `.`, and \
                                     begins and ends with a letter or digit";
 
 /// Whether a name keeps [`NAME_RULE`].
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let is_edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = name.as_bytes();
     bytes.len() <= 63

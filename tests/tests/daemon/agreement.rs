@@ -1,22 +1,24 @@
 //! The kernel, the rehearsal in memory and every command tell of one policy.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::process;
+use std::{fs, io};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::Value;
 use splitter_common::abi::Backend;
 use splitter_common::decide::{Decision, Verdict, decide};
 use splitter_tests::daemon::Site;
-use splitter_tests::files::{PolicyFile, policies};
+use splitter_tests::files::{PolicyFile, PolicySet, policy_sets};
 use splitter_tests::net::{dial, in_own_network, network_cookie};
-use splitter_tests::node::{find_cgroups, parse};
+use splitter_tests::node::find_cgroups;
 use splitter_tests::peers::{PortServer, UdpClient};
 use splitter_tests::place::cgroup2_mount;
 use splitter_user::compile::{backend_image, command_bytes, frontend_key};
+use splitter_user::policy::diagnostic::render;
+use splitter_user::policy::load;
 use splitter_user::policy::model::{Action, Frontend, PeerName, Pick, Policy, Protocol, Service};
 use splitter_user::rehearsal::Rehearsal;
 use splitter_user::tables::world::{Client, HostWorld, Tickets};
@@ -30,21 +32,24 @@ const CONNECTS: u64 = 100;
 fn the_kernel_does_what_the_rehearsal_says() -> Result<()> {
     let site = Site::new()?;
     let _daemon = site.run(&[])?;
-    let mut files = 0;
-    for file in policies()? {
-        in_own_network(|| compare_file(&site, &file)).with_context(|| file.name.clone())?;
-        files += 1;
+    let sets = policy_sets()?;
+    ensure!(sets.len() >= 29, "only {} sets of policies", sets.len());
+    for set in sets {
+        in_own_network(|| compare_set(&site, &set)).with_context(|| set.name.clone())?;
+        assert_eq!(site.json(&["get"])?, serde_json::json!([]), "{} left something", set.name);
     }
-    ensure!(files >= 12, "only {files} policies");
     Ok(())
 }
 
-fn compare_file(site: &Site, file: &PolicyFile) -> Result<()> {
-    let policy = parse(&file.text)?;
-    let path = site.write(&file.name, &file.text)?;
-    site.splitter(&["apply", &path])?.success()?;
-    let servers = serve(&policy)?;
-    let rehearsal = Rehearsal::new(&policy, find_cgroups(&policy)?)?;
+fn compare_set(site: &Site, set: &PolicySet) -> Result<()> {
+    let sources = set.sources();
+    let loaded = load(&sources).map_err(|wrong| anyhow!(render(&wrong, &sources, false)))?;
+    for step in &set.steps {
+        apply(site, step, set.degrade)?;
+    }
+    let policy = &loaded.policy;
+    let servers = serve(policy)?;
+    let rehearsal = Rehearsal::new(policy, find_cgroups(policy)?)?;
     let client = this_client(site)?;
     for service in &policy.services {
         for frontend in &service.frontends {
@@ -53,10 +58,19 @@ fn compare_file(site: &Site, file: &PolicyFile) -> Result<()> {
         }
     }
     drop(servers);
-    for service in &policy.services {
-        site.splitter(&["apply", "--remove", &service.name])?.success()?;
-    }
-    Ok(())
+    let named = loaded.documents.iter().flat_map(|document| &document.identities);
+    let remove = named.map(|identity| identity.strip_prefix("Split/").unwrap_or(identity));
+    let mut words = vec!["apply"];
+    remove.for_each(|name| words.extend(["--remove", name]));
+    site.splitter(&words)?.success().map(drop)
+}
+
+fn apply(site: &Site, files: &[PolicyFile], degrade: bool) -> Result<()> {
+    let paths: Vec<String> = files.iter().map(|file| file.path.display().to_string()).collect();
+    let mut words = vec!["apply"];
+    words.extend(degrade.then_some("--degrade"));
+    words.extend(paths.iter().map(String::as_str));
+    site.splitter(&words)?.success().map(drop)
 }
 
 /// A server for every backend that is dialled over TCP.
@@ -94,14 +108,19 @@ fn compare(
         .iter()
         .any(|route| matches!(&route.action, Action::Split(split) if split.pick == Pick::Random));
     let answers_frontend = service.getpeername == PeerName::Frontend;
-    let mut seen = BTreeSet::new();
     for n in 0..CONNECTS {
         let world = HostWorld::new(rehearsal.maps(), client.clone(), Tickets::Take, n);
-        let wanted = backend_of(&decide(&world, &frontend_key(frontend)), service)?;
-        let (peer, port) = match frontend.protocol {
-            Protocol::Tcp => dial(frontend.addr)?,
-            Protocol::Udp => udp.connect().map(|peer| (peer, peer.port()))?,
+        let decision = decide(&world, &frontend_key(frontend));
+        let answer = match frontend.protocol {
+            Protocol::Tcp => dial(frontend.addr),
+            Protocol::Udp => udp.connect().map(|peer| (peer, peer.port())),
         };
+        if decision.verdict == Verdict::Pass {
+            ensure!(is_untouched(&answer, frontend), "connection {n}: {answer:?}");
+            continue;
+        }
+        let wanted = backend_of(&decision, service)?;
+        let (peer, port) = answer?;
         let found = if answers_frontend { SocketAddr::new(wanted.ip(), port) } else { peer };
         ensure!(!answers_frontend || peer == frontend.addr, "getpeername answers {peer}");
         ensure!(port == found.port(), "port {port} answered at {found}");
@@ -110,10 +129,16 @@ fn compare(
         } else {
             ensure!(found == wanted, "connection {n} went to {found} instead of {wanted}");
         }
-        seen.insert(found);
     }
-    ensure!(!seen.is_empty());
     Ok(())
+}
+
+/// Whether a connection went to the dialled address, where nobody listens.
+fn is_untouched(answer: &io::Result<(SocketAddr, u16)>, frontend: &Frontend) -> bool {
+    match answer {
+        Ok((peer, _)) => *peer == frontend.addr,
+        Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+    }
 }
 
 fn backends(service: &Service) -> impl Iterator<Item = SocketAddr> {

@@ -4,6 +4,7 @@
 
 mod agreement;
 mod detach;
+mod documents;
 mod files;
 mod refusals;
 mod restarts;

@@ -4,13 +4,17 @@ use std::thread;
 
 use anyhow::{Result, bail};
 
-use super::daemon::{FIRST_POLICY, FRONTEND, SERVICE};
+use super::daemon::{FRONTEND, Subject};
 use super::place::Role;
 use super::stage::{Stage, expect_version, tell};
 use super::table::Table;
 use super::wrk::Load;
 use super::{Pace, heading};
 
+/// The service of the native policies.
+pub(super) const NATIVE: Subject =
+    Subject { policy: Some(FIRST_POLICY), service: "purchase-history", subsets: ["v1", "v2"] };
+const FIRST_POLICY: &str = "policies/purchase-history-dark.yaml";
 /// The client that `purchase-history-dark.yaml` chooses.
 const TESTER: &str = "4242";
 /// Connections that curl makes in the canary.
@@ -58,8 +62,7 @@ pub(super) fn canary(stage: &mut Stage, pace: Pace) -> Result<()> {
 
     println!("\n{CURLS} connections, one after the other:");
     let before = stage.snapshot()?;
-    let each = format!("for i in $(seq {CURLS}); do curl --silent http://{FRONTEND}/; done");
-    stage.client(&["sh", "-c", &each])?;
+    curls(stage)?;
     show(&stage.snapshot()?.since(before, [80, 20])).check_exactly([16, 4])?;
 
     println!("\nShort connections, one request each:");
@@ -76,6 +79,12 @@ pub(super) fn canary(stage: &mut Stage, pace: Pace) -> Result<()> {
     Ok(())
 }
 
+/// Connections one after the other.
+pub(super) fn curls(stage: &Stage) -> Result<()> {
+    let each = format!("for i in $(seq {CURLS}); do curl --silent http://{FRONTEND}/; done");
+    stage.client(&["sh", "-c", &each]).map(drop)
+}
+
 /// Weights shift under load.
 pub(super) fn half_way(stage: &mut Stage, pace: Pace) -> Result<()> {
     heading("3. Half way: the weights shift under load");
@@ -85,7 +94,7 @@ pub(super) fn half_way(stage: &mut Stage, pace: Pace) -> Result<()> {
     let running = load.start(&stage.place)?;
     thread::sleep(pace.half());
     let old = stage.snapshot_under_load()?;
-    stage.daemon.verb(&["weight", SERVICE, "v1=50", "v2=50"])?;
+    stage.daemon.verb(&["weight", NATIVE.service, "v1=50", "v2=50"])?;
     let new = stage.snapshot_under_load()?;
     tell(&running.finish()?)?;
     let end = stage.snapshot()?;
@@ -136,16 +145,18 @@ pub(super) fn detach(stage: &mut Stage) -> Result<()> {
 }
 
 /// Short connections by clients.
-fn short(seconds: u64) -> Load<'static> {
+pub(super) fn short(seconds: u64) -> Load<'static> {
     Load { role: Role::Client, address: FRONTEND, connections: SHORT, short: true, seconds }
 }
 
-fn run(stage: &Stage, load: &Load<'_>) -> Result<()> {
+/// Runs a load and tells what became of it.
+pub(super) fn run(stage: &Stage, load: &Load<'_>) -> Result<()> {
     println!("$ {}", load.show());
     tell(&load.run(&stage.place)?)
 }
 
-fn show(table: &Table) -> &Table {
+/// Prints a table.
+pub(super) fn show(table: &Table) -> &Table {
     table.print();
     table
 }

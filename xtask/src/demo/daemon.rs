@@ -11,16 +11,22 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::place::{Place, Role};
-use super::servers::VERSIONS;
 use crate::build::{self, Profile};
 use crate::{exec, workspace};
 
-/// The service of the policies.
-pub(super) const SERVICE: &str = "purchase-history";
 /// What clients dial.
 pub(super) const FRONTEND: &str = "127.10.0.1:8080";
-/// The policy that the daemon starts with.
-pub(super) const FIRST_POLICY: &str = "policies/purchase-history-dark.yaml";
+/// What a daemon is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject {
+    /// The policy that the daemon starts with.
+    pub(super) policy: Option<&'static str>,
+    /// The service whose connections are counted.
+    pub(super) service: &'static str,
+    /// Its subsets, in the order of the versions.
+    pub(super) subsets: [&'static str; 2],
+}
+
 /// Where the daemon logs, below the demo's directory.
 const LOG: &str = "daemon.log";
 /// Tries, 50 ms apart, before a daemon that does not answer is given up.
@@ -29,13 +35,19 @@ const TRIES: u32 = 200;
 /// The daemon of the demo, which runs, or did.
 pub(super) struct Daemon {
     place: Place,
+    subject: Subject,
     process: Option<Child>,
 }
 
 impl Daemon {
     /// A daemon that does not run yet.
-    pub(super) fn new(place: &Place) -> Self {
-        Self { place: place.clone(), process: None }
+    pub(super) fn new(place: &Place, subject: Subject) -> Self {
+        Self { place: place.clone(), subject, process: None }
+    }
+
+    /// Counts the connections of another service from now on.
+    pub(super) fn watch(&mut self, subject: Subject) {
+        self.subject = subject;
     }
 
     /// The binary.
@@ -71,14 +83,15 @@ impl Daemon {
 
     fn options(&self) -> Vec<String> {
         let option = |name: &str, path: PathBuf| format!("--{name}={}", path.display());
-        vec![
+        let mut options = vec![
             "run".to_owned(),
             option("cgroup", self.place.cgroup(Role::Client)),
             option("pin-dir", self.place.pins().to_owned()),
             option("state-dir", self.place.dir().join("state")),
             option("socket", self.socket()),
-            format!("--policy={FIRST_POLICY}"),
-        ]
+        ];
+        options.extend(self.subject.policy.map(|policy| format!("--policy={policy}")));
+        options
     }
 
     fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
@@ -128,16 +141,27 @@ impl Daemon {
         }
     }
 
+    /// Runs a verb that ends as diff(1) does where something differs, and shows what it says.
+    pub(super) fn finding_verb(&self, words: &[&str]) -> Result<()> {
+        println!("$ splitter {}", words.join(" "));
+        let status = self.splitter(words).status().context("start splitter")?;
+        if status.code() != Some(1) {
+            bail!("`splitter {}`: {status}", words.join(" "));
+        }
+        Ok(())
+    }
+
     /// Connections of each version, as `status` counts them.
     pub(super) fn counts(&self) -> Result<[u64; 2]> {
-        let text = exec::output(&mut self.splitter(&["status", SERVICE, "-o", "json"]))?;
+        let Subject { service, subsets: names, .. } = self.subject;
+        let text = exec::output(&mut self.splitter(&["status", service, "-o", "json"]))?;
         let status: Value = serde_json::from_str(&text).context("JSON of `splitter status`")?;
         let subsets = &status["services"][0]["subsets"];
-        let count = |version: &str| {
+        let count = |name: &str| {
             let mut subsets = subsets.as_array()?.iter();
-            subsets.find(|subset| subset["name"] == version)?["connections"].as_u64()
+            subsets.find(|subset| subset["name"] == name)?["connections"].as_u64()
         };
-        match VERSIONS.map(count) {
+        match names.map(count) {
             [Some(first), Some(second)] => Ok([first, second]),
             _ => bail!("no connections of both versions in:\n{text}"),
         }

@@ -1,11 +1,12 @@
 //! `cargo xtask demo`: a canary from dark launch to full, with real servers, clients and a daemon.
 //!
-//! [`acts`] and [`throughput`] are the play; [`place`] is the stage, which [`janitor`] sets and
+//! [`acts`] and [`throughput`] are the play, [`istio`] is another one; [`place`] is the stage, which [`janitor`] sets and
 //! clears, however the demo ends. Every command that matters is printed as one would type it, and
 //! every claim is checked: a number that is not as it should be makes the demo fail.
 
 mod acts;
 mod daemon;
+mod istio;
 mod janitor;
 mod place;
 mod servers;
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// Take a third of the time, with load that is as real but shorter
     #[arg(long)]
     quick: bool,
+    /// Play the rollout with files of Istio and of the Gateway API
+    #[arg(long)]
+    istio: bool,
     /// Make a place, and remove it at the end of standard input: how the demo runs itself
     #[arg(long, hide = true)]
     janitor: bool,
@@ -65,9 +69,9 @@ impl Pace {
 }
 
 impl Options {
-    /// The short demo, for continuous integration.
-    pub(crate) fn quick() -> Self {
-        Self { quick: true, janitor: false }
+    /// The short demos, for continuous integration.
+    pub(crate) fn quick() -> [Self; 2] {
+        [false, true].map(|istio| Self { quick: true, istio, janitor: false })
     }
 }
 
@@ -81,7 +85,7 @@ pub(crate) fn run(toolchain: ToolchainChoice, options: Options) -> Result<()> {
     }
     prepare(toolchain)?;
     let janitor = Janitor::start()?;
-    let played = play(&janitor, Pace::new(options.quick));
+    let played = play(&janitor, options);
     // The place is cleared whatever became of the play, and the play's error is told first.
     let cleared = janitor.finish();
     played.and(cleared)?;
@@ -98,9 +102,14 @@ fn prepare(toolchain: ToolchainChoice) -> Result<()> {
     build::run(toolchain, Profile::Release)
 }
 
-fn play(janitor: &Janitor, pace: Pace) -> Result<()> {
-    let mut stage = Stage::new(janitor.place())?;
+fn play(janitor: &Janitor, options: Options) -> Result<()> {
+    let pace = Pace::new(options.quick);
+    let subject = if options.istio { istio::ISTIO } else { acts::NATIVE };
+    let mut stage = Stage::new(janitor.place(), subject)?;
     stage.describe();
+    if options.istio {
+        return istio::play(&mut stage, pace);
+    }
     acts::dark_launch(&mut stage)?;
     acts::canary(&mut stage, pace)?;
     acts::half_way(&mut stage, pace)?;

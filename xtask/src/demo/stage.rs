@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 
-use super::daemon::{Daemon, FRONTEND};
+use super::daemon::{Daemon, FRONTEND, Subject};
 use super::place::{Place, Role};
 use super::servers::{ADDRESSES, Served, Servers, VERSIONS};
 use super::table::{Row, Table};
@@ -25,11 +25,11 @@ pub(super) struct Snapshot {
 
 impl Stage {
     /// Starts the servers; the daemon is started by the first act.
-    pub(super) fn new(place: &Place) -> Result<Self> {
+    pub(super) fn new(place: &Place, subject: Subject) -> Result<Self> {
         Ok(Self {
             place: place.clone(),
             servers: Servers::start(place)?,
-            daemon: Daemon::new(place),
+            daemon: Daemon::new(place, subject),
         })
     }
 

@@ -15,8 +15,10 @@ use crate::tables::Maps;
 
 /// What an [`Engine::apply`] would replace and what it would leave.
 pub(crate) struct Stand {
-    /// Running services of the names that would be applied.
-    pub(crate) named: Vec<Arc<Service>>,
+    /// Running services that would be replaced or removed.
+    pub(crate) old: Vec<Arc<Service>>,
+    /// What would run in their place, and what would join.
+    pub(crate) new: Vec<Arc<Service>>,
     /// Number of the other running services.
     pub(crate) left_alone: usize,
     /// The generation in force.
@@ -46,7 +48,8 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let running = names.iter().filter_map(|name| self.running.get(*name));
         let found: Vec<_> = running.map(|running| Arc::clone(&running.service)).collect();
         let left_alone = self.running.len() - found.len();
-        Ok(Stand { named: found, left_alone, generation: self.publisher.generation() })
+        let new = loaded.policy.services.iter().cloned().map(Arc::new).collect();
+        Ok(Stand { old: found, new, left_alone, generation: self.publisher.generation() })
     }
 
     /// Asks the decision on the live maps, without taking a ticket.

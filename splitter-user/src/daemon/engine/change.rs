@@ -1,14 +1,15 @@
 //! The operations that change the running policy.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::neighbours::neighbours;
+use super::plan::Keep;
 use super::weights::reweigh;
-use super::{ChangeError, Engine, Filed, Origin, PeerNameHooks, Running, Target};
+use super::{ChangeError, Engine, Origin, PeerNameHooks, Running, Target};
 use crate::compile::image::ServiceId;
 use crate::compile::service_id;
 use crate::daemon::control::{Applied, Weighted};
@@ -19,32 +20,16 @@ use crate::policy::{self, Loaded, Source};
 use crate::tables::Maps;
 
 impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
-    /// Makes the policy files' content this. Overrides whose base changed are dropped.
+    /// Makes the policy files' content this; sources in higher layers than 0 are documents that were
+    /// applied over them. Overrides whose base changed are dropped.
     pub(crate) fn replace_files(
         &mut self,
         loaded: Loaded,
         sources: &[Source],
     ) -> Result<Applied, ChangeError> {
         let start = Instant::now();
-        let files = filed(loaded, sources);
-        let (kept, dropped) = self.sort_overrides(&files);
-        check_kept(&kept, &files)?;
-        let mut next: BTreeMap<&str, Target> = files.iter().map(file_target).collect();
-        for (name, kept) in &kept {
-            next.insert(name, override_target(kept, files.get(name)));
-        }
-        let wanted: HashSet<ServiceId> = next.keys().map(|name| service_id(name)).collect();
-        let gone: Vec<ServiceId> =
-            self.publisher.services().filter(|id| !wanted.contains(id)).collect();
-        let mut applied = self.compare(&next);
-        let targets: Vec<Target> = next.into_values().collect();
-        self.commit(targets, &gone)?;
-        for name in &dropped {
-            info!(service = %name, "the policy file changed after the command: the file counts");
-        }
-        self.drop_overrides(dropped);
-        self.files = files;
-        self.degraded = None;
+        let plan = self.plan_files(loaded, sources)?;
+        let mut applied = self.carry_out(plan, Keep::First)?;
         finish(&mut applied, self.publisher.generation(), start);
         Ok(applied)
     }
@@ -64,35 +49,50 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             services.into_iter().map(|service| self.applied_target(service)).collect();
         let next = targets.iter().map(|t| (t.service.name.as_str(), t)).collect();
         let mut applied = self.compare_some(&next);
-        let overrides = targets.iter().map(|target| self.override_for(target)).collect();
-        self.commit_with_overrides(targets, &[], overrides)?;
+        let overrides: Vec<_> = targets.iter().map(|it| self.override_for(it)).collect();
+        self.commit_with_overrides(targets, &[], overrides.into())?;
         finish(&mut applied, self.publisher.generation(), start);
         Ok(applied)
     }
 
     /// Removes services that were applied, and what was applied over those of policy files.
-    pub(crate) fn remove(&mut self, names: &[String]) -> Result<Applied, ChangeError> {
+    pub(super) fn remove_services(
+        &mut self,
+        names: &BTreeSet<&str>,
+    ) -> Result<Applied, ChangeError> {
         let start = Instant::now();
         self.check_known()?;
         let (mut targets, mut gone, mut applied) = (Vec::new(), Vec::new(), Applied::default());
+        let mut overrides = Vec::new();
         for name in names {
-            match (&self.find(name)?.origin, self.files.get(name)) {
-                (Origin::File(file), _) => return Err(in_file(name, file)),
-                (_, Some(file)) => {
-                    targets.push(file_target((name, file)).1);
-                    applied.changed.push(name.clone());
-                }
-                (_, None) => {
-                    gone.push(service_id(name));
-                    applied.removed.push(name.clone());
-                }
+            let name = self.find_removable(name)?.service.name.clone();
+            if let Some(file) = self.files.get(&name) {
+                targets.push(file.target());
+                applied.changed.push(name.clone());
+            } else {
+                gone.push(service_id(&name));
+                applied.removed.push(name.clone());
             }
+            overrides.push((name, None));
         }
         self.check_return(&targets)?;
-        let overrides = names.iter().map(|name| (name.clone(), None)).collect();
-        self.commit_with_overrides(targets, &gone, overrides)?;
+        self.commit_with_overrides(targets, &gone, overrides.into())?;
         finish(&mut applied, self.publisher.generation(), start);
         Ok(applied)
+    }
+
+    /// A service that was applied, or that a command changed.
+    pub(super) fn find_removable(&self, name: &str) -> Result<&Running, ChangeError> {
+        let running = self.find(name)?;
+        match &running.origin {
+            Origin::File(file) => Err(in_file(name, file)),
+            Origin::Derived(file) => Err(ChangeError::Impossible(format!(
+                "`{name}` was not applied by itself, it comes from documents such as one in \
+                 {file}: remove those, with `splitter apply --remove KIND/NAMESPACE/NAME` where \
+                 they were applied"
+            ))),
+            Origin::Applied | Origin::Override(_) => Ok(running),
+        }
     }
 
     /// Sets weights of one split of one service. Its cost does not depend on other services.
@@ -105,11 +105,12 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let start = Instant::now();
         let running = self.find(name)?;
         let changed = reweigh(&running.service, route, weights).map_err(ChangeError::Impossible)?;
+        let service_name = changed.service.name.clone();
         let target = self.applied_target(Arc::new(changed.service));
         let overrides = vec![self.override_for(&target)];
-        self.commit_with_overrides(vec![target], &[], overrides)?;
+        self.commit_with_overrides(vec![target], &[], overrides.into())?;
         Ok(Weighted {
-            service: name.to_owned(),
+            service: service_name,
             route: changed.route,
             before: changed.before,
             after: changed.after,
@@ -118,29 +119,12 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         })
     }
 
-    pub(super) fn check_known(&self) -> Result<(), ChangeError> {
+    /// Fails where the text of what runs is not known.
+    pub(crate) fn check_known(&self) -> Result<(), ChangeError> {
         match &self.degraded {
             Some(reason) => Err(ChangeError::Degraded(reason.clone())),
             None => Ok(()),
         }
-    }
-
-    /// Overrides that stand on these files, and names of those that do not any more.
-    fn sort_overrides(
-        &self,
-        files: &BTreeMap<String, Filed>,
-    ) -> (BTreeMap<String, Override>, Vec<String>) {
-        let stands =
-            |name: &str, base| files.get(name).map(|filed| fingerprint(&filed.service)) == base;
-        let (mut kept, mut dropped) = (BTreeMap::new(), Vec::new());
-        for (name, found) in self.overrides.iter() {
-            if stands(name, found.base) {
-                kept.insert(name.clone(), found.clone());
-            } else {
-                dropped.push(name.clone());
-            }
-        }
-        (kept, dropped)
     }
 
     /// Checks applied services against the running ones that they do not replace.
@@ -169,7 +153,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
 
     fn applied_target(&self, service: Arc<Service>) -> Target {
         let origin = match self.files.get(&service.name) {
-            Some(filed) if filed.service == service => Origin::File(Arc::clone(&filed.file)),
+            Some(filed) if filed.service == service => filed.origin(),
             Some(filed) => Origin::Override(Arc::clone(&filed.file)),
             None => Origin::Applied,
         };
@@ -181,7 +165,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let name = target.service.name.clone();
         let base = self.files.get(&name).map(|filed| fingerprint(&filed.service));
         let kept = match target.origin {
-            Origin::File(_) => None,
+            Origin::File(_) | Origin::Derived(_) => None,
             Origin::Applied | Origin::Override(_) => {
                 Some(Override { service: Arc::clone(&target.service), base })
             }
@@ -191,13 +175,16 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
 
     /// Writes the overrides first, then commits, then settles them. A daemon that dies before the
     /// last comes up without the change, so a policy that does not fit is never found at a start.
-    fn commit_with_overrides(
+    pub(super) fn commit_with_overrides(
         &mut self,
         targets: Vec<Target>,
         gone: &[ServiceId],
-        overrides: Vec<overrides::Change>,
+        overrides: overrides::Changes,
     ) -> Result<(), ChangeError> {
-        let services = name_some(&overrides);
+        let services = match &overrides.services[..] {
+            [] => "the documents".to_owned(),
+            services => name_some(services),
+        };
         if let Err(error) = self.overrides.set(overrides) {
             return Err(ChangeError::State { services, error });
         }
@@ -212,7 +199,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
 
     /// Forgets overrides that do not count any more. One that stays is found again at the next
     /// start, and does not count then either.
-    fn drop_overrides(&mut self, names: Vec<String>) {
+    pub(super) fn drop_overrides(&mut self, names: Vec<String>) {
         let overrides: Vec<_> = names.into_iter().map(|name| (name, None)).collect();
         let services = name_some(&overrides);
         if let Err(error) = self.overrides.set(overrides).and_then(|()| self.overrides.settle()) {
@@ -221,7 +208,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
     }
 
     /// What a whole new policy changes.
-    fn compare(&self, next: &BTreeMap<&str, Target>) -> Applied {
+    pub(super) fn compare(&self, next: &BTreeMap<&str, Target>) -> Applied {
         let by_name = next.iter().map(|(name, target)| (*name, target)).collect();
         let mut applied = self.compare_some(&by_name);
         let gone = self.running.keys().filter(|name| !next.contains_key(name.as_str()));
@@ -255,7 +242,7 @@ fn name_some(overrides: &[overrides::Change]) -> String {
     }
 }
 
-fn finish(applied: &mut Applied, generation: u64, start: Instant) {
+pub(super) fn finish(applied: &mut Applied, generation: u64, start: Instant) {
     applied.generation = generation;
     applied.microseconds = micros(start);
 }
@@ -264,52 +251,15 @@ fn micros(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-fn in_file(name: &str, file: &str) -> ChangeError {
+pub(super) fn in_file(name: &str, file: &str) -> ChangeError {
     ChangeError::Impossible(format!(
         "`{name}` was not applied, it is in the policy file {file}: remove it there"
     ))
 }
 
-/// The services of a load with their files.
-fn filed(loaded: Loaded, sources: &[Source]) -> BTreeMap<String, Filed> {
-    let names: Vec<Arc<str>> = sources.iter().map(|s| Arc::from(s.name.as_str())).collect();
-    let file_of: HashMap<String, Arc<str>> = loaded
-        .origins
-        .into_iter()
-        .filter_map(|(service, source)| Some((service, Arc::clone(names.get(source)?))))
-        .collect();
-    let filed = |service: Service| {
-        let file = file_of.get(&service.name).cloned().unwrap_or_else(|| Arc::from(""));
-        (service.name.clone(), Filed { service: Arc::new(service), file })
-    };
-    loaded.policy.services.into_iter().map(filed).collect()
-}
-
-fn file_target<'a>((name, filed): (&'a String, &Filed)) -> (&'a str, Target) {
-    let origin = Origin::File(Arc::clone(&filed.file));
-    (name, Target { service: Arc::clone(&filed.service), origin })
-}
-
-fn override_target(kept: &Override, file: Option<&Filed>) -> Target {
-    let origin = file.map_or(Origin::Applied, |filed| Origin::Override(Arc::clone(&filed.file)));
-    Target { service: Arc::clone(&kept.service), origin }
-}
-
-/// Checks overrides that stay against the files' services that they do not replace.
-fn check_kept(
-    kept: &BTreeMap<String, Override>,
-    files: &BTreeMap<String, Filed>,
-) -> Result<(), ChangeError> {
-    let overrides = || kept.values().map(|found| found.service.as_ref());
-    let others = files.values().map(|filed| filed.service.as_ref());
-    let others = others.filter(|service| !kept.contains_key(&service.name));
-    let near = neighbours(overrides(), others);
-    check_together(overrides().map(running_source).collect(), &near)
-}
-
 /// Loads sources together with running services, for the rules between services. Those come
 /// first, so that what is new is what is reported.
-fn check_together(sources: Vec<Source>, near: &[&Service]) -> Result<(), ChangeError> {
+pub(super) fn check_together(sources: Vec<Source>, near: &[&Service]) -> Result<(), ChangeError> {
     if near.is_empty() {
         return Ok(());
     }
@@ -323,6 +273,6 @@ fn check_together(sources: Vec<Source>, near: &[&Service]) -> Result<(), ChangeE
 
 /// A running service as text that diagnostics can point into. Whether it degrades was asked when
 /// it was applied.
-fn running_source(service: &Service) -> Source {
+pub(super) fn running_source(service: &Service) -> Source {
     Source::new(format!("(running service {})", service.name), to_yaml(service)).degraded()
 }

@@ -2,17 +2,23 @@
 //!
 //! Two layers make the policy: the services of the policy files, and over them what was applied or
 //! reweighted by command. The last writer wins: a command overrides a file until the file's
-//! document changes. Each operation is validated as a whole, compiled, and published with one
+//! document changes. Foreign documents have two layers of their own, of the files and of commands;
+//! the services that they come to are in the layer of the files. Each operation is validated as a whole, compiled, and published with one
 //! commit; one that fails changes nothing. Nothing in here waits or reads policy files.
 
 mod ask;
 mod change;
+mod documents;
+mod names;
 mod neighbours;
+mod plan;
+mod rebase;
 #[cfg(test)]
 mod tests;
 pub(super) mod weights;
 
 pub(crate) use ask::{LiveExplanation, Stand};
+pub(crate) use documents::Outcome;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::{self, Display, Formatter};
@@ -23,12 +29,13 @@ use splitter_common::abi::FrontendKey;
 use tracing::{debug, warn};
 
 use super::cgroups::CgroupSource;
+use super::documents::Documents;
 use super::overrides::Overrides;
 use crate::compile::image::ServiceId;
 use crate::compile::{Cgroups, Compiler, Note, service_id};
-use crate::policy::Source;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::Service;
+use crate::policy::{Source, VipRanges};
 use crate::publish::{Change, PublishError, Published, Publisher};
 use crate::tables::Maps;
 
@@ -103,6 +110,8 @@ fn summary(diagnostics: &[Diagnostic]) -> String {
 pub(crate) enum Origin {
     /// A policy file.
     File(Arc<str>),
+    /// Foreign documents; the one that names it is in this file.
+    Derived(Arc<str>),
     /// A command, and no file has it.
     Applied,
     /// A command that overrides a policy file.
@@ -113,17 +122,31 @@ impl Display for Origin {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(file) => f.write_str(file),
+            Self::Derived(file) => write!(f, "from documents, {file}"),
             Self::Applied => f.write_str("applied"),
             Self::Override(file) => write!(f, "applied over {file}"),
         }
     }
 }
 
-/// A service of the policy files.
+/// A service of the policy files or of documents.
 #[derive(Clone, Debug)]
 struct Filed {
     service: Arc<Service>,
     file: Arc<str>,
+    /// Whether it comes from foreign documents.
+    derived: bool,
+}
+
+impl Filed {
+    fn origin(&self) -> Origin {
+        let file = Arc::clone(&self.file);
+        if self.derived { Origin::Derived(file) } else { Origin::File(file) }
+    }
+
+    fn target(&self) -> Target {
+        Target { service: Arc::clone(&self.service), origin: self.origin() }
+    }
 }
 
 /// A service in force. Cheap to clone.
@@ -152,6 +175,8 @@ pub(crate) struct Engine<M, H> {
     cgroups: Box<dyn CgroupSource>,
     overrides: Overrides,
     files: BTreeMap<String, Filed>,
+    documents: Documents,
+    vip_ranges: VipRanges,
     running: BTreeMap<String, Running>,
     /// Names of services that name cgroups.
     cgroup_users: BTreeSet<String>,
@@ -168,6 +193,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         hooks: H,
         cgroups: Box<dyn CgroupSource>,
         overrides: Overrides,
+        documents: Documents,
     ) -> Self {
         let answers = |id| publisher.image(id).is_some_and(|image| image.answer_frontend);
         Self {
@@ -177,6 +203,8 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             cgroups,
             overrides,
             files: BTreeMap::new(),
+            documents,
+            vip_ranges: VipRanges::default(),
             running: BTreeMap::new(),
             cgroup_users: BTreeSet::new(),
             degraded: None,
@@ -223,26 +251,9 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         self.running.values()
     }
 
-    /// One service in force.
-    pub(crate) fn find(&self, service: &str) -> Result<&Running, ChangeError> {
-        self.running.get(service).ok_or_else(|| self.unknown_service(service))
-    }
-
-    /// Whether a policy file gave any service when it was last loaded.
+    /// Whether a policy file gave any service or document when it was last loaded.
     pub(crate) fn has_services_of(&self, file: &str) -> bool {
-        self.files.values().any(|filed| *filed.file == *file)
-    }
-
-    /// Takes `SERVICE/ROUTE` apart. Names of services may have a `/` too, and they come first.
-    pub(crate) fn find_target<'t>(&self, target: &'t str) -> (&'t str, Option<&'t str>) {
-        match target.rsplit_once('/') {
-            Some((service, route))
-                if !self.running.contains_key(target) && self.running.contains_key(service) =>
-            {
-                (service, Some(route))
-            }
-            _ => (target, None),
-        }
+        self.files.values().any(|filed| *filed.file == *file) || self.documents.has_base(file)
     }
 
     /// Names of services that were applied or reweighted by command.
@@ -288,18 +299,6 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let matches = service.routes.iter().flat_map(|route| &route.matches);
         let paths = matches.filter_map(|client| client.cgroup.as_ref());
         paths.filter_map(|path| Some((path.clone(), self.cgroups.find(path)?))).collect()
-    }
-
-    fn unknown_service(&self, name: &str) -> ChangeError {
-        if let Some(reason) = &self.degraded {
-            return ChangeError::Degraded(reason.clone());
-        }
-        let known: Vec<&str> = self.running.keys().map(String::as_str).collect();
-        let help = match known[..] {
-            [] => "no service runs".to_owned(),
-            _ => crate::policy::suggest(name, &known, "running services"),
-        };
-        ChangeError::Impossible(format!("no service is named `{name}`: {help}"))
     }
 
     /// Compiles and publishes: the only way to the maps. Targets replace or join what runs.

@@ -1,5 +1,8 @@
 //! The engine on tables in memory.
 
+mod documents;
+mod mesh;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -58,7 +61,9 @@ fn bench_with(sizes: Sizes, state: TempDir) -> Bench {
     let publisher = Publisher::adopt(MemoryMaps::new(sizes)).unwrap();
     let (hooks, cgroups) = (FakeHooks::default(), FakeCgroups::default());
     let overrides = Overrides::open(state.path()).unwrap();
-    let engine = Engine::new(publisher, hooks.clone(), Box::new(cgroups.clone()), overrides);
+    let documents = Documents::from_text(overrides.documents()).unwrap();
+    let engine =
+        Engine::new(publisher, hooks.clone(), Box::new(cgroups.clone()), overrides, documents);
     Bench { engine, hooks, cgroups, state }
 }
 
@@ -69,6 +74,13 @@ fn sources(text: &str) -> Vec<Source> {
 impl Bench {
     fn files(&mut self, text: &str) -> Result<crate::daemon::control::Applied, ChangeError> {
         self.engine.replace_files(load(&sources(text)).unwrap(), &sources(text))
+    }
+
+    /// As the daemon does, with what was applied.
+    fn reload(&mut self, files: &[Source]) -> Result<(), ChangeError> {
+        let sources = self.engine.with_applied(files.to_vec());
+        let loaded = self.engine.load(&sources)?;
+        self.engine.replace_files(loaded, &sources).map(drop)
     }
 
     fn apply(&mut self, text: &str) -> Result<crate::daemon::control::Applied, ChangeError> {
@@ -346,7 +358,7 @@ fn a_comparison_says_what_an_apply_would_do() {
     };
     let text = service("a", 1, "v1: 1, v2: 1") + &service("c", 3, "v1: 1");
     let found = stand(&bench, &text).unwrap();
-    let names: Vec<&str> = found.named.iter().map(|service| service.name.as_str()).collect();
+    let names: Vec<&str> = found.old.iter().map(|service| service.name.as_str()).collect();
     assert_eq!((names, found.left_alone, found.generation), (vec!["a"], 1, 1));
     let error = stand(&bench, &service("c", 2, "v1: 1")).err();
     assert!(matches!(error, Some(ChangeError::Invalid { .. })), "the frontend is b's");

@@ -36,8 +36,8 @@ pub(super) const KINDS: &[Kind] = &[
     kind("ListenerSet", &["v1"], KindFate::NotEnforced),
 ];
 
-const fn kind(kind: &'static str, versions: &'static [&'static str], fate: KindFate) -> Kind {
-    Kind { kind, group: GROUP, versions, fate }
+const fn kind(name: &'static str, versions: &'static [&'static str], fate: KindFate) -> Kind {
+    Kind { name, group: GROUP, versions, fate }
 }
 
 fn refuse_grpc(reader: &mut Reader<'_>, node: NodeId, _reading: &Reading) -> Option<Document> {

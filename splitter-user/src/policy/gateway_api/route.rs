@@ -221,8 +221,8 @@ fn note_split(reader: &mut Reader<'_>, rule: &GatewayRule) {
     if served.nth(1).is_none() {
         return;
     }
-    let message = "the weights of this HTTPRoute are shares of connections, not of requests";
-    let help = "requests of one connection go to one backend: clients that keep few connections \
-                open for long shift the shares";
+    let message = "the weights split connections, not requests";
+    let help = "all requests of a connection go one way: clients that keep few connections for \
+                long shift the ratio of requests";
     reader.push(Diagnostic::new(&code::PER_CONNECTION, rule.at, message).with_help(help));
 }

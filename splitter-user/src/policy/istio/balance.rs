@@ -1,5 +1,6 @@
 //! `trafficPolicy.loadBalancer`: how a server of a subset is chosen.
 
+use super::locality;
 use crate::policy::code;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::fields::{Field, meaningless, read as field, unseen};
@@ -8,8 +9,6 @@ use crate::policy::reader::{Entry, Fields, Reader};
 
 const KEY: &str = "a connection is made before its first request: write `useSourceIp: true`, which \
                    keeps a client at one server";
-const LOCALITY: &str = "servers are chosen wherever they are: give those nearby more `weight`, or \
-                        make subsets of them";
 const WARMUP: &str = "new servers get their full share at once: raise the weight of a new subset \
                       in steps";
 /// Envoy's limit of a Maglev table.
@@ -67,10 +66,11 @@ pub(super) fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<At<LoadB
     let fields = reader.object(entry.value, "the load balancer", TABLE)?;
     reader.exclude(&fields, ["simple", "consistentHash"], "delete one of the two");
     reader.exclude(&fields, ["localityLbSetting", "zoneAwareLbSetting"], "delete one of the two");
-    for name in ["localityLbSetting", "zoneAwareLbSetting"] {
-        if let Some(setting) = fields.get(name) {
-            check_locality(reader, setting);
-        }
+    if let Some(setting) = fields.get("localityLbSetting") {
+        locality::check(reader, setting);
+    }
+    if let Some(setting) = fields.get("zoneAwareLbSetting") {
+        locality::check_zone_aware(reader, setting);
     }
     let value = match (fields.get("simple"), fields.get("consistentHash")) {
         (Some(simple), _) => read_simple(reader, simple)?,
@@ -104,18 +104,16 @@ fn read_hash(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<LoadBalancer> 
     let fields = fields?;
     reader.exclude(&fields, ["ringHash", "maglev"], "delete one of the two");
     check_sizes(reader, &fields);
-    let source = fields.value("useSourceIp");
-    let is_source = source.map(|node| reader.boolean(node, "`useSourceIp`"));
-    match is_source {
-        Some(None) => None,
-        Some(Some(true)) => Some(LoadBalancer::Client),
-        Some(Some(false)) | None if is_seen => {
-            let help = "write `useSourceIp: true`";
-            reader.missing(reader.span(entry.value), "the consistent hash", "useSourceIp", help);
-            None
-        }
-        _ => None,
+    let source = fields.value("useSourceIp").map(|node| reader.boolean(node, "`useSourceIp`"));
+    let is_source = match source {
+        Some(answer) => answer?,
+        None => false,
+    };
+    if !is_source && is_seen {
+        let help = "write `useSourceIp: true`";
+        reader.missing(reader.span(entry.value), "the consistent hash", "useSourceIp", help);
     }
+    is_source.then_some(LoadBalancer::Client)
 }
 
 /// Sizes change how many clients move when servers come and go. The table here has its own size.
@@ -146,17 +144,6 @@ fn check_sizes(reader: &mut Reader<'_>, fields: &Fields<'_>) {
 fn is_prime(number: u32) -> bool {
     let mut factors = (2..=number).take_while(|factor| factor * factor <= number);
     number >= 2 && factors.all(|factor| !number.is_multiple_of(factor))
-}
-
-/// One that is turned off asks for nothing.
-fn check_locality(reader: &mut Reader<'_>, entry: Entry<'_>) {
-    if reader.entries(entry.value, "the setting").is_none() {
-        return;
-    }
-    let enabled = reader.peek(entry.value, "enabled").and_then(|node| reader.text(node));
-    if enabled != Some("false") {
-        reader.meaningless(entry, LOCALITY);
-    }
 }
 
 #[cfg(test)]

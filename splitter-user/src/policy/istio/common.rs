@@ -20,7 +20,7 @@ impl Reader<'_> {
     pub(super) fn not_enforced(&mut self, entry: Entry<'_>, meanwhile: &str) {
         let message = format!("`{}` is understood and not enforced yet", entry.name);
         let diagnostic = Diagnostic::new(&code::NOT_ENFORCED, entry.key, message);
-        self.push(diagnostic.with_help(meanwhile));
+        self.push(diagnostic.with_help(format!("until it is, {meanwhile}")));
     }
 
     /// Says that a field has no meaning for a connection.
@@ -76,28 +76,38 @@ impl Reader<'_> {
         None
     }
 
-    /// Labels that keep the rules of Kubernetes for names and values.
+    /// Labels that keep the rules of Kubernetes for names and values; others are left out.
     pub(super) fn selector(&mut self, entry: Entry<'_>) -> Labels {
-        let labels = self.labels(entry.value, entry.name);
-        for (name, value) in &labels {
+        let mut labels = self.labels(entry.value, entry.name);
+        labels.retain(|name, value| {
             let problem = if !is_label_name(name) {
                 "is not a name for a label"
             } else if !is_label_value(value) {
                 "has a value that no label has"
             } else {
-                continue;
+                return true;
             };
             let message = format!("{} in `{}` {problem}", quote(name), entry.name);
             let help = "names and values are up to 63 characters of a-z, A-Z, 0-9, `-`, `_` and \
                         `.`, and begin and end with a letter or digit; there are no wildcards";
             self.push(Diagnostic::new(&code::BAD_LABEL, entry.key, message).with_help(help));
-        }
+            false
+        });
         labels
     }
 
-    /// `exportTo` of a document that is a rule: `~` has no meaning there.
+    /// `exportTo` of a document that is a rule: `~` has no meaning there. One with an error is
+    /// taken for none, so that nothing else is said about who sees the document.
     pub(super) fn export_of_rule(&mut self, fields: &Fields<'_>, own: &str) -> Export {
         let Some(node) = fields.value("exportTo") else { return Export::All };
+        let (export, is_good) = self.watch(|reader| {
+            reader.check_export(node, own);
+            reader.export(node, own)
+        });
+        if is_good { export } else { Export::All }
+    }
+
+    fn check_export(&mut self, node: NodeId, own: &str) {
         let entries = self.strings(node, "`exportTo`");
         let find = |word: &str| entries.iter().find(|entry| entry.value == word);
         if let Some(none) = find("~") {
@@ -110,8 +120,6 @@ impl Reader<'_> {
             let diagnostic = Diagnostic::new(&code::DUPLICATE_ENTRY, named.at, message);
             self.push(diagnostic.with_help("delete one"));
         }
-        // Read again for what they mean; wrong types were said, and are said once.
-        self.export(node, own)
     }
 }
 

@@ -85,11 +85,9 @@ fn read_abort(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<Abort> {
         return None;
     }
     let ppm = effective(reader, entry, share)?;
-    reader.meaningless(
-        entry,
-        "connections fail with ECONNREFUSED, and requests get no status: abort requests in the \
-         server",
-    );
+    let message = "`abort` fails connections with ECONNREFUSED, where Istio answers requests";
+    let help = "let the server answer with the status, where clients shall see one";
+    reader.push(Diagnostic::new(&code::L7_POLICY, entry.key, message).with_help(help));
     reader.not_enforced(entry, "no connection fails on purpose");
     let [errno, ..] = Errno::ALL;
     Some(Abort { ppm, errno })

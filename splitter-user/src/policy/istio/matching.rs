@@ -1,4 +1,4 @@
-//! `match` of the rules of a VirtualService: which connections a rule takes.
+//! `match` of the rules of a `VirtualService`: which connections a rule takes.
 //!
 //! A match of `http` may also ask for what is in a request. Such a rule cannot be decided when a
 //! connection is made, and leaving the question out would send other clients' connections its way,

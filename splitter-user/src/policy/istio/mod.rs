@@ -7,6 +7,7 @@ mod balance;
 mod common;
 mod destination_rule;
 mod fault;
+mod locality;
 mod matching;
 mod outlier;
 mod pool;
@@ -16,6 +17,8 @@ mod rules;
 mod selector;
 mod service_entry;
 mod sidecar;
+#[cfg(test)]
+mod tests;
 mod traffic_policy;
 mod virtual_service;
 mod workload_entry;
@@ -35,7 +38,7 @@ pub(super) const KINDS: &[Kind] = &[
     networking("WorkloadEntry", KindFate::Read(workload_entry::read)),
     networking("Sidecar", KindFate::Read(sidecar::read)),
     Kind {
-        kind: "IstioOperator",
+        name: "IstioOperator",
         group: "install.istio.io",
         versions: &["v1alpha1"],
         fate: KindFate::Inert,
@@ -45,14 +48,14 @@ pub(super) const KINDS: &[Kind] = &[
     networking("ProxyConfig", KindFate::Inert),
     networking("WorkloadGroup", KindFate::Inert),
     Kind {
-        kind: "Telemetry",
+        name: "Telemetry",
         group: "telemetry.istio.io",
         versions: &["v1", "v1alpha1"],
         fate: KindFate::Inert,
     },
     networking("EnvoyFilter", KindFate::NotEnforced),
     Kind {
-        kind: "WasmPlugin",
+        name: "WasmPlugin",
         group: "extensions.istio.io",
         versions: &["v1alpha1"],
         fate: KindFate::NotEnforced,
@@ -62,11 +65,11 @@ pub(super) const KINDS: &[Kind] = &[
     security("RequestAuthentication"),
 ];
 
-const fn networking(kind: &'static str, fate: KindFate) -> Kind {
-    Kind { kind, group: "networking.istio.io", versions: NETWORKING, fate }
+const fn networking(name: &'static str, fate: KindFate) -> Kind {
+    Kind { name, group: "networking.istio.io", versions: NETWORKING, fate }
 }
 
-const fn security(kind: &'static str) -> Kind {
+const fn security(name: &'static str) -> Kind {
     let fate = KindFate::NotEnforced;
-    Kind { kind, group: "security.istio.io", versions: SECURITY, fate }
+    Kind { name, group: "security.istio.io", versions: SECURITY, fate }
 }

@@ -10,8 +10,8 @@ use crate::policy::mesh::resource::At;
 use crate::policy::model::Ejection;
 use crate::policy::reader::{Entry, Fields, Reader};
 
-const MEANWHILE: &str = "servers that fail stay in use; once enforced, only connections that fail \
-                         count, since HTTP statuses are not seen";
+const MEANWHILE: &str = "servers that fail stay in use; what is to count are connections that \
+                         fail, since HTTP statuses are not seen";
 
 /// `OutlierDetection`.
 const TABLE: &[Field] = &[

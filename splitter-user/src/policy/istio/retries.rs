@@ -61,8 +61,8 @@ fn check_values(reader: &mut Reader<'_>, fields: &Fields<'_>) {
 }
 
 fn check_disabled(reader: &mut Reader<'_>, fields: &Fields<'_>) {
-    let others = TABLE.iter().filter(|field| field.name != "attempts");
-    if let Some(entry) = others.filter_map(|field| fields.get(field.name)).next() {
+    let mut others = TABLE.iter().filter(|field| field.name != "attempts");
+    if let Some(entry) = others.find_map(|field| fields.get(field.name)) {
         let message =
             format!("`{}` stands beside `attempts: 0`, which turns retries off", entry.name);
         reader.push(

@@ -1,5 +1,5 @@
-//! `http`, `tcp` and `tls` of a VirtualService: what a rule does with the connections it takes, and
-//! which rules of a list take none.
+//! `http`, `tcp` and `tls` of a `VirtualService`: what a rule does with the connections it takes,
+//! and which rules of a list take none.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,21 +1,20 @@
 //! `ServiceEntry`: a host that no cluster knows, and its servers.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::{selector, workload_entry};
-use crate::policy::diagnostic::{Diagnostic, Span};
+use crate::policy::diagnostic::Diagnostic;
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, meaningless, read as field};
 use crate::policy::mesh::meta::{Object, read_object};
-use crate::policy::mesh::protocol;
+use crate::policy::mesh::port;
 use crate::policy::mesh::resource::{
     Application, At, Cidr, Endpoint, EndpointAddress, Export, Labels, Resolution, Resource,
     ServiceEntry, ServicePort, Target, Transport,
 };
 use crate::policy::reader::{Fields, Reader};
 use crate::policy::words::{list, quote};
-use crate::policy::yaml::NodeId;
+use crate::policy::yaml::{NodeId, Value};
 use crate::policy::{Reading, code};
 
 const DOCUMENT: &[Field] =
@@ -66,7 +65,7 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> 
         reader.word(node, "a location", LOCATIONS);
     }
     let resolution = read_resolution(reader, &spec);
-    let export = spec.value("exportTo").map(|node| reader.export(node, &meta.namespace));
+    let export = spec.value("exportTo").map(|node| read_export(reader, node, &meta.namespace));
     let selector = spec.value("workloadSelector").and_then(|node| selector::read(reader, node));
     let entry = ServiceEntry {
         hosts: read_hosts(reader, &spec),
@@ -79,12 +78,29 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> 
         allocated: read_allocated(reader, &fields),
         meta,
     };
-    check_endpoint_ports(reader, &entry);
+    let ports_given = spec.value("ports").map_or(0, |node| reader.items(node, "`ports`").len());
+    // A port in error would be missed a second time.
+    if entry.ports.len() == ports_given {
+        check_endpoint_ports(reader, &entry);
+    }
     if let Some(resolution) = resolution {
         check_exclusive(reader, &spec, resolution);
         check_resolution(reader, &entry, resolution);
     }
     Some(Document::Resource(Box::new(Resource::ServiceEntry(entry))))
+}
+
+/// Reads `exportTo`, where `~` for nobody stands alone.
+fn read_export(reader: &mut Reader<'_>, node: NodeId, own: &str) -> Export {
+    if let Value::Sequence(items @ [_, _, ..]) = reader.value(node) {
+        let nobody = items.iter().find(|item| reader.text(**item) == Some("~"));
+        if let Some(at) = nobody.map(|item| reader.span(*item)) {
+            let message = "`~` in `exportTo` stands beside other entries";
+            let help = "keep `~` alone, or name the namespaces";
+            reader.push(Diagnostic::new(&code::EXCLUSIVE_KEYS, at, message).with_help(help));
+        }
+    }
+    reader.export(node, own)
 }
 
 /// Reads how servers are found. `None` where it was in error.
@@ -156,28 +172,8 @@ fn read_address(reader: &mut Reader<'_>, node: NodeId) -> Option<At<Cidr>> {
 fn read_ports(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<ServicePort> {
     let Some(node) = spec.value("ports") else { return Vec::new() };
     let items = reader.items(node, "`ports`");
-    let ports: Vec<ServicePort> =
-        items.iter().filter_map(|item| read_port(reader, *item)).collect();
-    let (mut names, mut numbers) = (HashMap::new(), HashMap::new());
-    for port in &ports {
-        let name = port.name.as_deref().unwrap_or_default();
-        if let Some(first) = names.insert(name, port.at) {
-            duplicate(reader, &format!("the port name {}", quote(name)), port.at, first);
-        }
-        if let Some(first) = numbers.insert(port.number, port.at) {
-            duplicate(reader, &format!("the port {}", port.number), port.at, first);
-        }
-    }
-    ports
-}
-
-fn duplicate(reader: &mut Reader<'_>, what: &str, at: Span, first: Span) {
-    reader.push(
-        Diagnostic::new(&code::DUPLICATE_ENTRY, at, format!("{what} is given twice"))
-            .with_label("again here")
-            .with_secondary(first, "first here")
-            .with_help("delete one of the two, or give it a name and number of its own"),
-    );
+    let ports = items.iter().filter_map(|item| read_port(reader, *item)).collect();
+    port::unique(reader, ports, |port| port.number)
 }
 
 fn read_port(reader: &mut Reader<'_>, node: NodeId) -> Option<ServicePort> {
@@ -185,7 +181,7 @@ fn read_port(reader: &mut Reader<'_>, node: NodeId) -> Option<ServicePort> {
     let name = reader.required(&fields, "name", "write `name: http`");
     let name = name.and_then(|node| reader.name(node, "a port"));
     let spoken = match fields.value("protocol") {
-        Some(node) => protocol::read(reader, node),
+        Some(node) => port::read_protocol(reader, node),
         None => None,
     };
     let (transport, application) = spoken.unwrap_or((Transport::Tcp, Application::Unknown));
@@ -206,43 +202,38 @@ fn read_port(reader: &mut Reader<'_>, node: NodeId) -> Option<ServicePort> {
 fn read_endpoints(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<Endpoint> {
     let Some(node) = spec.value("endpoints") else { return Vec::new() };
     let items = reader.items(node, "`endpoints`");
-    let none = Labels::new();
-    let read = |item: &NodeId| workload_entry::read_server(reader, *item, "an endpoint", &none);
+    let outer = Labels::new();
+    let read = |item: &NodeId| workload_entry::read_server(reader, *item, "an endpoint", &outer);
     items.iter().filter_map(read).collect()
 }
 
-/// Addresses of `status`, which a control plane gave to hosts without any.
-fn read_allocated(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<IpAddr> {
+/// Addresses of `status`, which a control plane gave to hosts without any, and the hosts.
+fn read_allocated(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<(Option<String>, IpAddr)> {
     let Some(node) = fields.value("status") else { return Vec::new() };
     let status = reader.object(node, "the status", STATUS);
     let Some(list) = status.and_then(|status| status.value("addresses")) else {
         return Vec::new();
     };
     let items = reader.items(list, "`addresses`");
-    let read = |item: &NodeId| reader.peek(*item, "value").and_then(|node| reader.ip(node));
+    let read = |item: &NodeId| {
+        let fields = reader.open_object(*item, "an address", &["value", "host"])?;
+        let host = fields.value("host").filter(|node| reader.text(*node) != Some(""));
+        let host = host.and_then(|node| reader.host(node, "a host"));
+        let ip = reader.ip(fields.value("value")?)?;
+        Some((host.map(|host| host.value), ip))
+    };
     items.iter().filter_map(read).collect()
 }
 
 fn check_exclusive(reader: &mut Reader<'_>, spec: &Fields<'_>, resolution: Resolution) {
-    let Some(endpoints) = spec.get("endpoints") else { return };
-    if reader.items(endpoints.value, "`endpoints`").is_empty() {
-        return;
-    }
-    let mut exclude = |message, help, other: Option<Span>| {
-        let mut diagnostic = Diagnostic::new(&code::EXCLUSIVE_KEYS, endpoints.key, message);
-        if let Some(other) = other {
-            diagnostic = diagnostic.with_secondary(other, "the other is here");
-        }
-        reader.push(diagnostic.with_help(help));
-    };
-    if let Some(selector) = spec.get("workloadSelector") {
-        let message = "`endpoints` and `workloadSelector` exclude each other";
-        exclude(message, "keep one: servers written here, or those selected", Some(selector.key));
-    }
-    if resolution == Resolution::None {
+    let keys = ["endpoints", "workloadSelector"];
+    reader.exclude(spec, keys, "keep one: servers written here, or those selected");
+    let endpoints = spec.get("endpoints").filter(|_| resolution == Resolution::None);
+    if let Some(endpoints) = endpoints {
         let message = "without a resolution connections go where clients dial, and `endpoints` \
                        would never be used";
-        exclude(message, "write `resolution: STATIC`, or `DNS` for host names", None);
+        let help = "write `resolution: STATIC`, or `DNS` for host names";
+        reader.push(Diagnostic::new(&code::EXCLUSIVE_KEYS, endpoints.key, message).with_help(help));
     }
 }
 
@@ -286,7 +277,7 @@ fn check_single(reader: &mut Reader<'_>, entry: &ServiceEntry) {
     let Some(second) = entry.endpoints.get(1) else { return };
     let message = "`resolution: DNS_ROUND_ROBIN` has at most one endpoint";
     let help = "keep one, or write `resolution: DNS` to use the addresses of all";
-    reader.push(Diagnostic::new(&code::OUT_OF_RANGE, second.at, message).with_help(help));
+    reader.out_of_range(second.at, message, help);
 }
 
 /// Proxies tell hosts of one port apart by what clients say in HTTP or TLS.

@@ -7,7 +7,7 @@ use crate::policy::diagnostic::Diagnostic;
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, proxied, read as field, refused};
 use crate::policy::mesh::meta::{Object, read_object};
-use crate::policy::mesh::protocol;
+use crate::policy::mesh::port;
 use crate::policy::mesh::resource::{At, Egress, OutboundMode, Resource, Sidecar};
 use crate::policy::reader::{Fields, Reader};
 use crate::policy::words::quote;
@@ -146,7 +146,7 @@ fn check_capture(reader: &mut Reader<'_>, fields: &Fields<'_>) {
 fn read_port(reader: &mut Reader<'_>, node: NodeId) -> Option<u16> {
     let fields = reader.object(node, "the port", PORT)?;
     if let Some(node) = fields.value("protocol") {
-        protocol::read(reader, node);
+        port::read_protocol(reader, node);
     }
     let number = reader.required(&fields, "number", "write `number: 80`")?;
     reader.port(number)
@@ -210,4 +210,39 @@ fn read_outbound(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Option<At<Outbou
         reader.push(Diagnostic::new(&code::NOT_ENFORCED, entry.key, message).with_help(help));
     }
     Some(At { value, at: entry.key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::document::read_resources;
+
+    fn read(spec: &str) -> Sidecar {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\n\
+             metadata: {{name: a, namespace: shop}}\nspec: {{{spec}}}\n"
+        );
+        match read_resources(&text).pop() {
+            Some(Resource::Sidecar(sidecar)) => sidecar,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn hosts_have_a_namespace() {
+        let sidecar = read("egress: [{hosts: ['./*', '*/A.b', '~/*', 'edge/*.c']}]");
+        let hosts: Vec<_> = sidecar.egress[0].hosts.iter().map(|host| &host.value).collect();
+        let pair = |namespace: &str, host: &str| (namespace.to_owned(), host.to_owned());
+        let expected = [pair("shop", "*"), pair("*", "a.b"), pair("~", "*"), pair("edge", "*.c")];
+        assert_eq!(hosts, expected.iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_selector_without_labels_is_none() {
+        let selector =
+            |spec: &str| read(&format!("egress: [{{hosts: ['*/*']}}], {spec}")).workload_selector;
+        assert_eq!(selector(""), None);
+        assert_eq!(selector("workloadSelector: {}"), None);
+        assert!(selector("workloadSelector: {labels: {app: web}}").is_some());
+    }
 }

@@ -1,6 +1,6 @@
 //! `kind: VirtualService`: which rules the connections to some hosts follow.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::matching::read_gateways;
 use super::rules::{self, Form};
@@ -45,7 +45,7 @@ pub(in crate::policy) fn read(
     let spec = reader.required(&object.fields, "spec", help)?;
     let spec = reader.object(spec, "the spec", TABLE)?;
     let hosts = read_hosts(reader, &spec);
-    let service = VirtualService {
+    let mut service = VirtualService {
         gateways: spec.get("gateways").map_or_else(Vec::new, |e| read_gateways(reader, e)),
         export: reader.export_of_rule(&spec, &object.meta.namespace),
         http: rules::read_list(reader, &spec, Form::Http, &hosts),
@@ -55,13 +55,17 @@ pub(in crate::policy) fn read(
         hosts,
     };
     check_presence(reader, &spec);
-    if has_entries(reader, &spec, "hosts") {
-        check_hosts(reader, &service);
-    } else {
-        check_delegate(reader, &spec, &service.http);
-    }
     note_connections(reader, &service.http);
-    Some(Document::Resource(Box::new(Resource::VirtualService(service))))
+    let is_whole = if has_entries(reader, &spec, "hosts") {
+        check_hosts(reader, &service);
+        let mut seen = HashSet::new();
+        service.hosts.retain(|host| seen.insert(host.value.clone()));
+        !service.hosts.is_empty()
+    } else {
+        reader.watch(|reader| check_delegate(reader, &spec, &service.http)).1
+    };
+    // Without a host that is good it would look like a delegate.
+    is_whole.then(|| Document::Resource(Box::new(Resource::VirtualService(service))))
 }
 
 fn read_hosts(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Vec<At<String>> {
@@ -154,7 +158,7 @@ fn check_delegate(reader: &mut Reader<'_>, spec: &Fields<'_>, http: &[Rule]) {
 fn note_connections(reader: &mut Reader<'_>, http: &[Rule]) {
     let is_used = |to: &&RouteDestination| to.weight.as_ref().is_some_and(|w| w.value > 0);
     let is_split = |rule: &&Rule| match &rule.action {
-        RuleAction::Route(destinations) => destinations.iter().filter(is_used).count() > 1,
+        RuleAction::Route(to) => rule.complete && to.iter().filter(is_used).count() > 1,
         _ => false,
     };
     if let Some(rule) = http.iter().find(is_split) {

@@ -1,4 +1,4 @@
-//! `WorkloadEntry`, and the same server within a ServiceEntry.
+//! `WorkloadEntry`, and the same server within a `ServiceEntry`.
 
 use std::collections::BTreeMap;
 
@@ -52,11 +52,10 @@ pub(super) fn read_server(
     outer: &Labels,
 ) -> Option<Endpoint> {
     let fields = reader.object(node, what, SERVER)?;
-    let mut labels = fields.value("labels").map(|node| reader.labels(node, "labels"));
-    let labels = labels.get_or_insert_default();
+    let mut labels = fields.get("labels").map(|it| reader.selector(it)).unwrap_or_default();
     labels.extend(outer.clone());
-    place(reader, &fields, labels);
-    let network = read_network(reader, &fields, labels);
+    place(reader, &fields, &mut labels);
+    let network = read_network(reader, &fields, &mut labels);
     let address = read_address(reader, &fields, network.is_some());
     let weight = fields.value("weight").and_then(|node| reader.number(node, "a weight"));
     let ports = fields.value("ports").map(|node| read_ports(reader, node));
@@ -64,7 +63,7 @@ pub(super) fn read_server(
         at: fields.span(),
         address,
         ports: ports.unwrap_or_default(),
-        labels: std::mem::take(labels),
+        labels,
         network,
         weight: weight.unwrap_or(1).max(1),
     })
@@ -140,4 +139,59 @@ fn read_ports(reader: &mut Reader<'_>, node: NodeId) -> BTreeMap<String, u16> {
         }
     }
     ports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::document::read_resources;
+
+    fn read(metadata: &str, spec: &str) -> Endpoint {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+             metadata: {{name: a, {metadata}}}\nspec: {{address: 127.0.0.1, {spec}}}\n"
+        );
+        match &read_resources(&text)[..] {
+            [Resource::WorkloadEntry(entry)] => entry.endpoint.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn places_are_labels() {
+        let spec = "locality: r/z/s, network: far, labels: {app: web}";
+        let expected = labels(&[
+            ("app", "web"),
+            ("topology.kubernetes.io/region", "r"),
+            ("topology.kubernetes.io/zone", "z"),
+            ("topology.istio.io/subzone", "s"),
+            ("topology.istio.io/network", "far"),
+        ]);
+        assert_eq!(read("", spec).labels, expected);
+        let region = labels(&[("topology.kubernetes.io/region", "r")]);
+        assert_eq!(read("", "locality: r").labels, region);
+        assert_eq!(read("", "locality: ''").labels, Labels::new());
+    }
+
+    #[test]
+    fn labels_of_the_document_win() {
+        let endpoint = read("labels: {version: v2}", "labels: {app: web, version: v1}");
+        assert_eq!(endpoint.labels, labels(&[("app", "web"), ("version", "v2")]));
+    }
+
+    #[test]
+    fn a_network_may_be_a_label() {
+        let endpoint = read("", "labels: {topology.istio.io/network: far}");
+        assert_eq!(endpoint.network.map(|network| network.value).as_deref(), Some("far"));
+    }
+
+    #[test]
+    fn a_weight_is_at_least_one() {
+        let weight = |spec| read("", spec).weight;
+        assert_eq!((weight(""), weight("weight: 0"), weight("weight: 7")), (1, 1, 7));
+    }
 }

@@ -208,3 +208,53 @@ pub(super) fn skip_endpoints(
     reader.push(Diagnostic::new(&code::NO_ENDPOINTS, at, message).with_help(help));
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::document::read_resources;
+
+    fn read(rest: &str) -> EndpointSlice {
+        let text = format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: a, namespace: shop}}\naddressType: IPv4\n{rest}\n"
+        );
+        match read_resources(&text).pop() {
+            Some(Resource::EndpointSlice(slice)) => slice,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn conditions_that_are_absent_mean_ready() {
+        let conditions = |text: &str| {
+            let slice =
+                read(&format!("endpoints: [{{addresses: [10.0.0.1], conditions: {text}}}]"));
+            (slice.endpoints[0].ready, slice.endpoints[0].terminating)
+        };
+        assert_eq!(conditions("null"), (true, false));
+        assert_eq!(conditions("{}"), (true, false));
+        assert_eq!(conditions("{ready: null}"), (true, false));
+        assert_eq!(conditions("{ready: false, serving: true, terminating: true}"), (false, true));
+    }
+
+    #[test]
+    fn targets_are_pods() {
+        let target = |text: &str| {
+            let slice = read(&format!("endpoints: [{{addresses: [10.0.0.1], targetRef: {text}}}]"));
+            slice.endpoints[0].pod.clone()
+        };
+        let pod = |namespace: &str| Some((namespace.to_owned(), "a.b".to_owned()));
+        assert_eq!(target("{kind: Pod, name: a.b}"), pod("shop"));
+        assert_eq!(target("{kind: Pod, name: a.b, namespace: edge}"), pod("edge"));
+        assert_eq!(target("{kind: Node, name: a.b}"), None);
+    }
+
+    #[test]
+    fn ports_may_have_no_name_and_no_number() {
+        let slice =
+            read("ports: [{port: 80}, {name: a, port: 81}, {name: b}, {name: '', port: null}]");
+        assert_eq!(slice.ports, BTreeMap::from([(String::new(), 80), ("a".to_owned(), 81)]));
+        assert!(read("ports: null\nendpoints: null").ports.is_empty());
+    }
+}

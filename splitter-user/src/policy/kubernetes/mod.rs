@@ -10,21 +10,21 @@ use super::document::{Kind, KindFate};
 
 /// Kinds of this form. Those without effect are the ones that samples and dumps mix in.
 pub(super) const KINDS: &[Kind] = &[
-    Kind { kind: "Service", group: "", versions: V1, fate: KindFate::Read(service::read) },
+    Kind { name: "Service", group: "", versions: V1, fate: KindFate::Read(service::read) },
     Kind {
-        kind: "EndpointSlice",
+        name: "EndpointSlice",
         group: "discovery.k8s.io",
         versions: V1,
         fate: KindFate::Read(endpoints::read_slice),
     },
     Kind {
-        kind: "Endpoints",
+        name: "Endpoints",
         group: "",
         versions: V1,
         fate: KindFate::Read(endpoints::skip_endpoints),
     },
-    Kind { kind: "Pod", group: "", versions: V1, fate: KindFate::Read(pod::read) },
-    Kind { kind: "Namespace", group: "", versions: V1, fate: KindFate::Read(pod::read_namespace) },
+    Kind { name: "Pod", group: "", versions: V1, fate: KindFate::Read(pod::read) },
+    Kind { name: "Namespace", group: "", versions: V1, fate: KindFate::Read(pod::read_namespace) },
     inert("ConfigMap", "", V1),
     inert("Event", "", V1),
     inert("LimitRange", "", V1),
@@ -52,7 +52,7 @@ pub(super) const KINDS: &[Kind] = &[
     inert("Ingress", "networking.k8s.io", BETA1),
     inert("IngressClass", "networking.k8s.io", BETA1),
     Kind {
-        kind: "NetworkPolicy",
+        name: "NetworkPolicy",
         group: "networking.k8s.io",
         versions: V1,
         fate: KindFate::NotEnforced,
@@ -69,6 +69,6 @@ const BETA1: &[&str] = &["v1", "v1beta1"];
 const APPS: &[&str] = &["v1", "v1beta2", "v1beta1"];
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-const fn inert(kind: &'static str, group: &'static str, versions: &'static [&'static str]) -> Kind {
-    Kind { kind, group, versions, fate: KindFate::Inert }
+const fn inert(name: &'static str, group: &'static str, versions: &'static [&'static str]) -> Kind {
+    Kind { name, group, versions, fate: KindFate::Inert }
 }

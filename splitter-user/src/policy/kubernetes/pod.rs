@@ -124,3 +124,60 @@ fn read_container(reader: &mut Reader<'_>, node: NodeId, ports: &mut BTreeMap<St
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::document::read_resources;
+
+    fn read(metadata: &str, spec: &str, status: &str) -> Pod {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, {metadata}}}\n\
+             spec: {{{spec}}}\nstatus: {{{status}}}\n"
+        );
+        match read_resources(&text).pop() {
+            Some(Resource::Pod(pod)) => pod,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn readiness() {
+        let gone = "deletionTimestamp: '2026-09-14T07:31:05Z'";
+        for (metadata, status, ready) in [
+            ("", "podIP: 10.0.0.1", true),
+            ("", "", false),
+            ("", "podIP: ''", false),
+            ("", "podIP: 10.0.0.1, conditions: []", true),
+            ("", "podIP: 10.0.0.1, conditions: [{type: Ready, status: 'True'}]", true),
+            ("", "podIP: 10.0.0.1, conditions: [{type: Ready, status: Unknown}]", false),
+            ("", "podIP: 10.0.0.1, conditions: [{type: Initialized, status: 'False'}]", true),
+            ("", "podIP: 10.0.0.1, phase: Succeeded", false),
+            ("", "podIP: 10.0.0.1, phase: Failed", false),
+            (gone, "podIP: 10.0.0.1", false),
+        ] {
+            assert_eq!(read(metadata, "", status).ready, ready, "{metadata} {status}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_unique() {
+        let pod = read("", "", "podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: '::5'}]");
+        let texts: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["10.0.0.1", "::5"]);
+    }
+
+    #[test]
+    fn ports_of_containers_that_stay() {
+        let pod = read(
+            "labels: {app: web}",
+            "nodeName: n, containers: [{ports: [{name: a, containerPort: 1}, {containerPort: 2}]}, \
+             {ports: [{name: a, containerPort: 3}]}], initContainers: [\
+             {ports: [{name: b, containerPort: 4}]}, \
+             {restartPolicy: Always, ports: [{name: c, containerPort: 5}]}]",
+            "",
+        );
+        assert_eq!(pod.ports, BTreeMap::from([("a".to_owned(), 1), ("c".to_owned(), 5)]));
+        assert_eq!(pod.labels.get("kubernetes.io/hostname").map(String::as_str), Some("n"));
+    }
+}

@@ -1,18 +1,16 @@
 //! `v1` `Service`: the addresses that clients dial, and which pods serve them.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::policy::diagnostic::{Diagnostic, Span};
+use crate::policy::diagnostic::Diagnostic;
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, read as field, refused};
 use crate::policy::mesh::meta::{Object, read_object};
-use crate::policy::mesh::protocol;
+use crate::policy::mesh::port;
 use crate::policy::mesh::resource::{
     At, Export, KubeService, Labels, Resource, ServicePort, Target, Transport,
 };
 use crate::policy::reader::{Fields, Reader};
-use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Scalar, Value};
 use crate::policy::{Reading, code};
 
@@ -26,7 +24,6 @@ const SPEC: &[Field] = &[
     field("clusterIPs"),
     field("externalIPs"),
     field("externalName"),
-    field("externalTrafficPolicy"),
     field("internalTrafficPolicy"),
     field("ports"),
     field("publishNotReadyAddresses"),
@@ -39,6 +36,7 @@ const SPEC: &[Field] = &[
         "connections go to all ready endpoints, wherever they are; delete the field",
     ),
     inert("allocateLoadBalancerNodePorts"),
+    inert("externalTrafficPolicy"),
     inert("healthCheckNodePort"),
     inert("ipFamilies"),
     inert("ipFamilyPolicy"),
@@ -105,10 +103,13 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> 
 /// Reports the policies that choose among endpoints by who the client is, where they are not their
 /// defaults.
 fn report_policies(reader: &mut Reader<'_>, spec: &Fields<'_>) {
-    let local = "connections go to endpoints of every node; delete the field";
     for (name, default, other, help) in [
-        ("internalTrafficPolicy", "Cluster", "Local", local),
-        ("externalTrafficPolicy", "Cluster", "Local", local),
+        (
+            "internalTrafficPolicy",
+            "Cluster",
+            "Local",
+            "connections go to endpoints of every node; delete the field",
+        ),
         (
             "sessionAffinity",
             "None",
@@ -199,33 +200,43 @@ fn read_ports(reader: &mut Reader<'_>, spec: &Fields<'_>, optional: bool) -> Vec
         reader.empty(reader.span(node), "`ports`", "write `ports: [{name: http, port: 80}]`");
     }
     let several = items.len() > 1;
-    let ports: Vec<ServicePort> =
-        items.iter().filter_map(|item| read_port(reader, *item, several)).collect();
-    check_unique(reader, &ports);
-    ports
+    let ports = items.iter().filter_map(|item| read_port(reader, *item, several)).collect();
+    port::unique(reader, ports, |port| (port.number, port.transport))
 }
 
 fn read_port(reader: &mut Reader<'_>, node: NodeId, several: bool) -> Option<ServicePort> {
     let fields = reader.object(node, "a port", PORT)?;
-    let name = fields.value("name").filter(|node| reader.text(*node) != Some(""));
-    if several && name.is_none() {
-        let help = "name each port where there are several: `name: http`";
-        reader.missing(fields.span(), "the port", "name", help);
-    }
-    let name = name.and_then(|node| reader.name(node, "a port"));
+    let name = read_port_name(reader, &fields, several);
     let app = fields.value("appProtocol").and_then(|node| reader.string(node, "`appProtocol`"));
     let transport = fields.value("protocol").and_then(|node| read_transport(reader, node));
     let target = fields.value("targetPort").and_then(|node| read_target(reader, node));
-    let port = reader.required(&fields, "port", "write `port: 80`")?;
-    let number = reader.port(port)?;
+    let number = reader.required(&fields, "port", "write `port: 80`")?;
+    let (name, number) = (name?, reader.port(number)?);
     Some(ServicePort {
         at: fields.span(),
         number,
-        name: name.map(str::to_owned),
+        name: (!name.is_empty()).then(|| name.to_owned()),
         transport: transport.unwrap_or(Transport::Tcp),
-        application: protocol::application(app, name, number),
+        application: port::application(app, Some(name), number),
         target,
     })
+}
+
+/// The name of a port; empty for an only port without one, `None` where it was in error.
+fn read_port_name<'a>(
+    reader: &mut Reader<'a>,
+    fields: &Fields<'a>,
+    several: bool,
+) -> Option<&'a str> {
+    match fields.value("name").filter(|node| reader.text(*node) != Some("")) {
+        Some(node) => reader.name(node, "a port"),
+        None if several => {
+            let help = "name each port where there are several: `name: http`";
+            reader.missing(fields.span(), "the port", "name", help);
+            None
+        }
+        None => Some(""),
+    }
 }
 
 /// Reads `protocol` of a port.
@@ -245,34 +256,41 @@ fn read_target(reader: &mut Reader<'_>, node: NodeId) -> Option<Target> {
     }
 }
 
-fn check_unique(reader: &mut Reader<'_>, ports: &[ServicePort]) {
-    let mut names: HashMap<&str, Span> = HashMap::new();
-    let mut numbers: Vec<(u16, Transport, Span)> = Vec::new();
-    for port in ports {
-        let name = port.name.as_deref();
-        if let Some(first) = name.and_then(|name| names.insert(name, port.at)) {
-            duplicate(
-                reader,
-                &format!("the port name {}", quote(name.unwrap_or_default())),
-                port,
-                first,
-            );
-        }
-        let same = numbers.iter().find(|(n, t, _)| (*n, *t) == (port.number, port.transport));
-        match same {
-            Some((_, _, first)) => {
-                duplicate(reader, &format!("the port {}", port.number), port, *first)
-            }
-            None => numbers.push((port.number, port.transport, port.at)),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::document::read_resources;
+
+    fn read(annotations: &str, spec: &str) -> KubeService {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: shop, \
+             annotations: {{{annotations}}}}}\nspec: {{ports: [{{port: 80, {spec}}}]}}\n"
+        );
+        match read_resources(&text).pop() {
+            Some(Resource::Service(service)) => service,
+            other => panic!("{other:?}"),
         }
     }
-}
 
-fn duplicate(reader: &mut Reader<'_>, what: &str, port: &ServicePort, first: Span) {
-    reader.push(
-        Diagnostic::new(&code::DUPLICATE_ENTRY, port.at, format!("{what} is given twice"))
-            .with_label("again here")
-            .with_secondary(first, "first here")
-            .with_help("delete one of the two, or give it a name and number of its own"),
-    );
+    #[test]
+    fn targets() {
+        let target = |text: &str| read("", &format!("targetPort: {text}")).ports[0].target.clone();
+        assert_eq!(target("null"), None);
+        assert_eq!(target("0"), None);
+        assert_eq!(target("8080"), Some(Target::Number(8080)));
+        assert_eq!(target("web"), Some(Target::Name("web".to_owned())));
+        assert_eq!(target("'8080-a'"), Some(Target::Name("8080-a".to_owned())));
+    }
+
+    #[test]
+    fn exports() {
+        let export = |text| read(&format!("networking.istio.io/exportTo: '{text}'"), "").export;
+        let namespaces = |names: &[&str]| {
+            Export::Namespaces(names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        assert_eq!(read("", "").export, Export::All);
+        assert_eq!(export("*"), Export::All);
+        assert_eq!(export("., edge"), namespaces(&["shop", "edge"]));
+        assert_eq!(export("~"), namespaces(&[]));
+    }
 }

@@ -205,7 +205,8 @@ fn make_subset(
             idle_timeout_ms: tcp.idle_timeout_ms,
             max_lifetime_ms: tcp.max_lifetime_ms,
         },
-        eject: effective.ejection,
+        // A block that ejects none undoes what a wider policy asks for, and is gone then.
+        eject: effective.ejection.filter(|eject| eject.max_percent > 0),
     };
     (subset, SubsetPlaces { name: target.at, backends: places })
 }
@@ -222,46 +223,59 @@ fn balance(asked: Option<LoadBalancer>) -> Balance {
 /// The servers of a target at its port, each address once, as Envoy has them.
 fn backends(target: &Target<'_>, v4: bool, report: &mut Report) -> Vec<(Backend, Span)> {
     let Some((host, port)) = target.dialled else { return Vec::new() };
-    let index = host.ports.iter().position(|own| own.at == port.at);
+    let port = host.ports.iter().position(|own| own.at == port.at);
     let labels = target.subset.as_deref().and_then(|name| target.rules.subset(name));
     let is_chosen = |server: &&Server<'_>| labels.is_none_or(|subset| server.has(&subset.labels));
-    let mut seen = HashSet::new();
-    let backend = |server: &Server<'_>| {
-        let number = (*server.ports.get(index?)?)?;
+    let chosen: Vec<&Server<'_>> = host.servers.iter().filter(is_chosen).collect();
+    let at_port = |server: &&Server<'_>| {
+        let number = (*server.ports.get(port?)?)?;
         let addr = SocketAddr::new(server.ip.to_canonical(), number);
-        let is_new = addr.is_ipv4() == v4 && seen.insert(addr);
-        is_new.then_some((Backend { addr, weight: server.weight }, server.at))
+        Some((Backend { addr, weight: server.weight }, server.at))
     };
-    let found: Vec<_> = host.servers.iter().filter(is_chosen).filter_map(backend).collect();
-    if found.is_empty() && !host.unresolved {
-        let is_served = host.servers.iter().any(|server| is_chosen(&server));
-        unserved(target, is_served, v4, report);
+    let mut found: Vec<(Backend, Span)> = chosen.iter().filter_map(at_port).collect();
+    let serves_port = !found.is_empty();
+    let mut seen = HashSet::new();
+    found.retain(|(backend, _)| backend.addr.is_ipv4() == v4 && seen.insert(backend.addr));
+    if chosen.is_empty() {
+        selects_none(target, report);
+    } else if found.is_empty() {
+        serves_none(target, serves_port, v4, report);
     }
     found
 }
 
-/// Says that a share reaches nobody; `is_served` where it would at another port or family.
-fn unserved(target: &Target<'_>, is_served: bool, v4: bool, report: &mut Report) {
-    let Some((host, port)) = target.dialled else { return };
-    let subset = target.subset.as_deref().and_then(|name| target.rules.subset(name));
-    let subset = subset.filter(|_| !is_served && !host.servers.is_empty());
-    let family = if v4 { "IPv4" } else { "IPv6" };
-    let (code, at, message) = match subset {
-        Some(subset) => {
-            let name = &subset.name.value;
-            let message =
-                format!("no endpoint of {} has the labels of the subset `{name}`", host.name);
-            (&code::SUBSET_SELECTS_NONE, subset.name.at, message)
-        }
-        None if is_served => {
-            let message =
-                format!("no endpoint of {} serves port {} over {family}", host.name, port.number);
-            (&code::NO_ENDPOINTS, host.at, message)
-        }
-        None => (&code::NO_ENDPOINTS, host.at, format!("no endpoint of {} is known", host.name)),
-    };
+fn selects_none(target: &Target<'_>, report: &mut Report) {
+    let Some(host) = target.host().filter(|host| !host.unresolved) else { return };
     let help = "its share is rejected with ECONNREFUSED until there is one";
-    report.push(Diagnostic::new(code, at, message).with_help(help));
+    let subset = target.subset.as_deref().and_then(|name| target.rules.subset(name));
+    let diagnostic = if let Some(subset) = subset.filter(|_| !host.servers.is_empty()) {
+        let name = &subset.name.value;
+        let message = format!("no endpoint of {} has the labels of the subset `{name}`", host.name);
+        Diagnostic::new(&code::SUBSET_SELECTS_NONE, subset.name.at, message)
+    } else {
+        let message = format!("no endpoint of {} is known", host.name);
+        Diagnostic::new(&code::NO_ENDPOINTS, host.at, message)
+    };
+    report.push(diagnostic.with_help(help));
+}
+
+/// Says that there are servers, and none at the port, or none of the family where `serves_port`.
+fn serves_none(target: &Target<'_>, serves_port: bool, v4: bool, report: &mut Report) {
+    let Some((host, port)) = target.dialled else { return };
+    let (message, help) = if serves_port {
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        let message = format!("no endpoint of {} has an {family} address", host.name);
+        let help = "a connection cannot change its family: its share is rejected with \
+                    ECONNREFUSED, and programs try the other family";
+        (message, help)
+    } else {
+        let message = format!("no endpoint of {} serves its port {}", host.name, port.number);
+        let help = "servers are found by the name of the port: write it in the service and in \
+                    its EndpointSlices, or the target port's name in its Pods; until then its \
+                    share is rejected with ECONNREFUSED";
+        (message, help)
+    };
+    report.push(Diagnostic::new(&code::NO_ENDPOINTS, host.at, message).with_help(help));
 }
 
 /// Whether the service fits the data plane.

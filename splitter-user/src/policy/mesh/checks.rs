@@ -180,15 +180,14 @@ fn check_hosts(
             ineffective(name.at, &message, "write the rules for that host", report);
             continue;
         }
-        match mesh.registry.find(&full) {
-            Some(host) => check_protocols(service, host, report),
-            None => {
-                let message = format!("no address is known at which clients dial {full}");
-                report.push(Diagnostic::new(&code::NO_ADDRESS, name.at, message).with_help(
-                    "load the Service that defines it, or write a ServiceEntry with its \
-                     `addresses` and `endpoints`",
-                ));
-            }
+        if let Some(host) = mesh.registry.find(&full) {
+            check_protocols(service, host, report);
+        } else {
+            let message = format!("no address is known at which clients dial {full}");
+            report.push(Diagnostic::new(&code::NO_ADDRESS, name.at, message).with_help(
+                "load the Service that defines it, or write a ServiceEntry with its `addresses` \
+                 and `endpoints`",
+            ));
         }
     }
 }

@@ -83,12 +83,11 @@ pub(super) fn find<'r>(resources: &'r Resources, report: &mut Report) -> Clients
     let mut all = Vec::new();
     for workload in &resources.workloads {
         let cgroup = &workload.cgroup;
-        match seen.get(cgroup.value.as_str()) {
-            Some(first) => repeated(first, workload, report),
-            None => {
-                seen.insert(&cgroup.value, workload);
-                all.push(Client { workload: Some(workload), ..Client::ANYBODY });
-            }
+        if let Some(first) = seen.get(cgroup.value.as_str()) {
+            repeated(first, workload, report);
+        } else {
+            seen.insert(&cgroup.value, workload);
+            all.push(Client { workload: Some(workload), ..Client::ANYBODY });
         }
     }
     all.sort_by_key(|client| {
@@ -110,8 +109,8 @@ fn nest(all: &mut [Client<'_>]) {
     let positions: HashMap<&str, usize> = cgroups.collect();
     let around = |client: &Client<'_>| {
         let lineage = lineage(client.cgroup().unwrap_or(ROOT));
-        let above = lineage.iter().rev().skip(1);
-        above.filter_map(|path| positions.get(path.as_str())).next().copied().unwrap_or(last)
+        let mut above = lineage.iter().rev().skip(1);
+        above.find_map(|path| positions.get(path.as_str())).copied().unwrap_or(last)
     };
     let outer: Vec<usize> = all.iter().take(last).map(around).collect();
     for (index, around) in outer.into_iter().enumerate() {

@@ -17,7 +17,7 @@ mod names;
 mod order;
 mod outbound;
 mod plan;
-pub(super) mod protocol;
+pub(super) mod port;
 pub(super) mod read;
 mod references;
 mod registry;

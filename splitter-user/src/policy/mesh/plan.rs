@@ -7,7 +7,7 @@ use super::destination_rules::{DestinationRules, Effective, InForce};
 use super::gateway_routes::GatewayRoutes;
 use super::names::{full_host, service_host};
 use super::references::{self, Reference};
-use super::registry::{Host, Registry};
+use super::registry::{Host, Reach, Registry};
 use super::resource::{
     BackendKind, BackendRef, GatewayRoute, LoadBalancer, RouteDestination, RouteKind, RuleAction,
     ServicePort, Transport,
@@ -89,7 +89,7 @@ impl<'r> Target<'r> {
 
     /// Whether connections go where they were dialled to.
     fn is_left(&self) -> bool {
-        self.host().is_some_and(|host| host.passthrough)
+        self.host().is_some_and(|host| host.reach == Reach::Anything)
             || self.effective().load_balancer == Some(LoadBalancer::Passthrough)
     }
 }
@@ -110,7 +110,7 @@ impl<'r> Mesh<'r> {
         ip: IpAddr,
         report: &mut Report,
     ) -> Option<Plan<'r>> {
-        if !client.sees(&host.export) || !self.sidecars.shows(client, host, port.number) {
+        if !client.sees(host.export) || !self.sidecars.shows(client, host, port.number) {
             let refuses = self.sidecars.refuses(client);
             let action = if refuses { Planned::Reject } else { Planned::Pass };
             return Some(Plan { action, ..pass("unseen", host) });
@@ -147,7 +147,7 @@ impl<'r> Mesh<'r> {
         host: &'r Host<'r>,
         port: &'r ServicePort,
     ) -> Plan<'r> {
-        if !host.known || host.headless || port.transport == Transport::Udp {
+        if !host.known || host.reach == Reach::Servers || port.transport == Transport::Udp {
             return pass("default", host);
         }
         let rules = self.destination_rules.find(client, host);
@@ -201,7 +201,7 @@ impl<'r> Mesh<'r> {
             references::unknown_host(self.registry, &reference, report);
             return None;
         };
-        if !client.sees(&host.export) {
+        if !client.sees(host.export) {
             references::unseen_host(host, client, destination.host.at, report);
             return None;
         }

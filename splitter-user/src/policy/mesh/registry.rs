@@ -33,12 +33,7 @@ pub(super) struct Host<'r> {
     pub(super) document: Span,
     /// Whether it should have an address and no document gives it one.
     pub(super) lacks_address: bool,
-    /// Whether `addresses` were chosen by us.
-    pub(super) allocated: bool,
-    /// Clients dial its servers themselves.
-    pub(super) headless: bool,
-    /// Connections to it are left alone: `resolution: NONE`.
-    pub(super) passthrough: bool,
+    pub(super) reach: Reach,
     pub(super) ports: &'r [ServicePort],
     pub(super) servers: Vec<Server<'r>>,
     /// Whether the documents say anything about who serves it.
@@ -47,6 +42,17 @@ pub(super) struct Host<'r> {
     pub(super) unresolved: bool,
     /// The host that is meant instead.
     alias: Option<String>,
+}
+
+/// What clients dial to reach a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Its addresses.
+    Addresses,
+    /// Its servers: it is headless.
+    Servers,
+    /// Whatever they know of it, and are left alone: `resolution: NONE`.
+    Anything,
 }
 
 /// One that serves a host.
@@ -67,11 +73,16 @@ impl Host<'_> {
         self.alias.as_deref()
     }
 
+    /// Whether its address was chosen here.
+    pub(super) fn is_allocated(&self) -> bool {
+        self.lacks_address && !self.addresses.is_empty()
+    }
+
     /// Whether an address is its own, so that clients who dial it mean the host.
     pub(super) fn is_own(&self, ip: IpAddr) -> bool {
         let mut own = self.addresses.iter().chain(&self.answers);
         own.any(|own| *own == ip)
-            || self.headless && self.servers.iter().any(|server| server.ip == ip)
+            || self.reach == Reach::Servers && self.servers.iter().any(|server| server.ip == ip)
     }
 }
 
@@ -223,9 +234,7 @@ impl<'r> Sources<'r> {
             addresses,
             answers: Vec::new(),
             document: meta.at,
-            allocated: false,
-            headless: service.headless,
-            passthrough: false,
+            reach: if service.headless { Reach::Servers } else { Reach::Addresses },
             ports: &service.ports,
             known,
             servers,
@@ -301,7 +310,9 @@ impl<'r> Sources<'r> {
         let singles = entry.addresses.iter().filter_map(|range| range.value.single());
         let mut addresses: Vec<IpAddr> = singles.collect();
         if entry.addresses.is_empty() {
-            addresses.extend(&entry.allocated);
+            let is_its = |host: &Option<String>| host.as_deref().is_none_or(|host| host == name);
+            let given = entry.allocated.iter().filter(|(host, _)| is_its(host));
+            addresses.extend(given.map(|(_, ip)| *ip));
         }
         let is_wildcard = name.starts_with('*');
         let passthrough = entry.resolution == Resolution::None;
@@ -317,9 +328,7 @@ impl<'r> Sources<'r> {
             addresses,
             answers: Vec::new(),
             document: entry.meta.at,
-            allocated: false,
-            headless: false,
-            passthrough,
+            reach: if passthrough { Reach::Anything } else { Reach::Addresses },
             ports: &entry.ports,
             servers: Vec::new(),
             known: true,
@@ -346,12 +355,12 @@ impl<'r> Sources<'r> {
             host.servers.extend(pods.flat_map(|pod| pod_servers(pod, host.ports)));
             let selected: Vec<_> = self.selected_entries(namespace, selector, host.ports).collect();
             for (endpoint, ports) in selected {
-                self.serve(host, entry.resolution, endpoint, ports, lookups);
+                self.serve(host, entry.resolution, endpoint, &ports, lookups);
             }
         }
         for endpoint in entry.endpoints.iter().filter(|endpoint| endpoint.network.is_none()) {
             let ports = endpoint_ports(endpoint, host.ports);
-            self.serve(host, entry.resolution, endpoint, ports, lookups);
+            self.serve(host, entry.resolution, endpoint, &ports, lookups);
         }
         let is_alone = entry.endpoints.is_empty() && entry.workload_selector.is_none();
         if is_dns && is_alone && !host.name.starts_with('*') {
@@ -377,7 +386,7 @@ impl<'r> Sources<'r> {
         host: &mut Host<'r>,
         resolution: Resolution,
         endpoint: &'r Endpoint,
-        ports: Vec<Option<u16>>,
+        ports: &[Option<u16>],
         lookups: &mut BTreeSet<String>,
     ) {
         let addresses = match endpoint.address.as_ref().map(|address| &address.value) {
@@ -385,7 +394,7 @@ impl<'r> Sources<'r> {
             Some(EndpointAddress::Name(name)) => self.resolve(host, name, resolution, lookups),
             None => Vec::new(),
         };
-        host.servers.extend(addresses.into_iter().map(|ip| server(endpoint, ip, ports.clone())));
+        host.servers.extend(addresses.into_iter().map(|ip| server(endpoint, ip, ports.to_vec())));
     }
 
     /// What a name resolves to, as far as is known.

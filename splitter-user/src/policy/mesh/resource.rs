@@ -3,11 +3,14 @@
 //! Times are in milliseconds, fractions in parts per million, ports in host order. Host names are
 //! lower case without a trailing dot. A part that was in error is left out; its error was reported.
 
+mod gateway;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::policy::diagnostic::Span;
 use crate::policy::model::{Ejection, Fault, Keepalive};
+pub(in crate::policy) use gateway::*;
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,8 +186,8 @@ pub(in crate::policy) struct ServiceEntry {
     pub(in crate::policy) endpoints: Vec<Endpoint>,
     pub(in crate::policy) workload_selector: Option<Labels>,
     pub(in crate::policy) export: Export,
-    /// `status.addresses`: allocated by another control plane.
-    pub(in crate::policy) allocated: Vec<IpAddr>,
+    /// `status.addresses`: allocated by another control plane, for one host or for all.
+    pub(in crate::policy) allocated: Vec<(Option<String>, IpAddr)>,
 }
 
 /// `resolution` of a ServiceEntry.
@@ -293,7 +296,7 @@ pub(in crate::policy) enum Target {
 }
 
 /// Transport protocol of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::policy) enum Transport {
     Tcp,
     Udp,
@@ -349,103 +352,6 @@ pub(in crate::policy) struct Pod {
 #[derive(Clone, Debug)]
 pub(in crate::policy) struct Namespace {
     pub(in crate::policy) meta: Meta,
-}
-
-// ---- Gateway API ----
-
-/// Which kind of route; earlier ones win a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::policy) enum RouteKind {
-    Http,
-    Tcp,
-    Udp,
-}
-
-/// HTTPRoute, TCPRoute or UDPRoute.
-#[derive(Clone, Debug)]
-pub(in crate::policy) struct GatewayRoute {
-    pub(in crate::policy) kind: RouteKind,
-    pub(in crate::policy) meta: Meta,
-    pub(in crate::policy) parents: Vec<ParentRef>,
-    /// The rule in force, which takes every connection. `None` where it was in error.
-    pub(in crate::policy) rule: Option<GatewayRule>,
-}
-
-/// `parentRefs[]`.
-#[derive(Clone, Debug)]
-pub(in crate::policy) struct ParentRef {
-    pub(in crate::policy) at: Span,
-    pub(in crate::policy) kind: ParentKind,
-    pub(in crate::policy) namespace: String,
-    pub(in crate::policy) name: String,
-    pub(in crate::policy) port: Option<u16>,
-    pub(in crate::policy) section: Option<String>,
-}
-
-/// What a route attaches to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::policy) enum ParentKind {
-    Service,
-    ServiceEntry,
-    Gateway,
-}
-
-/// A rule without matches.
-#[derive(Clone, Debug)]
-pub(in crate::policy) struct GatewayRule {
-    pub(in crate::policy) name: Option<String>,
-    pub(in crate::policy) at: Span,
-    pub(in crate::policy) backends: Vec<BackendRef>,
-}
-
-/// `backendRefs[]`.
-#[derive(Clone, Debug)]
-pub(in crate::policy) struct BackendRef {
-    pub(in crate::policy) at: Span,
-    pub(in crate::policy) kind: BackendKind,
-    pub(in crate::policy) namespace: String,
-    pub(in crate::policy) name: String,
-    pub(in crate::policy) port: Option<u16>,
-    /// 1 where absent, at most 1,000,000.
-    pub(in crate::policy) weight: u32,
-}
-
-/// What a reference names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::policy) enum BackendKind {
-    Service,
-    /// networking.istio.io `Hostname`: the name is a host.
-    Hostname,
-    /// Group and kind that cannot be a backend: its share is rejected.
-    Invalid(String),
-}
-
-/// ReferenceGrant.
-#[derive(Clone, Debug)]
-pub(in crate::policy) struct ReferenceGrant {
-    pub(in crate::policy) meta: Meta,
-    /// Kind and namespace of the documents that may refer.
-    pub(in crate::policy) from: Vec<(String, String)>,
-    /// Kind and, where only one is granted, name.
-    pub(in crate::policy) to: Vec<(String, Option<String>)>,
-}
-
-/// Gateway, as far as its listeners are addresses to dial.
-#[derive(Clone, Debug)]
-pub(in crate::policy) struct Gateway {
-    pub(in crate::policy) meta: Meta,
-    /// `spec.addresses` and `status.addresses` that are IP addresses.
-    pub(in crate::policy) addresses: Vec<IpAddr>,
-    pub(in crate::policy) listeners: Vec<Listener>,
-}
-
-/// `listeners[]` of a Gateway.
-#[derive(Clone, Debug)]
-pub(in crate::policy) struct Listener {
-    pub(in crate::policy) name: String,
-    pub(in crate::policy) port: u16,
-    /// Which routes attach to it.
-    pub(in crate::policy) kind: RouteKind,
 }
 
 // ---- Native ----

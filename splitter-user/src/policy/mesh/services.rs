@@ -11,7 +11,7 @@ use super::clients::{Client, Clients};
 use super::names::{clean_name, split_service_host};
 use super::order::Plans;
 use super::plan::{Mesh, Planned};
-use super::registry::{Host, Registry};
+use super::registry::{Host, Reach, Registry};
 use super::resource::{Gateway, RouteKind, ServicePort, Transport};
 use super::shared::Shared;
 use super::vips::Vips;
@@ -50,7 +50,6 @@ pub(super) fn give_addresses(
     for host in registry.hosts_mut() {
         if let Some(ip) = given.get(&host.name) {
             host.addresses.push(*ip);
-            host.allocated = true;
         } else if let Some(v4) = wanted.get(&host.name) {
             let range = if *v4 { vips.ranges.v4 } else { vips.ranges.v6 };
             let message = format!("the range {range} has no address left for {}", host.name);
@@ -98,7 +97,8 @@ pub(super) fn make<'r>(mesh: &'r Mesh<'r>, report: &mut Report) -> Lowered {
 }
 
 fn unknown_endpoints(host: &Host<'_>, report: &mut Report) {
-    let is_relevant = !host.ports.is_empty() && !host.headless && host.alias().is_none();
+    let is_relevant =
+        !host.ports.is_empty() && host.reach != Reach::Servers && host.alias().is_none();
     if !is_relevant {
         return;
     }
@@ -161,7 +161,7 @@ fn frontends(
     if mesh.has_rules(&host.name) || mesh.destination_rules.all_of(&host.name).next().is_some() {
         all.extend(host.answers.iter().copied().map(at));
     }
-    if host.headless {
+    if host.reach == Reach::Servers {
         let dialled = host.servers.iter().filter_map(|server| {
             Some(SocketAddr::new(server.ip.to_canonical(), (*server.ports.get(index)?)?))
         });
@@ -273,7 +273,7 @@ fn host_names(host: &Host<'_>, short: &HashMap<&str, usize>) -> Vec<HostNames> {
     let line = |address: &IpAddr| HostNames {
         address: *address,
         names: names.clone(),
-        allocated: host.allocated,
+        allocated: host.is_allocated(),
     };
     host.addresses.iter().filter(|_| is_name).map(line).collect()
 }

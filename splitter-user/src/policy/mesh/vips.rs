@@ -79,6 +79,13 @@ pub struct VipRanges {
     pub v6: VipRange,
 }
 
+impl VipRanges {
+    /// Whether an address is in one of the ranges.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.v4.0.contains(ip) || self.v6.0.contains(ip)
+    }
+}
+
 impl Default for VipRanges {
     /// Ranges from which nothing leaves the node or the site where no program rewrites it:
     /// loopback (RFC 1122), and the discard prefix (RFC 6666).

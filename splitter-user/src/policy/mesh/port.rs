@@ -1,11 +1,14 @@
-//! What a port speaks, told from words.
+//! Ports of services: what they speak, told from words, and that they can be told apart.
 //!
 //! Rules for HTTP, TLS and opaque TCP reach different ports, and nobody looks into a connection
 //! here: what the documents say of a port is all there is.
 
-use super::resource::{Application, Transport};
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::resource::{Application, ServicePort, Transport};
 use crate::policy::code;
-use crate::policy::diagnostic::Diagnostic;
+use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::reader::Reader;
 use crate::policy::words::{quote, suggest};
 use crate::policy::yaml::NodeId;
@@ -33,7 +36,7 @@ const STANDARD: &[(&str, Application)] = &[
     ("kubernetes.io/wss", Application::Tls),
 ];
 
-/// SMTP, DNS, MySQL, MongoDB: the server speaks first, so Istio never waits for the client's first
+/// Of mail, names and two databases: the server speaks first, so Istio never waits for the client's first
 /// bytes to tell the protocol, and takes them for opaque.
 const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 
@@ -60,8 +63,8 @@ pub(in crate::policy) fn application(
     named(prefix).unwrap_or(by_number)
 }
 
-/// Reads `protocol` of a ServiceEntry's port; an empty one is unknown.
-pub(in crate::policy) fn read(
+/// Reads `protocol` of a `ServiceEntry`'s port; an empty one is unknown.
+pub(in crate::policy) fn read_protocol(
     reader: &mut Reader<'_>,
     node: NodeId,
 ) -> Option<(Transport, Application)> {
@@ -79,6 +82,40 @@ pub(in crate::policy) fn read(
         reader.push(Diagnostic::new(&code::UNKNOWN_WORD, at, message).with_help(help));
     }
     Some((transport, application?))
+}
+
+/// Reports ports that have a name or a number, as `number` has it, in common with an earlier one,
+/// and leaves them out.
+pub(in crate::policy) fn unique<N: Eq + Hash>(
+    reader: &mut Reader<'_>,
+    ports: Vec<ServicePort>,
+    number: impl Fn(&ServicePort) -> N,
+) -> Vec<ServicePort> {
+    let (mut names, mut numbers) = (HashMap::new(), HashMap::new());
+    let is_new = |port: &ServicePort| {
+        let name = port.name.as_deref().unwrap_or_default();
+        let same_name = names.insert(name.to_owned(), port.at).filter(|_| !name.is_empty());
+        if let Some(first) = same_name {
+            duplicate(reader, &format!("the port name {}", quote(name)), port.at, first);
+        }
+        let same_number = numbers.insert(number(port), port.at);
+        if let Some(first) = same_number {
+            duplicate(reader, &format!("the port {}", port.number), port.at, first);
+        }
+        same_name.is_none() && same_number.is_none()
+    };
+    let mut ports = ports;
+    ports.retain(is_new);
+    ports
+}
+
+fn duplicate(reader: &mut Reader<'_>, what: &str, at: Span, first: Span) {
+    reader.push(
+        Diagnostic::new(&code::DUPLICATE_ENTRY, at, format!("{what} is given twice"))
+            .with_label("again here")
+            .with_secondary(first, "first here")
+            .with_help("delete one of the two, or give it a name and number of its own"),
+    );
 }
 
 #[cfg(test)]
