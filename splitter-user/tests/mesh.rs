@@ -6,8 +6,9 @@
 //! rewrites the latter. Every policy is also loaded again from its native text, and both have to
 //! compile to the same images.
 //!
-//! Two more comments at the beginning mean something: `# answers: NAME=ADDRESS,ADDRESS ...` is what
-//! a resolver said, and `# degrade` loads what is not enforced yet.
+//! More comments at the beginning mean something: `# answers: NAME=ADDRESS,ADDRESS ...` is what a
+//! resolver said, `# vips: RANGE` is where addresses for hosts are taken from, and `# degrade` loads
+//! what is not enforced yet.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -74,14 +75,19 @@ fn check_file(path: &Path) -> Option<String> {
 
 /// What the comments of a case say of the world.
 fn surroundings(text: &str) -> Surroundings {
-    let lines = text.lines().filter_map(|line| line.strip_prefix("# answers:"));
+    let said = |mark: &'static str| text.lines().filter_map(move |line| line.strip_prefix(mark));
     let answer = |word: &str| {
         let (name, addresses) = word.split_once('=').expect("NAME=ADDRESS,ADDRESS");
         let addresses = addresses.split(',').map(|ip| ip.parse().expect("an address"));
         (name.to_owned(), addresses.collect())
     };
-    let answers: BTreeMap<_, _> = lines.flat_map(str::split_whitespace).map(answer).collect();
-    Surroundings { answers, ..Surroundings::default() }
+    let words = said("# answers:").flat_map(str::split_whitespace);
+    let answers: BTreeMap<_, _> = words.map(answer).collect();
+    let mut surroundings = Surroundings { answers, ..Surroundings::default() };
+    for range in said("# vips: ") {
+        surroundings.vips.ranges.v4 = range.parse().expect("a range");
+    }
+    surroundings
 }
 
 fn describe(loaded: &Loaded) -> String {

@@ -36,8 +36,9 @@ pub(super) fn check(resources: &Resources, mesh: &Mesh<'_>, report: &mut Report)
         }
     }
     check_destination_rules(resources, mesh, &covered, report);
-    for host in mesh.registry.hosts() {
-        check_seen(host.export, host.at, mesh, report);
+    for host in mesh.registry.hosts().filter(|host| is_unseen(host.export, mesh)) {
+        // Dumps of clusters have many such hosts: they are left alone.
+        ineffective(host.at, UNSEEN, WORKLOAD_HELP, report);
     }
     sidecars::check(resources, mesh.clients, report);
     let has_host = |name: &str| mesh.registry.find(name).is_some();
@@ -141,11 +142,17 @@ fn check_service(
     }
 }
 
-/// Whether anybody sees what is exported so, unless nobody shall.
-fn check_seen(export: &Export, at: Span, mesh: &Mesh<'_>, report: &mut Report) {
+const UNSEEN: &str = "no known client is of a namespace that this is exported to";
+
+/// Whether nobody sees what is exported so, and somebody shall.
+fn is_unseen(export: &Export, mesh: &Mesh<'_>) -> bool {
     let is_hidden = matches!(export, Export::Namespaces(names) if names.is_empty());
-    if !is_hidden && !mesh.clients.classes.iter().any(|client| client.sees(export)) {
-        unseen(at, "no known client is of a namespace that this is exported to", mesh, report);
+    !is_hidden && !mesh.clients.classes.iter().any(|client| client.sees(export))
+}
+
+fn check_seen(export: &Export, at: Span, mesh: &Mesh<'_>, report: &mut Report) {
+    if is_unseen(export, mesh) {
+        unseen(at, UNSEEN, mesh, report);
     }
 }
 

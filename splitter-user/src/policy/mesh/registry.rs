@@ -215,9 +215,9 @@ impl<'r> Sources<'r> {
             Some(slices) => (self.slice_servers(service, slices), true),
             None => self.selected_pods(service),
         };
-        for (endpoint, ports) in
-            self.selected_entries(&meta.namespace, &service.selector, &service.ports)
-        {
+        let entries = self.selected_entries(&meta.namespace, &service.selector, &service.ports);
+        // Without a selector somebody else says who serves.
+        for (endpoint, ports) in entries.filter(|_| !service.selector.is_empty()) {
             known = true;
             if let Some(EndpointAddress::Ip(ip)) = endpoint.address.as_ref().map(|it| &it.value) {
                 servers.push(server(endpoint, *ip, ports));
@@ -286,7 +286,7 @@ impl<'r> Sources<'r> {
         (servers.collect(), pods.count() > 0)
     }
 
-    /// Workload entries with their ports; none where nothing is asked for.
+    /// Workload entries with their ports.
     fn selected_entries(
         &self,
         namespace: &str,
@@ -294,7 +294,6 @@ impl<'r> Sources<'r> {
         ports: &'r [ServicePort],
     ) -> impl Iterator<Item = (&'r Endpoint, Vec<Option<u16>>)> {
         let entries = self.entries_of.get(namespace).into_iter().flatten();
-        let entries = entries.filter(|_| !selector.is_empty());
         let near = entries.filter(|entry| entry.endpoint.network.is_none());
         let selected = near.filter(|entry| selects(selector, &entry.endpoint.labels));
         selected.map(|entry| (&entry.endpoint, endpoint_ports(&entry.endpoint, ports)))
