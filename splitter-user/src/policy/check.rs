@@ -168,7 +168,8 @@ fn title(draft: &Draft) -> String {
 }
 
 /// A rewritten connection is not rewritten again, so a frontend behind a split reaches nobody.
-/// One of the service itself is the address of a server that clients dial too, and stays allowed.
+/// One that the owner has as a backend too is the address of a server that clients also dial: who
+/// is sent there is served.
 fn check_cycles(draft: &Draft, owners: &Owners<'_>, report: &mut Report) {
     let protocols: Vec<Protocol> = [Protocol::Tcp, Protocol::Udp]
         .into_iter()
@@ -176,7 +177,9 @@ fn check_cycles(draft: &Draft, owners: &Owners<'_>, report: &mut Report) {
         .collect();
     for (addr, at) in backends(draft) {
         let mut frontends = protocols.iter().map(|protocol| Frontend { addr, protocol: *protocol });
-        let is_other = |(owner, _): &&(&Draft, Span)| !std::ptr::eq(*owner, draft);
+        let is_other = |(owner, _): &&(&Draft, Span)| {
+            !std::ptr::eq(*owner, draft) && !backends(owner).any(|(served, _)| served == addr)
+        };
         let owner = frontends.find_map(|frontend| owners.get(&frontend).filter(is_other));
         let Some((owner, first)) = owner else { continue };
         let message = format!("the backend `{addr}` is a frontend of {}", title(owner));

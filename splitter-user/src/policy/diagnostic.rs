@@ -142,6 +142,11 @@ impl Report {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
         };
+        // A value under an alias is read, and found wrong, once per use, and a rule in error once
+        // per client that it takes.
+        if problems.cut || problems.kept.contains(&diagnostic) {
+            return;
+        }
         if problems.kept.len() < MAX_PROBLEMS {
             problems.kept.push(diagnostic);
         } else {
@@ -179,8 +184,6 @@ impl Report {
         let mut all = self.errors.kept;
         all.extend(self.warnings.kept);
         all.sort_by_key(|d| (d.primary.source, d.primary.line, d.primary.column, d.code));
-        // A value under an alias is read, and found wrong, once per use.
-        all.dedup();
         for (code, what) in cuts.into_iter().flatten() {
             all.extend(too_many(&all, code, what));
         }

@@ -1,13 +1,13 @@
 //! Plans of all clients for one port of a host, put together to one service.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
 
 use splitter_common::abi::{MAX_BACKENDS, MAX_ROUTES, MAX_SPLIT, MAX_SUBSETS};
 
-use super::clients::{Client, is_within};
-use super::destination_rules::InForce;
-use super::names::clean_name;
+use super::clients::Clients;
+use super::names::{clean_name, split_service_host};
+use super::order::Plans;
 use super::plan::{Plan, Planned, Target};
 use super::registry::{Host, Server};
 use super::resource::{LoadBalancer, ServicePort, Transport};
@@ -27,16 +27,18 @@ pub(super) struct Parts<'a, 'r> {
     pub(super) host: Option<&'a Host<'r>>,
     pub(super) at: Span,
     pub(super) frontends: Vec<Frontend>,
-    /// One per client, in the order of the clients.
-    pub(super) plans: Vec<(&'a Client<'a>, Plan<'r>)>,
+    pub(super) plans: Plans<'r>,
+    pub(super) clients: &'a Clients<'r>,
+    /// Whether it is made even if it leaves every connection alone.
+    pub(super) keep: bool,
 }
 
-/// Makes a service, unless it would leave every connection alone.
+/// Makes a service, unless it would leave every connection alone and need not be.
 pub(super) fn assemble(parts: Parts<'_, '_>, report: &mut Report) -> Option<Draft> {
     let v4 = parts.frontends.first()?.addr.is_ipv4();
     let mut subsets = Subsets::new(parts.host, v4);
-    let routes = in_order(&parts.plans);
-    if routes.iter().all(|(plan, _)| plan.action == Planned::Pass) {
+    let routes = parts.plans.in_order(parts.clients);
+    if !parts.keep && routes.iter().all(|(plan, _)| plan.action == Planned::Pass) {
         return None;
     }
     let at = routes.first().map_or(parts.at, |(plan, _)| plan.document);
@@ -62,44 +64,6 @@ pub(super) fn assemble(parts: Parts<'_, '_>, report: &mut Report) -> Option<Draf
     (service.subsets, places.subsets) = subsets.made.into_iter().unzip();
     service.frontends.sort_unstable();
     check_limits(&service, at, report).then_some(Draft { service, places })
-}
-
-/// The plans as routes with the cgroups they are for, an empty list for every client. Cgroups
-/// inside others come first; those that would fall to the same plan anyway are left out.
-fn in_order<'p, 'r>(plans: &'p [(&Client<'_>, Plan<'r>)]) -> Vec<(&'p Plan<'r>, Vec<String>)> {
-    let falls_to = |index: usize, cgroup: &str| {
-        let later = plans.iter().skip(index + 1);
-        let around = |(client, _): &&(&Client<'_>, Plan<'r>)| {
-            client.cgroup().is_none_or(|outer| is_within(cgroup, outer))
-        };
-        later.clone().find(around).map(|(_, plan)| plan)
-    };
-    let mut routes: Vec<(&Plan<'r>, Vec<String>)> = Vec::new();
-    for (index, (client, plan)) in plans.iter().enumerate() {
-        let cgroup = client.cgroup().filter(|cgroup| *cgroup != "/");
-        let Some(cgroup) = cgroup else {
-            // The root cgroup holds every client: nothing comes after it.
-            routes.push((plan, Vec::new()));
-            break;
-        };
-        if falls_to(index, cgroup) == Some(plan) {
-            continue;
-        }
-        match routes.iter_mut().find(|(known, _)| *known == plan) {
-            // An earlier route may only get a cgroup that is in none of a route in between.
-            Some((_, cgroups)) if !is_nested(cgroup, plans, index) => {
-                cgroups.push(cgroup.to_owned())
-            }
-            _ => routes.push((plan, vec![cgroup.to_owned()])),
-        }
-    }
-    routes
-}
-
-/// Whether a cgroup has others inside, which came before it and must stay before it.
-fn is_nested(cgroup: &str, plans: &[(&Client<'_>, Plan<'_>)], index: usize) -> bool {
-    let mut earlier = plans.iter().take(index).filter_map(|(client, _)| client.cgroup());
-    earlier.any(|inner| is_within(inner, cgroup))
 }
 
 fn make_route<'r>(
@@ -188,9 +152,9 @@ impl<'a, 'r> Subsets<'a, 'r> {
 
     /// The subset's name where the host is the one that is dialled, else after the host.
     fn name(&self, target: &Target<'_>) -> String {
-        let Some(host) = target.host else { return "rejected".to_owned() };
+        let Some(host) = target.host() else { return "rejected".to_owned() };
         let is_own = self.host.is_some_and(|own| own.name == host.name);
-        let short = match super::names::split_service_host(&host.name) {
+        let short = match split_service_host(&host.name) {
             Some((name, _)) => name,
             None => &host.name,
         };
@@ -208,7 +172,7 @@ impl<'a, 'r> Subsets<'a, 'r> {
     fn add_prepared(&mut self, report: &mut Report) {
         let own = |target: &&Target<'r>| {
             target.subset.is_some()
-                && target.host.map(|host| &host.name) == self.host.map(|host| &host.name)
+                && target.host().map(|host| &host.name) == self.host.map(|host| &host.name)
         };
         let Some(model) = self.targets.iter().find(own).cloned() else { return };
         for subset in model.rules.subsets() {
@@ -256,66 +220,49 @@ fn balance(asked: Option<LoadBalancer>) -> Balance {
     }
 }
 
-/// The servers of a target at its port, those of one address as one.
+/// The servers of a target at its port, each address once, as Envoy has them.
 fn backends(target: &Target<'_>, v4: bool, report: &mut Report) -> Vec<(Backend, Span)> {
-    let Some(host) = target.host else { return Vec::new() };
-    let port = host.ports.iter().position(|port| port.at == target.port.at);
+    let Some((host, port)) = target.dialled else { return Vec::new() };
+    let index = host.ports.iter().position(|own| own.at == port.at);
     let labels = target.subset.as_deref().and_then(|name| target.rules.subset(name));
     let is_chosen = |server: &&Server<'_>| labels.is_none_or(|subset| server.has(&subset.labels));
-    let chosen: Vec<&Server<'_>> = host.servers.iter().filter(is_chosen).collect();
-    let at_port = |server: &Server<'_>| port.and_then(|port| *server.ports.get(port)?);
-    if chosen.is_empty() {
-        selects_none(target, host, &target.rules, report);
-    } else if chosen.iter().all(|server| at_port(server).is_none()) {
-        serves_none(target, host, report);
-    }
-    let mut found: Vec<(Backend, Span)> = Vec::new();
-    let mut known: HashMap<SocketAddr, usize> = HashMap::new();
-    for server in chosen.into_iter().filter(|server| is_ipv4(server.ip) == v4) {
-        let Some(number) = at_port(server) else { continue };
+    let mut seen = HashSet::new();
+    let backend = |server: &Server<'_>| {
+        let number = (*server.ports.get(index?)?)?;
         let addr = SocketAddr::new(server.ip.to_canonical(), number);
-        match known.get(&addr).and_then(|index| found.get_mut(*index)) {
-            Some((backend, _)) => backend.weight = backend.weight.saturating_add(server.weight),
-            None => {
-                known.insert(addr, found.len());
-                found.push((Backend { addr, weight: server.weight }, server.at));
-            }
-        }
+        let is_new = addr.is_ipv4() == v4 && seen.insert(addr);
+        is_new.then_some((Backend { addr, weight: server.weight }, server.at))
+    };
+    let found: Vec<_> = host.servers.iter().filter(is_chosen).filter_map(backend).collect();
+    if found.is_empty() && !host.unresolved {
+        let is_served = host.servers.iter().any(|server| is_chosen(&server));
+        unserved(target, is_served, v4, report);
     }
     found
 }
 
-fn is_ipv4(ip: IpAddr) -> bool {
-    ip.to_canonical().is_ipv4()
-}
-
-fn selects_none(target: &Target<'_>, host: &Host<'_>, rules: &InForce<'_>, report: &mut Report) {
-    if host.unresolved {
-        return;
-    }
-    let help = "its share is rejected with ECONNREFUSED until there is one";
-    let subset = target.subset.as_deref().and_then(|name| rules.subset(name));
-    let diagnostic = match subset.filter(|_| !host.servers.is_empty()) {
+/// Says that a share reaches nobody; `is_served` where it would at another port or family.
+fn unserved(target: &Target<'_>, is_served: bool, v4: bool, report: &mut Report) {
+    let Some((host, port)) = target.dialled else { return };
+    let subset = target.subset.as_deref().and_then(|name| target.rules.subset(name));
+    let subset = subset.filter(|_| !is_served && !host.servers.is_empty());
+    let family = if v4 { "IPv4" } else { "IPv6" };
+    let (code, at, message) = match subset {
         Some(subset) => {
             let name = &subset.name.value;
             let message =
                 format!("no endpoint of {} has the labels of the subset `{name}`", host.name);
-            Diagnostic::new(&code::SUBSET_SELECTS_NONE, subset.name.at, message)
+            (&code::SUBSET_SELECTS_NONE, subset.name.at, message)
         }
-        None => {
-            let message = format!("no endpoint of {} is known", host.name);
-            Diagnostic::new(&code::NO_ENDPOINTS, host.at, message)
+        None if is_served => {
+            let message =
+                format!("no endpoint of {} serves port {} over {family}", host.name, port.number);
+            (&code::NO_ENDPOINTS, host.at, message)
         }
+        None => (&code::NO_ENDPOINTS, host.at, format!("no endpoint of {} is known", host.name)),
     };
-    report.push(diagnostic.with_help(help));
-}
-
-fn serves_none(target: &Target<'_>, host: &Host<'_>, report: &mut Report) {
-    let message = format!("no endpoint of {} serves its port {}", host.name, target.port.number);
-    let help = "servers are found by the name of the port: write it in the service and in its \
-                EndpointSlices, or the target port's name in its Pods; until then its share is \
-                rejected with ECONNREFUSED";
-    report.push(Diagnostic::new(&code::NO_ENDPOINTS, host.at, message).with_help(help));
+    let help = "its share is rejected with ECONNREFUSED until there is one";
+    report.push(Diagnostic::new(code, at, message).with_help(help));
 }
 
 /// Whether the service fits the data plane.

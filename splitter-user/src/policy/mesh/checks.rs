@@ -5,9 +5,10 @@ use std::collections::HashSet;
 
 use super::clients::Client;
 use super::gateway_routes;
-use super::names::{covers, full_host};
+use super::names::{full_host, suffixes};
 use super::plan::Mesh;
 use super::references::{self, Reference};
+use super::registry::Host;
 use super::resource::{
     At, Export, Match, Resources, RouteDestination, Rule, RuleAction, VirtualService,
 };
@@ -19,10 +20,11 @@ use crate::policy::diagnostic::{Diagnostic, Report, Span};
 /// Checks everything.
 pub(super) fn check(resources: &Resources, mesh: &Mesh<'_>, report: &mut Report) {
     conflicts(mesh, report);
-    let mut delegated = HashSet::new();
+    let covered = Covered::new(mesh.registry.hosts().map(|host| host.name.as_str()));
+    let delegated = delegated(resources);
     for service in &resources.virtual_services {
         if is_of_mesh(service) {
-            check_service(service, mesh, &mut delegated, report);
+            check_service(service, mesh, &covered, report);
         } else if let Some(gateway) = service.gateways.first() {
             gateway_routes::unbound(&gateway.value, gateway.at, report);
         }
@@ -33,10 +35,40 @@ pub(super) fn check(resources: &Resources, mesh: &Mesh<'_>, report: &mut Report)
             ineffective(service.meta.at, message, "give it `hosts`, or delegate to it", report);
         }
     }
-    check_destination_rules(resources, mesh, report);
+    check_destination_rules(resources, mesh, &covered, report);
+    for host in mesh.registry.hosts() {
+        check_seen(host.export, host.at, mesh, report);
+    }
     sidecars::check(resources, mesh.clients, report);
     let has_host = |name: &str| mesh.registry.find(name).is_some();
     gateway_routes::check_parents(resources, has_host, report);
+}
+
+/// Namespace and name of everything that a rule delegates to.
+fn delegated<'r>(resources: &'r Resources) -> HashSet<(&'r str, &'r str)> {
+    let name = |service: &'r VirtualService, rule: &'r Rule| match &rule.action {
+        RuleAction::Delegate(At { value: (namespace, name), .. }) => {
+            let namespace = namespace.as_ref().unwrap_or(&service.meta.namespace);
+            Some((namespace.as_str(), name.as_str()))
+        }
+        _ => None,
+    };
+    let services = resources.virtual_services.iter();
+    services.flat_map(|it| it.http.iter().filter_map(move |rule| name(it, rule))).collect()
+}
+
+/// Every wildcard that takes a host.
+struct Covered<'a>(HashSet<&'a str>);
+
+impl<'a> Covered<'a> {
+    fn new(hosts: impl Iterator<Item = &'a str>) -> Self {
+        Self(hosts.flat_map(suffixes).collect())
+    }
+
+    /// Whether a wildcard takes any.
+    fn has(&self, wildcard: &str) -> bool {
+        wildcard.strip_prefix('*').is_some_and(|suffix| self.0.contains(suffix))
+    }
 }
 
 /// Two virtual services of one host: Istio takes the older, and files have no age.
@@ -73,14 +105,14 @@ fn overlap(a: &Export, b: &Export) -> bool {
     }
 }
 
-fn check_service<'r>(
-    service: &'r VirtualService,
+fn check_service(
+    service: &VirtualService,
     mesh: &Mesh<'_>,
-    delegated: &mut HashSet<(&'r str, &'r str)>,
+    covered: &Covered<'_>,
     report: &mut Report,
 ) {
     check_seen(&service.export, service.meta.at, mesh, report);
-    check_hosts(service, mesh, report);
+    check_hosts(service, mesh, covered, report);
     let mut assumed = None;
     for rule in service.tls.iter().filter(|rule| rule.complete) {
         check_server_names(rule, &mut assumed, report);
@@ -102,7 +134,6 @@ fn check_service<'r>(
             }
             RuleAction::Delegate(to) => {
                 let namespace = to.value.0.as_ref().unwrap_or(&service.meta.namespace);
-                delegated.insert((namespace, &to.value.1));
                 check_delegate(to.at, namespace, &to.value.1, mesh, report);
             }
             RuleAction::Unknown => {}
@@ -110,9 +141,10 @@ fn check_service<'r>(
     }
 }
 
-/// Whether anybody sees what is exported so.
+/// Whether anybody sees what is exported so, unless nobody shall.
 fn check_seen(export: &Export, at: Span, mesh: &Mesh<'_>, report: &mut Report) {
-    if !mesh.clients.iter().any(|client| client.sees(export)) {
+    let is_hidden = matches!(export, Export::Namespaces(names) if names.is_empty());
+    if !is_hidden && !mesh.clients.classes.iter().any(|client| client.sees(export)) {
         unseen(at, "no known client is of a namespace that this is exported to", mesh, report);
     }
 }
@@ -120,7 +152,7 @@ fn check_seen(export: &Export, at: Span, mesh: &Mesh<'_>, report: &mut Report) {
 /// Reports what selects clients that nobody is: an error where nobody could be.
 fn unseen(at: Span, message: &str, mesh: &Mesh<'_>, report: &mut Report) {
     let code: &'static Code =
-        if mesh.clients.len() > 1 { &code::RULE_INEFFECTIVE } else { &code::UNKNOWN_CLIENT };
+        if mesh.clients.are_known() { &code::RULE_INEFFECTIVE } else { &code::UNKNOWN_CLIENT };
     report.push(Diagnostic::new(code, at, message).with_help(WORKLOAD_HELP));
 }
 
@@ -128,14 +160,24 @@ fn ineffective(at: Span, message: &str, help: &str, report: &mut Report) {
     report.push(Diagnostic::new(&code::RULE_INEFFECTIVE, at, message).with_help(help));
 }
 
-fn check_hosts(service: &VirtualService, mesh: &Mesh<'_>, report: &mut Report) {
+fn check_hosts(
+    service: &VirtualService,
+    mesh: &Mesh<'_>,
+    covered: &Covered<'_>,
+    report: &mut Report,
+) {
     for name in &service.hosts {
         let full = full_host(&name.value, &service.meta.namespace);
         if full.starts_with('*') {
-            if !mesh.registry.hosts().any(|host| covers(&full, &host.name)) {
+            if !covered.has(&full) {
                 let message = format!("no host of a registry is covered by `{full}`");
                 ineffective(name.at, &message, "load the ServiceEntry or Service too", report);
             }
+            continue;
+        }
+        if let Some(meant) = mesh.registry.get(&full).and_then(Host::alias) {
+            let message = format!("clients of {full} dial {meant}, for which it stands");
+            ineffective(name.at, &message, "write the rules for that host", report);
             continue;
         }
         match mesh.registry.find(&full) {
@@ -177,7 +219,7 @@ fn check_match(wanted: &Match, mesh: &Mesh<'_>, report: &mut Report) {
         client.has(&wanted.source_labels)
             && namespace.is_none_or(|name| client.namespace() == Some(name))
     };
-    if !mesh.clients.iter().any(fits) {
+    if !mesh.clients.classes.iter().any(fits) {
         unseen(wanted.at, "no known client has these labels and this namespace", mesh, report);
     }
 }
@@ -196,12 +238,9 @@ fn check_destinations(
             continue;
         };
         let Some(subset) = &destination.subset else { continue };
-        let mut rules = mesh.destination_rules.all().filter(|(on, _)| covers(on, &host.name));
-        let defines = rules
-            .any(|(_, rule)| rule.subsets.iter().any(|known| known.name.value == subset.value));
-        if !defines {
+        if mesh.destination_rules.defining(&host.name, &subset.value).is_none() {
             let in_force = mesh.destination_rules.find(&Client::ANYBODY, host);
-            references::undefined_subset(&in_force, subset, host, report);
+            references::undefined_subset(&in_force, subset, host, None, report);
         }
     }
 }
@@ -228,24 +267,28 @@ fn check_delegate(at: Span, namespace: &str, name: &str, mesh: &Mesh<'_>, report
 }
 
 /// Rules for hosts and clients that there are not.
-fn check_destination_rules(resources: &Resources, mesh: &Mesh<'_>, report: &mut Report) {
+fn check_destination_rules(
+    resources: &Resources,
+    mesh: &Mesh<'_>,
+    covered: &Covered<'_>,
+    report: &mut Report,
+) {
     for (host, rule) in mesh.destination_rules.all() {
-        let is_known = if host.starts_with('*') {
-            mesh.registry.hosts().any(|known| covers(host, &known.name))
-        } else {
-            mesh.registry.find(host).is_some()
-        };
+        let is_known = covered.has(&host) || mesh.registry.find(&host).is_some();
         if !is_known {
             let message = format!("the host {host} is in no registry");
             ineffective(rule.host.at, &message, "load the document that defines it too", report);
         }
     }
     for rule in &resources.destination_rules {
-        let Some(labels) = &rule.workload_selector else { continue };
+        let Some(labels) = &rule.workload_selector else {
+            check_seen(&rule.export, rule.meta.at, mesh, report);
+            continue;
+        };
         let own = |client: &Client<'_>| {
             client.namespace() == Some(&rule.meta.namespace) && client.has(labels)
         };
-        if !mesh.clients.iter().any(own) {
+        if !mesh.clients.classes.iter().any(own) {
             unseen(rule.meta.at, "no known client is selected by this", mesh, report);
         }
     }

@@ -1,22 +1,42 @@
 //! Who connects: workloads, and everybody else.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 
 use super::resource::{Export, Labels, Resources, Workload, selects};
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Report};
 use crate::rehearsal::lineage;
 
+/// The root of the hierarchy, which every client is in.
+pub(super) const ROOT: &str = "/";
+
 /// Clients that no rule tells apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Client<'r> {
     /// `None` for everybody that no workload describes.
     pub(super) workload: Option<&'r Workload>,
+    /// Ordinal of its class: clients of one class are alike to every document.
+    pub(super) class: usize,
+    /// Position of the client whose cgroup is around this one's; `None` for the last.
+    pub(super) around: Option<usize>,
+    /// Whether the cgroup of another client is inside.
+    pub(super) encloses: bool,
+}
+
+/// Every client: workloads, those in deeper cgroups first, then everybody else, unless a workload
+/// of the root cgroup is everybody else.
+#[derive(Debug, Default)]
+pub(super) struct Clients<'r> {
+    pub(super) all: Vec<Client<'r>>,
+    /// One client of each class.
+    pub(super) classes: Vec<Client<'r>>,
 }
 
 impl<'r> Client<'r> {
     /// Everybody that no workload describes: no labels, no namespace.
-    pub(super) const ANYBODY: Self = Self { workload: None };
+    pub(super) const ANYBODY: Self =
+        Self { workload: None, class: 0, around: None, encloses: false };
 
     pub(super) fn namespace(&self) -> Option<&'r str> {
         self.workload.map(|workload| workload.meta.namespace.as_str())
@@ -45,26 +65,94 @@ impl<'r> Client<'r> {
     }
 }
 
-/// Every client: workloads, those in deeper cgroups first, then everybody else.
-pub(super) fn find<'r>(resources: &'r Resources, report: &mut Report) -> Vec<Client<'r>> {
+impl Clients<'_> {
+    /// Everybody, without a difference.
+    pub(super) fn anybody() -> Self {
+        Self { all: vec![Client::ANYBODY], classes: vec![Client::ANYBODY] }
+    }
+
+    /// Whether any workload is described.
+    pub(super) fn are_known(&self) -> bool {
+        self.all.iter().any(|client| client.workload.is_some())
+    }
+}
+
+/// Finds every client.
+pub(super) fn find<'r>(resources: &'r Resources, report: &mut Report) -> Clients<'r> {
     let mut seen: HashMap<&str, &Workload> = HashMap::new();
-    let mut clients = Vec::new();
+    let mut all = Vec::new();
     for workload in &resources.workloads {
         let cgroup = &workload.cgroup;
         match seen.get(cgroup.value.as_str()) {
             Some(first) => repeated(first, workload, report),
             None => {
                 seen.insert(&cgroup.value, workload);
-                clients.push(Client { workload: Some(workload) });
+                all.push(Client { workload: Some(workload), ..Client::ANYBODY });
             }
         }
     }
-    clients.sort_by_key(|client| {
-        let path = client.cgroup().unwrap_or("/");
-        (std::cmp::Reverse(lineage(path).len()), path)
+    all.sort_by_key(|client| {
+        let path = client.cgroup().unwrap_or(ROOT);
+        (Reverse(lineage(path).len()), path)
     });
-    clients.push(Client::ANYBODY);
-    clients
+    if !seen.contains_key(ROOT) {
+        all.push(Client::ANYBODY);
+    }
+    nest(&mut all);
+    let classes = classify(&mut all, resources);
+    Clients { all, classes }
+}
+
+/// Finds the client around each.
+fn nest(all: &mut [Client<'_>]) {
+    let last = all.len() - 1;
+    let cgroups = all.iter().zip(0..).filter_map(|(client, n)| Some((client.cgroup()?, n)));
+    let positions: HashMap<&str, usize> = cgroups.collect();
+    let around = |client: &Client<'_>| {
+        let lineage = lineage(client.cgroup().unwrap_or(ROOT));
+        let above = lineage.iter().rev().skip(1);
+        above.filter_map(|path| positions.get(path.as_str())).next().copied().unwrap_or(last)
+    };
+    let outer: Vec<usize> = all.iter().take(last).map(around).collect();
+    for (index, around) in outer.into_iter().enumerate() {
+        if let Some(client) = all.get_mut(index) {
+            client.around = Some(around);
+        }
+        if let Some(client) = all.get_mut(around) {
+            client.encloses = true;
+        }
+    }
+}
+
+/// Numbers the classes, and answers one client of each. Documents ask for nothing of a client but
+/// its namespace and whether selectors take its labels.
+fn classify<'r>(all: &mut [Client<'r>], resources: &'r Resources) -> Vec<Client<'r>> {
+    let selectors = selectors(resources);
+    let mut known = HashMap::new();
+    let mut classes = Vec::new();
+    for client in all {
+        let taken: Vec<bool> = selectors.iter().map(|labels| client.has(labels)).collect();
+        let next = classes.len();
+        client.class = *known.entry((client.namespace(), taken)).or_insert(next);
+        if client.class == next {
+            classes.push(*client);
+        }
+    }
+    classes
+}
+
+/// Every selector of clients, each once.
+fn selectors(resources: &Resources) -> BTreeSet<&Labels> {
+    let services = resources.virtual_services.iter();
+    let rules = services.flat_map(|it| it.http.iter().chain(&it.tcp).chain(&it.tls));
+    let matches = rules.flat_map(|rule| &rule.matches).map(|wanted| &wanted.source_labels);
+    let rules = resources.destination_rules.iter();
+    let sidecars = resources.sidecars.iter();
+    matches
+        .chain(rules.filter_map(|rule| rule.workload_selector.as_ref()))
+        .chain(sidecars.filter_map(|sidecar| sidecar.workload_selector.as_ref()))
+        .filter(|labels| !labels.is_empty())
+        .collect()
 }
 
 fn repeated(first: &Workload, second: &Workload, report: &mut Report) {
@@ -75,10 +163,4 @@ fn repeated(first: &Workload, second: &Workload, report: &mut Report) {
             .with_secondary(first.cgroup.at, "first here")
             .with_help("give one of them another cgroup; one inside the other is fine"),
     );
-}
-
-/// Whether the cgroup `inner` is `outer` or below it.
-pub(super) fn is_within(inner: &str, outer: &str) -> bool {
-    outer == "/"
-        || inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

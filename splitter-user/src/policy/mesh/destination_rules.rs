@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::clients::Client;
-use super::names::{covers, full_host, specificity};
+use super::names::{ByHost, full_host};
 use super::registry::Host;
 use super::resource::{
     DestinationRule, LoadBalancer, Resources, RuleSubset, TcpSettings, TrafficPolicy,
@@ -14,10 +14,11 @@ use crate::policy::model::Ejection;
 /// The namespace whose rules hold where neither the client's nor the host's has one.
 pub(super) const ROOT_NAMESPACE: &str = "istio-system";
 
-/// All rules by namespace.
+/// All rules.
 #[derive(Debug)]
 pub(super) struct DestinationRules<'r> {
-    by_namespace: HashMap<&'r str, Vec<(String, &'r DestinationRule)>>,
+    by_namespace: HashMap<&'r str, ByHost<&'r DestinationRule>>,
+    everywhere: ByHost<&'r DestinationRule>,
 }
 
 /// The rules of one host and namespace, which count as one. Empty where there is none.
@@ -28,46 +29,63 @@ pub(super) struct InForce<'r> {
 
 impl<'r> DestinationRules<'r> {
     pub(super) fn new(resources: &'r Resources) -> Self {
-        let mut by_namespace: HashMap<&str, Vec<_>> = HashMap::new();
+        let mut by_namespace: HashMap<&str, ByHost<_>> = HashMap::new();
+        let mut everywhere = ByHost::default();
         for rule in &resources.destination_rules {
             let namespace = rule.meta.namespace.as_str();
             let host = full_host(&rule.host.value, namespace);
-            by_namespace.entry(namespace).or_default().push((host, rule));
+            by_namespace.entry(namespace).or_default().add(&host, rule);
+            everywhere.add(&host, rule);
         }
-        Self { by_namespace }
+        Self { by_namespace, everywhere }
     }
 
-    /// All rules of a namespace with the full names of their hosts.
-    pub(super) fn all(&self) -> impl Iterator<Item = &(String, &'r DestinationRule)> {
-        self.by_namespace.values().flatten()
+    /// Every rule with the full name of its host, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (String, &'r DestinationRule)> {
+        let all = self.everywhere.all();
+        all.flat_map(|(host, rules)| rules.iter().map(move |rule| (host.clone(), *rule)))
+    }
+
+    /// Every rule that could be for a host, whoever the client is.
+    pub(super) fn all_of<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = &'r DestinationRule> + 'a {
+        self.everywhere.of(host).flatten().copied()
+    }
+
+    /// A rule that defines a subset of a host for some client.
+    pub(super) fn defining(&self, host: &str, subset: &str) -> Option<&'r DestinationRule> {
+        let defines =
+            |rule: &&DestinationRule| rule.subsets.iter().any(|known| known.name.value == subset);
+        self.all_of(host).find(defines)
     }
 
     /// The first of the client's namespace, the host's and the root namespace that has a rule for
     /// the host decides alone; in it, the exact name comes before the longest wildcard.
     pub(super) fn find(&self, client: &Client<'_>, host: &Host<'_>) -> InForce<'r> {
         let namespaces = [client.namespace(), Some(host.namespace), Some(ROOT_NAMESPACE)];
-        let found = namespaces.into_iter().flatten().map(|name| self.of(name, client, host));
-        found.into_iter().find(|found| !found.rules.is_empty()).unwrap_or_default()
+        let mut found = namespaces.into_iter().flatten().map(|name| self.of(name, client, host));
+        found.find_map(|found| found).unwrap_or_default()
     }
 
-    fn of(&self, namespace: &str, client: &Client<'_>, host: &Host<'_>) -> InForce<'r> {
-        let all = self.by_namespace.get(namespace).map_or(&[][..], Vec::as_slice);
+    /// The rules of a namespace for a host: `None` where there are none that the client may see,
+    /// empty where those there are select other clients.
+    fn of(&self, namespace: &str, client: &Client<'_>, host: &Host<'_>) -> Option<InForce<'r>> {
         let is_own = client.namespace() == Some(namespace);
-        let fits = |(pattern, rule): &&(String, &'r DestinationRule)| {
-            let is_seen = is_own || client.sees(&rule.export);
-            let selected = rule.workload_selector.as_ref();
-            let is_selected = selected.is_none_or(|labels| is_own && client.has(labels));
-            is_seen && is_selected && covers(pattern, &host.name)
+        let sees = |rule: &&&DestinationRule| match rule.workload_selector {
+            // A selector is about clients of its own namespace, whatever `exportTo` says.
+            Some(_) => is_own,
+            None => client.sees(&rule.export),
         };
+        let found = self.by_namespace.get(namespace)?.of(&host.name);
+        let best = found.map(|rules| rules.iter().filter(sees).copied().collect::<Vec<_>>());
+        let mut rules = best.into_iter().find(|rules| !rules.is_empty())?;
+        let mut selectors = rules.iter().filter_map(|rule| rule.workload_selector.as_ref());
+        let selector = selectors.find(|labels| client.has(labels));
         // A rule for chosen clients is for them more than one for all.
-        let rank = |(pattern, rule): &&(String, &'r DestinationRule)| {
-            (rule.workload_selector.is_none(), specificity(pattern))
-        };
-        let Some(best) = all.iter().filter(fits).map(|found| rank(&found)).min() else {
-            return InForce::default();
-        };
-        let equal = all.iter().filter(fits).filter(|found| rank(found) == best);
-        InForce { rules: equal.map(|(_, rule)| *rule).collect() }
+        rules.retain(|rule| rule.workload_selector.as_ref() == selector);
+        Some(InForce { rules })
     }
 }
 
@@ -81,8 +99,8 @@ pub(super) struct Effective {
 
 impl<'r> InForce<'r> {
     /// Who the rules are: equal for equal rules.
-    pub(super) fn identity(&self) -> Vec<Span> {
-        self.rules.iter().map(|rule| rule.meta.at).collect()
+    pub(super) fn identity(&self) -> impl Iterator<Item = Span> {
+        self.rules.iter().map(|rule| rule.meta.at)
     }
 
     /// A subset by name; of several, the first.

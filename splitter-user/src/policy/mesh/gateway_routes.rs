@@ -7,7 +7,7 @@ use super::names::service_host;
 use super::registry::Host;
 use super::resource::{
     Gateway, GatewayRoute, Listener, ParentKind, ParentRef, ReferenceGrant, Resources, RouteKind,
-    ServicePort, Transport,
+    ServiceEntry, ServicePort, Transport,
 };
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Report, Span};
@@ -26,9 +26,10 @@ impl<'r> GatewayRoutes<'r> {
     pub(super) fn new(resources: &'r Resources) -> Self {
         let mut by_host: HashMap<String, Vec<_>> = HashMap::new();
         let mut by_gateway: HashMap<_, Vec<_>> = HashMap::new();
+        let entries = entries(resources);
         for route in &resources.routes {
             for parent in &route.parents {
-                for host in parent_hosts(parent, resources) {
+                for host in parent_hosts(parent, &entries) {
                     by_host.entry(host).or_default().push((parent, route));
                 }
                 if parent.kind == ParentKind::Gateway {
@@ -113,15 +114,22 @@ fn kind_name(kind: RouteKind) -> &'static str {
     }
 }
 
+/// Service entries by namespace and name.
+type Entries<'r> = HashMap<(&'r str, &'r str), &'r ServiceEntry>;
+
+fn entries(resources: &Resources) -> Entries<'_> {
+    let entries = resources.service_entries.iter();
+    entries.map(|it| ((it.meta.namespace.as_str(), it.meta.name.as_str()), it)).collect()
+}
+
 /// Full names of the hosts that a route is attached to.
-fn parent_hosts(parent: &ParentRef, resources: &Resources) -> Vec<String> {
+fn parent_hosts(parent: &ParentRef, entries: &Entries<'_>) -> Vec<String> {
     match parent.kind {
         ParentKind::Service => vec![service_host(&parent.name, &parent.namespace)],
         ParentKind::ServiceEntry => {
-            let entries = resources.service_entries.iter().filter(|entry| {
-                entry.meta.name == parent.name && entry.meta.namespace == parent.namespace
-            });
-            entries.flat_map(|entry| entry.hosts.iter().map(|host| host.value.clone())).collect()
+            let entry = entries.get(&(parent.namespace.as_str(), parent.name.as_str()));
+            let hosts = entry.into_iter().flat_map(|entry| &entry.hosts);
+            hosts.map(|host| host.value.clone()).collect()
         }
         ParentKind::Gateway => Vec::new(),
     }
@@ -167,6 +175,7 @@ pub(super) fn check_parents(
         .filter(|gateway| !gateway.addresses.is_empty())
         .map(|gateway| (gateway.meta.namespace.as_str(), gateway.meta.name.as_str()))
         .collect();
+    let entries = entries(resources);
     for parent in resources.routes.iter().flat_map(|route| &route.parents) {
         if parent.kind == ParentKind::Gateway {
             if !gateways.contains(&(parent.namespace.as_str(), parent.name.as_str())) {
@@ -174,7 +183,7 @@ pub(super) fn check_parents(
             }
             continue;
         }
-        let hosts = parent_hosts(parent, resources);
+        let hosts = parent_hosts(parent, &entries);
         if hosts.is_empty() || !hosts.iter().any(|host| has_host(host)) {
             let message = format!(
                 "there is no {} `{}/{}`",

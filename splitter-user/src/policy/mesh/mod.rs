@@ -14,6 +14,7 @@ mod gateway_routes;
 pub(super) mod layers;
 pub(super) mod meta;
 mod names;
+mod order;
 mod outbound;
 mod plan;
 pub(super) mod port;
@@ -22,6 +23,7 @@ mod references;
 mod registry;
 pub(super) mod resource;
 mod services;
+mod shared;
 mod sidecars;
 pub(super) mod vips;
 mod virtual_services;
@@ -62,7 +64,7 @@ pub(super) fn lower(
     let mut registry = registry::build(resources, surroundings, report);
     let virtual_services = VirtualServices::new(resources);
     let routes = GatewayRoutes::new(resources);
-    let is_routed = |host: &str| routes.has(host) || !virtual_services.all_of(host).is_empty();
+    let is_routed = |host: &str| routes.has(host) || virtual_services.has(host);
     services::give_addresses(&mut registry, &surroundings.vips, &is_routed, taken, report);
     let mesh = Mesh {
         registry: &registry,
@@ -71,6 +73,7 @@ pub(super) fn lower(
         destination_rules: DestinationRules::new(resources),
         virtual_services,
         routes,
+        keeps_all: outbound::are_some_refused(resources),
     };
     checks::check(resources, &mesh, report);
     let mut lowered = services::make(&mesh, report);

@@ -1,6 +1,6 @@
 //! Host names as Istio resolves them.
 
-use std::cmp::Reverse;
+use std::collections::HashMap;
 
 /// The domain of a cluster's services.
 const DOMAIN: &str = "svc.cluster.local";
@@ -35,9 +35,52 @@ pub(super) fn covers(pattern: &str, host: &str) -> bool {
     }
 }
 
-/// Order of patterns that take one host: exact names first, then longer wildcards.
-pub(super) fn specificity(pattern: &str) -> (bool, Reverse<usize>) {
-    (pattern.starts_with('*'), Reverse(pattern.len()))
+/// What follows the asterisk in the wildcards that take a host, the longest first.
+pub(super) fn suffixes(host: &str) -> impl Iterator<Item = &str> {
+    let parents = host.match_indices('.').filter_map(|(dot, _)| host.get(dot..));
+    parents.chain([""])
+}
+
+/// Things by the hosts that they are for: names, and wildcards such as `*.example.com`.
+#[derive(Debug)]
+pub(super) struct ByHost<T> {
+    names: HashMap<String, Vec<T>>,
+    /// By what follows the asterisk.
+    wildcards: HashMap<String, Vec<T>>,
+}
+
+impl<T> Default for ByHost<T> {
+    fn default() -> Self {
+        Self { names: HashMap::new(), wildcards: HashMap::new() }
+    }
+}
+
+impl<T> ByHost<T> {
+    /// Adds a thing after those of the same pattern.
+    pub(super) fn add(&mut self, pattern: &str, thing: T) {
+        let (map, key) = match pattern.strip_prefix('*') {
+            Some(suffix) => (&mut self.wildcards, suffix),
+            None => (&mut self.names, pattern),
+        };
+        map.entry(key.to_owned()).or_default().push(thing);
+    }
+
+    /// The things of each pattern that takes a host: of its own name first, then of the longest
+    /// wildcard.
+    pub(super) fn of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a [T]> {
+        let named = self.names.get(host);
+        let has_wildcards = !self.wildcards.is_empty();
+        let wide = suffixes(host).take_while(move |_| has_wildcards);
+        let wide = wide.filter_map(|suffix| self.wildcards.get(suffix));
+        named.into_iter().chain(wide).map(Vec::as_slice)
+    }
+
+    /// Every pattern and its things, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (String, &[T])> {
+        let names = self.names.iter().map(|(name, things)| (name.clone(), things.as_slice()));
+        let wide = self.wildcards.iter();
+        names.chain(wide.map(|(suffix, things)| (format!("*{suffix}"), things.as_slice())))
+    }
 }
 
 /// A name that keeps the rule for names of services, subsets and routes, and is like `text`. Two
@@ -70,9 +113,14 @@ mod tests {
         assert!(covers("*.example.com", "a.b.example.com"));
         assert!(!covers("*.example.com", "example.com"));
         assert!(covers("*", "example.com"));
-        let mut patterns = ["*", "*.example.com", "a.example.com", "*.com"];
-        patterns.sort_by_key(|pattern| specificity(pattern));
-        assert_eq!(patterns, ["a.example.com", "*.example.com", "*.com", "*"]);
+        let mut by_host = ByHost::default();
+        for pattern in ["*", "*.example.com", "a.example.com", "*.com", "*.b.example.com"] {
+            by_host.add(pattern, pattern);
+        }
+        let of = |host| by_host.of(host).flatten().copied().collect::<Vec<_>>();
+        assert_eq!(of("a.example.com"), ["a.example.com", "*.example.com", "*.com", "*"]);
+        assert_eq!(of("example.com"), ["*.com", "*"]);
+        assert_eq!(of("*.example.com"), ["*.example.com", "*.com", "*"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::clients::Client;
+use super::clients::{Clients, ROOT};
 use super::resource::{At, ClientEgress, OutboundMode, Resources};
 use super::sidecars::Sidecars;
 use crate::policy::code;
@@ -10,14 +10,11 @@ use crate::policy::diagnostic::{Diagnostic, Report, Span};
 use crate::policy::model::Outbound;
 use crate::policy::words::quote;
 
-/// The root of the hierarchy, which every client is in.
-const ROOT: &str = "/";
-
 /// What `kind: Egress` and sidecars say, in this order but for what takes every client.
 pub(super) fn find(
     resources: &Resources,
     sidecars: &Sidecars<'_>,
-    clients: &[Client<'_>],
+    clients: &Clients<'_>,
     report: &mut Report,
 ) -> Vec<Outbound> {
     let mut taken = HashMap::new();
@@ -28,6 +25,13 @@ pub(super) fn find(
     all.extend(sidecars.outbound(clients));
     all.sort_by_key(|outbound| outbound.cgroups.is_empty());
     all
+}
+
+/// Whether connections of some client to what no service has are refused.
+pub(super) fn are_some_refused(resources: &Resources) -> bool {
+    let own = resources.egresses.iter().map(|egress| egress.mode);
+    let sidecars = resources.sidecars.iter().filter_map(|sidecar| sidecar.outbound.as_ref());
+    own.chain(sidecars.map(|mode| mode.value)).any(|mode| mode == OutboundMode::RegistryOnly)
 }
 
 fn outbound(egress: &ClientEgress) -> Outbound {

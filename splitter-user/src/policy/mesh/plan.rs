@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::clients::Client;
+use super::clients::{Client, Clients};
 use super::destination_rules::{DestinationRules, Effective, InForce};
 use super::gateway_routes::GatewayRoutes;
 use super::names::{full_host, service_host};
 use super::references::{self, Reference};
 use super::registry::{Host, Registry};
 use super::resource::{
-    BackendKind, BackendRef, GatewayRoute, LoadBalancer, RouteDestination, RuleAction, ServicePort,
-    Transport,
+    BackendKind, BackendRef, GatewayRoute, LoadBalancer, RouteDestination, RouteKind, RuleAction,
+    ServicePort, Transport,
 };
 use super::sidecars::Sidecars;
 use super::virtual_services::{Chosen, Dialled, Found, VirtualServices};
@@ -21,11 +21,14 @@ use crate::policy::model::Fault;
 /// Everything that decides.
 pub(super) struct Mesh<'r> {
     pub(super) registry: &'r Registry<'r>,
-    pub(super) clients: &'r [Client<'r>],
+    pub(super) clients: &'r Clients<'r>,
     pub(super) sidecars: Sidecars<'r>,
     pub(super) destination_rules: DestinationRules<'r>,
     pub(super) virtual_services: VirtualServices<'r>,
     pub(super) routes: GatewayRoutes<'r>,
+    /// Whether connections of some client to what no service has are refused, so that what is
+    /// left alone needs a service too.
+    pub(super) keeps_all: bool,
 }
 
 /// A route of a service to be. Two are equal where the same rule decides in the same way.
@@ -42,7 +45,7 @@ pub(super) struct Plan<'r> {
 
 impl PartialEq for Plan<'_> {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && self.at == other.at && self.action == other.action
+        self.at == other.at && self.name == other.name && self.action == other.action
     }
 }
 
@@ -57,33 +60,46 @@ pub(super) enum Planned<'r> {
 /// Where a share goes: a subset to be.
 #[derive(Clone, Debug)]
 pub(super) struct Target<'r> {
-    /// `None` for a share that is rejected.
-    pub(super) host: Option<&'r Host<'r>>,
+    /// Host and its port; `None` for a share that is rejected.
+    pub(super) dialled: Option<(&'r Host<'r>, &'r ServicePort)>,
     pub(super) subset: Option<String>,
-    /// Of the host.
-    pub(super) port: &'r ServicePort,
     pub(super) rules: InForce<'r>,
     pub(super) at: Span,
 }
 
 impl PartialEq for Target<'_> {
     fn eq(&self, other: &Self) -> bool {
-        let name = |target: &Self| target.host.map(|host| host.name.clone());
-        name(self) == name(other)
+        let place = |target: &Self| target.dialled.map(|(host, port)| (host.at, port.at));
+        place(self) == place(other)
             && self.subset == other.subset
-            && (self.host.is_none() || self.port.at == other.port.at)
-            && self.rules.identity() == other.rules.identity()
+            && self.rules.identity().eq(other.rules.identity())
     }
 }
 
-impl Target<'_> {
+impl<'r> Target<'r> {
+    pub(super) fn host(&self) -> Option<&'r Host<'r>> {
+        self.dialled.map(|(host, _)| host)
+    }
+
     pub(super) fn effective(&self) -> Effective {
+        let Some((_, port)) = self.dialled else { return Effective::default() };
         let subset = self.subset.as_deref().and_then(|name| self.rules.subset(name));
-        self.rules.effective(subset, self.port.number)
+        self.rules.effective(subset, port.number)
+    }
+
+    /// Whether connections go where they were dialled to.
+    fn is_left(&self) -> bool {
+        self.host().is_some_and(|host| host.passthrough)
+            || self.effective().load_balancer == Some(LoadBalancer::Passthrough)
     }
 }
 
 impl<'r> Mesh<'r> {
+    /// Whether any rule is about connections to a host, whoever the client is.
+    pub(super) fn has_rules(&self, host: &str) -> bool {
+        self.routes.has(host) || self.virtual_services.has(host)
+    }
+
     /// The plan for a client. Problems of what it refers to are reported; `None` where they leave
     /// no plan.
     pub(super) fn plan(
@@ -95,15 +111,21 @@ impl<'r> Mesh<'r> {
         report: &mut Report,
     ) -> Option<Plan<'r>> {
         if !client.sees(&host.export) || !self.sidecars.shows(client, host, port.number) {
-            return Some(pass("unseen", host));
+            let refuses = self.sidecars.refuses(client);
+            let action = if refuses { Planned::Reject } else { Planned::Pass };
+            return Some(Plan { action, ..pass("unseen", host) });
         }
-        let service = self.virtual_services.of(client, &host.name);
-        let dialled = Dialled { client, host: &host.name, port, ip };
+        let is_own = host.is_own(ip);
+        let mut services = self.virtual_services.all_of(&host.name);
+        let service = services.find(|service| {
+            client.sees(&service.export) && self.sidecars.shows_rules(client, service)
+        });
+        let dialled = Dialled { client, host: &host.name, port, ip, is_own };
         let found = match service {
             Some(service) => self.virtual_services.choose(service, &dialled, report),
             None => Found::Nothing,
         };
-        let route = self.routes.choose(client, host, port, report);
+        let route = self.routes.choose(client, host, port, report).filter(|_| is_own);
         match (found, route) {
             (Found::Broken, _) => None,
             (Found::Rule(chosen), Some(route)) => {
@@ -111,27 +133,26 @@ impl<'r> Mesh<'r> {
                 None
             }
             (Found::Rule(chosen), None) => self.follow(client, &chosen, port, report),
-            (Found::Nothing, Some(route)) => {
-                let port = Some(port);
-                self.route(client, route, port, report)
-            }
-            (Found::Nothing, None) => Some(self.default_plan(client, host, port)),
+            (Found::Nothing, Some(route)) => self.route(client, route, report),
+            (Found::Nothing, None) if is_own => Some(self.default_plan(client, host, port)),
+            (Found::Nothing, None) => Some(pass("default", host)),
         }
     }
 
-    /// Without a rule a host's servers share its connections.
+    /// Without a rule a host's servers share its connections. What is UDP is split where a route
+    /// asks for it only: Istio leaves it alone.
     fn default_plan(
         &'r self,
         client: &Client<'_>,
         host: &'r Host<'r>,
         port: &'r ServicePort,
     ) -> Plan<'r> {
-        if host.passthrough || !host.known || host.headless {
+        if !host.known || host.headless || port.transport == Transport::Udp {
             return pass("default", host);
         }
         let rules = self.destination_rules.find(client, host);
-        let target = Target { host: Some(host), subset: None, port, rules, at: host.at };
-        if target.effective().load_balancer == Some(LoadBalancer::Passthrough) {
+        let target = Target { dialled: Some((host, port)), subset: None, rules, at: host.at };
+        if target.is_left() {
             return pass("default", host);
         }
         Plan { action: Planned::Split(vec![(target, 1)]), ..pass("default", host) }
@@ -161,32 +182,9 @@ impl<'r> Mesh<'r> {
         if !complete {
             return None;
         }
-        let action = self.action(shares, report)?;
-        let (at, fault) = (chosen.rule.at, chosen.rule.fault.unwrap_or_default());
+        let action = action(shares, report)?;
+        let (at, fault) = (chosen.rule.at, chosen.fault.unwrap_or_default());
         Some(Plan { name: chosen.name.clone(), at, document: chosen.owner.meta.at, fault, action })
-    }
-
-    /// A split, unless its only share is to be left alone.
-    fn action(&self, shares: Vec<(Target<'r>, u32)>, report: &mut Report) -> Option<Planned<'r>> {
-        let is_left = |target: &Target<'_>| {
-            target.host.is_some_and(|host| host.passthrough)
-                || target.effective().load_balancer == Some(LoadBalancer::Passthrough)
-        };
-        let left = shares.iter().find(|(target, _)| is_left(target));
-        match (left, shares.len()) {
-            (None, _) => Some(Planned::Split(shares)),
-            (Some(_), 1) => Some(Planned::Pass),
-            (Some((target, _)), _) => {
-                let message = "connections of one share would go where they were dialled to";
-                report.push(
-                    Diagnostic::new(&code::MIXED_PASSTHROUGH, target.at, message).with_help(
-                        "give this share endpoints: a host with `resolution: STATIC`, a load \
-                         balancer that is not PASSTHROUGH",
-                    ),
-                );
-                None
-            }
-        }
     }
 
     fn destination(
@@ -203,17 +201,22 @@ impl<'r> Mesh<'r> {
             references::unknown_host(self.registry, &reference, report);
             return None;
         };
+        if !client.sees(&host.export) {
+            references::unseen_host(host, client, destination.host.at, report);
+            return None;
+        }
         let rules = self.destination_rules.find(client, host);
         if let Some(subset) = &destination.subset
             && rules.subset(&subset.value).is_none()
         {
-            references::undefined_subset(&rules, subset, host, report);
+            let elsewhere = self.destination_rules.defining(&host.name, &subset.value);
+            references::undefined_subset(&rules, subset, host, elsewhere, report);
             return None;
         }
         let wanted = destination.port.as_ref().map(|port| (port.value, port.at));
         let port = references::find_port(host, wanted, dialled, destination.host.at, report)?;
         let subset = destination.subset.as_ref().map(|subset| subset.value.clone());
-        Some(Target { host: Some(host), subset, port, rules, at: destination.at })
+        Some(Target { dialled: Some((host, port)), subset, rules, at: destination.at })
     }
 
     /// The plan of a route of the Gateway API.
@@ -221,36 +224,21 @@ impl<'r> Mesh<'r> {
         &'r self,
         client: &Client<'_>,
         route: &'r GatewayRoute,
-        dialled: Option<&'r ServicePort>,
         report: &mut Report,
     ) -> Option<Plan<'r>> {
         let rule = route.rule.as_ref()?;
         let mut shares: Vec<(Target<'r>, u32)> = Vec::new();
         for backend in &rule.backends {
             let target = self.backend(client, backend, route, report);
-            // A share that reaches nobody has no port either; any will do.
-            let target = match (target, dialled.or_else(|| self.any_port())) {
-                (Some(target), _) => target,
-                (None, Some(port)) => Target {
-                    host: None,
-                    subset: None,
-                    port,
-                    rules: InForce::default(),
-                    at: backend.at,
-                },
-                (None, None) => continue,
-            };
-            add(&mut shares, target, backend.weight);
+            let rejected =
+                Target { dialled: None, subset: None, rules: InForce::default(), at: backend.at };
+            add(&mut shares, target.unwrap_or(rejected), backend.weight);
         }
         let is_zero = shares.iter().all(|(_, weight)| *weight == 0);
         let action = if is_zero { Planned::Reject } else { Planned::Split(shares) };
         let name = rule.name.clone().unwrap_or_else(|| route.meta.name.clone());
         let (at, document) = (rule.at, route.meta.at);
         Some(Plan { name, at, document, fault: Fault::default(), action })
-    }
-
-    fn any_port(&'r self) -> Option<&'r ServicePort> {
-        self.registry.hosts().find_map(|host| host.ports.first())
     }
 
     /// `None` where the reference is not good: its share is rejected.
@@ -275,7 +263,7 @@ impl<'r> Mesh<'r> {
             return None;
         }
         let transport = match route.kind {
-            super::resource::RouteKind::Udp => Transport::Udp,
+            RouteKind::Udp => Transport::Udp,
             _ => Transport::Tcp,
         };
         let host = self.registry.find(&name);
@@ -291,7 +279,31 @@ impl<'r> Mesh<'r> {
             return None;
         };
         let rules = self.destination_rules.find(client, host);
-        Some(Target { host: Some(host), subset: None, port, rules, at: backend.at })
+        Some(Target { dialled: Some((host, port)), subset: None, rules, at: backend.at })
+    }
+}
+
+/// A split, unless everything is to be left alone. A share without weight is never taken, so it
+/// may be anything.
+fn action<'r>(shares: Vec<(Target<'r>, u32)>, report: &mut Report) -> Option<Planned<'r>> {
+    let is_left = |(target, _): &&(Target<'r>, u32)| target.is_left();
+    let taken = |(_, weight): &&(Target<'r>, u32)| *weight > 0;
+    let left = shares.iter().filter(taken).find(is_left);
+    let others = shares.iter().filter(taken).any(|(target, _)| !target.is_left());
+    match left {
+        None => {
+            let split = shares.into_iter().filter(|(target, _)| !target.is_left());
+            Some(Planned::Split(split.collect()))
+        }
+        Some(_) if !others => Some(Planned::Pass),
+        Some((target, _)) => {
+            let message = "connections of one share would go where they were dialled to";
+            report.push(Diagnostic::new(&code::MIXED_PASSTHROUGH, target.at, message).with_help(
+                "give this share endpoints: a host with `resolution: STATIC`, a load balancer \
+                 that is not PASSTHROUGH",
+            ));
+            None
+        }
     }
 }
 

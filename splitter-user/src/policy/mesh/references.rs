@@ -1,8 +1,9 @@
 //! What is said where a document refers to what is not there, or to what another one refers to.
 
-use super::destination_rules::InForce;
+use super::clients::Client;
+use super::destination_rules::{InForce, ROOT_NAMESPACE};
 use super::registry::{Host, Registry};
-use super::resource::{At, BackendRef, GatewayRoute, ServicePort};
+use super::resource::{At, BackendRef, DestinationRule, GatewayRoute, ServicePort};
 use super::virtual_services::Chosen;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Report, Span};
@@ -20,8 +21,12 @@ pub(super) fn unknown_host(
     reference: &Reference<'_>,
     report: &mut Report,
 ) {
-    let message = format!("the host {} is in no registry", quote(reference.name));
-    let names = registry.names();
+    let alias = registry.get(reference.name).and_then(Host::alias);
+    let message = match alias {
+        Some(meant) => format!("{} stands for {meant}, which is in no registry", reference.name),
+        None => format!("the host {} is in no registry", quote(reference.name)),
+    };
+    let names = if alias.is_some() { Vec::new() } else { registry.names() };
     let help = match nearest(reference.name, names.iter().copied()) {
         Some(guess) => format!("did you mean `{guess}`?"),
         None => "load the Service or ServiceEntry that defines it too; a name without a dot is a \
@@ -31,26 +36,50 @@ pub(super) fn unknown_host(
     report.push(Diagnostic::new(&code::HOST_UNKNOWN, reference.at, message).with_help(help));
 }
 
-/// Says that no rule in force defines a subset.
+/// Says that some clients do not see a host to which a rule sends them.
+pub(super) fn unseen_host(host: &Host<'_>, client: &Client<'_>, at: Span, report: &mut Report) {
+    let clients = match client.namespace() {
+        Some(namespace) => format!("clients of the namespace `{namespace}`"),
+        None => "clients that no workload describes".to_owned(),
+    };
+    let message = format!("{clients} do not see the host {}", host.name);
+    report.push(
+        Diagnostic::new(&code::HOST_UNKNOWN, at, message)
+            .with_secondary(host.at, "the host")
+            .with_help(
+                "add their namespace to its `exportTo`, or keep the rule from them by its own",
+            ),
+    );
+}
+
+/// Says that no rule in force defines a subset. `elsewhere` is one that does and is not in force.
 pub(super) fn undefined_subset(
     rules: &InForce<'_>,
     subset: &At<String>,
     host: &Host<'_>,
+    elsewhere: Option<&DestinationRule>,
     report: &mut Report,
 ) {
     let message = format!("{} has no subset {}", host.name, quote(&subset.value));
     let names = rules.subset_names();
     let mut diagnostic = Diagnostic::new(&code::SUBSET_UNDEFINED, subset.at, message);
-    diagnostic = match (nearest(&subset.value, names.iter().copied()), &names[..]) {
-        (Some(guess), _) => diagnostic.with_help(format!("did you mean `{guess}`?")),
-        (None, []) => diagnostic.with_help(
+    diagnostic = match (elsewhere, nearest(&subset.value, names.iter().copied()), &names[..]) {
+        (Some(rule), ..) => diagnostic
+            .with_secondary(rule.meta.at, "this rule has it and is not in force")
+            .with_help(format!(
+                "the first of the client's namespace, the host's and `{ROOT_NAMESPACE}` that has a \
+                 rule decides alone: define the subset there too, or say with a document `kind: \
+                 Workload` of which namespace the clients are"
+            )),
+        (None, Some(guess), _) => diagnostic.with_help(format!("did you mean `{guess}`?")),
+        (None, None, []) => diagnostic.with_help(
             "define it in a DestinationRule for this host, in the namespace of the client or of \
              the host",
         ),
-        (None, names) => diagnostic.with_help(format!("its subsets are: {}", list(names))),
+        (None, None, names) => diagnostic.with_help(format!("its subsets are: {}", list(names))),
     };
-    if let Some(at) = rules.identity().first() {
-        diagnostic = diagnostic.with_secondary(*at, "the rule in force");
+    if let Some(at) = rules.identity().next() {
+        diagnostic = diagnostic.with_secondary(at, "the rule in force");
     }
     report.push(diagnostic);
 }
@@ -63,35 +92,50 @@ pub(super) fn find_port<'r>(
     at: Span,
     report: &mut Report,
 ) -> Option<&'r ServicePort> {
-    let fits = |port: &&ServicePort| port.transport == dialled.transport;
-    let mut ports = host.ports.iter().filter(fits);
-    let numbers: Vec<String> = ports.clone().map(|port| port.number.to_string()).collect();
-    let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
-    if let Some((number, at)) = wanted {
-        let found = ports.find(|port| port.number == number);
-        if found.is_none() {
-            let message = format!("{} has no port {number}", host.name);
-            let help = format!(
-                "its ports are: {}; name the service's port, not the target's",
-                list(&numbers)
-            );
-            report.push(Diagnostic::new(&code::PORT_UNKNOWN, at, message).with_help(help));
-        }
-        return found;
-    }
-    let found = match numbers[..] {
-        [_] => ports.next(),
-        _ => ports.find(|port| port.number == dialled.number),
+    let mut ports = host.ports.iter().filter(|port| port.transport == dialled.transport);
+    let found = match wanted {
+        Some((number, _)) => ports.find(|port| port.number == number),
+        None if ports.clone().nth(1).is_none() => ports.next(),
+        None => ports.find(|port| port.number == dialled.number),
     };
     if found.is_none() {
-        let message = format!(
-            "which port of {}? it has several, and not the one that is dialled, {}",
-            host.name, dialled.number
-        );
-        let help = format!("write `port: {{number: N}}`; its ports are: {}", list(&numbers));
-        report.push(Diagnostic::new(&code::PORT_AMBIGUOUS, at, message).with_help(help));
+        no_port(host, wanted, dialled, at, report);
     }
     found
+}
+
+fn no_port(
+    host: &Host<'_>,
+    wanted: Option<(u16, Span)>,
+    dialled: &ServicePort,
+    at: Span,
+    report: &mut Report,
+) {
+    let ports = host.ports.iter().filter(|port| port.transport == dialled.transport);
+    let numbers: Vec<String> = ports.map(|port| port.number.to_string()).collect();
+    let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
+    let (code, at, message, help) = match (wanted, &numbers[..]) {
+        (_, []) => {
+            let message = format!("{} has no port to be dialled at", host.name);
+            let help = "write its `ports` where it is defined".to_owned();
+            (&code::PORT_UNKNOWN, at, message, help)
+        }
+        (Some((number, at)), _) => {
+            let message = format!("{} has no port {number}", host.name);
+            let ports = list(&numbers);
+            let help = format!("its ports are: {ports}; name the service's port, not the target's");
+            (&code::PORT_UNKNOWN, at, message, help)
+        }
+        (None, _) => {
+            let message = format!(
+                "which port of {}? it has several, and not the one that is dialled, {}",
+                host.name, dialled.number
+            );
+            let help = format!("write `port: {{number: N}}`; its ports are: {}", list(&numbers));
+            (&code::PORT_AMBIGUOUS, at, message, help)
+        }
+    };
+    report.push(Diagnostic::new(code, at, message).with_help(help));
 }
 
 /// Says that a VirtualService and a route of the Gateway API claim one port.

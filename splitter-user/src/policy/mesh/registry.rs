@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::names::{covers, service_host, specificity};
+use super::names::{service_host, suffixes};
 use super::resource::{
     Endpoint, EndpointAddress, EndpointSlice, Export, KubeService, Labels, Pod, Resolution,
     Resources, ServiceEntry, ServicePort, SliceEndpoint, Target, WorkloadEntry, selects,
@@ -27,6 +27,10 @@ pub(super) struct Host<'r> {
     pub(super) export: &'r Export,
     /// Where clients dial it.
     pub(super) addresses: Vec<IpAddr>,
+    /// What its own name resolves to: clients that look it up dial that.
+    pub(super) answers: Vec<IpAddr>,
+    /// The document that has its addresses, perhaps with other hosts.
+    pub(super) document: Span,
     /// Whether it should have an address and no document gives it one.
     pub(super) lacks_address: bool,
     /// Whether `addresses` were chosen by us.
@@ -58,9 +62,16 @@ pub(super) struct Server<'r> {
 }
 
 impl Host<'_> {
-    /// Whether it stands for another host.
-    pub(super) fn is_alias(&self) -> bool {
-        self.alias.is_some()
+    /// The host that is meant instead.
+    pub(super) fn alias(&self) -> Option<&str> {
+        self.alias.as_deref()
+    }
+
+    /// Whether an address is its own, so that clients who dial it mean the host.
+    pub(super) fn is_own(&self, ip: IpAddr) -> bool {
+        let mut own = self.addresses.iter().chain(&self.answers);
+        own.any(|own| *own == ip)
+            || self.headless && self.servers.iter().any(|server| server.ip == ip)
     }
 }
 
@@ -105,11 +116,12 @@ impl<'r> Registry<'r> {
     }
 
     fn find_wildcard(&self, name: &str) -> Option<&Host<'r>> {
-        let wildcards = self.hosts.range("*".to_owned().."+".to_owned());
-        wildcards
-            .filter(|(pattern, _)| covers(pattern, name))
-            .min_by_key(|(pattern, _)| specificity(pattern))
-            .map(|(_, host)| host)
+        suffixes(name).find_map(|suffix| self.hosts.get(&format!("*{suffix}")))
+    }
+
+    /// The host of the very name, which may stand for another.
+    pub(super) fn get(&self, name: &str) -> Option<&Host<'r>> {
+        self.hosts.get(name)
     }
 
     /// Names of all hosts, for suggestions.
@@ -188,10 +200,18 @@ impl<'r> Sources<'r> {
     fn kube_host(&self, service: &'r KubeService) -> Host<'r> {
         let meta = &service.meta;
         let slices = self.slices.get(&(meta.namespace.as_str(), meta.name.as_str()));
-        let servers = match slices {
-            Some(slices) => self.slice_servers(service, slices),
-            None => self.selected(&meta.namespace, &service.selector, &service.ports, service),
+        let (mut servers, mut known) = match slices {
+            Some(slices) => (self.slice_servers(service, slices), true),
+            None => self.selected_pods(service),
         };
+        for (endpoint, ports) in
+            self.selected_entries(&meta.namespace, &service.selector, &service.ports)
+        {
+            known = true;
+            if let Some(EndpointAddress::Ip(ip)) = endpoint.address.as_ref().map(|it| &it.value) {
+                servers.push(server(endpoint, *ip, ports));
+            }
+        }
         let alias = service.external_name.as_ref().map(|name| name.value.clone());
         let addresses: Vec<IpAddr> = service.addresses.iter().map(|found| found.value).collect();
         Host {
@@ -201,11 +221,13 @@ impl<'r> Sources<'r> {
             export: &service.export,
             lacks_address: addresses.is_empty() && !service.headless && alias.is_none(),
             addresses,
+            answers: Vec::new(),
+            document: meta.at,
             allocated: false,
             headless: service.headless,
             passthrough: false,
             ports: &service.ports,
-            known: slices.is_some() || !servers.is_empty(),
+            known,
             servers,
             unresolved: false,
             alias,
@@ -243,30 +265,19 @@ impl<'r> Sources<'r> {
         servers
     }
 
-    /// Pods and workload entries of a service without slices.
-    fn selected(
-        &self,
-        namespace: &str,
-        selector: &Labels,
-        ports: &'r [ServicePort],
-        service: &KubeService,
-    ) -> Vec<Server<'r>> {
-        if selector.is_empty() {
-            return Vec::new();
+    /// Pods of a service without slices that serve, and whether there is any pod of it.
+    fn selected_pods(&self, service: &'r KubeService) -> (Vec<Server<'r>>, bool) {
+        if service.selector.is_empty() {
+            return (Vec::new(), false);
         }
-        let pods = self.pods_of.get(namespace).into_iter().flatten();
-        let pods = pods.filter(|pod| selects(selector, &pod.labels));
-        let pods = pods.filter(|pod| pod.ready || service.publish_not_ready);
-        let mut servers: Vec<Server<'r>> = pods.flat_map(|pod| pod_servers(pod, ports)).collect();
-        servers.extend(self.selected_entries(namespace, selector, ports).filter_map(
-            |(endpoint, ports)| match &endpoint.address.as_ref()?.value {
-                EndpointAddress::Ip(ip) => Some(server(endpoint, *ip, ports)),
-                EndpointAddress::Name(_) => None,
-            },
-        ));
-        servers
+        let pods = self.pods_of.get(service.meta.namespace.as_str()).into_iter().flatten();
+        let pods = pods.filter(|pod| selects(&service.selector, &pod.labels));
+        let ready = pods.clone().filter(|pod| pod.ready || service.publish_not_ready);
+        let servers = ready.flat_map(|pod| pod_servers(pod, &service.ports));
+        (servers.collect(), pods.count() > 0)
     }
 
+    /// Workload entries with their ports; none where nothing is asked for.
     fn selected_entries(
         &self,
         namespace: &str,
@@ -274,6 +285,7 @@ impl<'r> Sources<'r> {
         ports: &'r [ServicePort],
     ) -> impl Iterator<Item = (&'r Endpoint, Vec<Option<u16>>)> {
         let entries = self.entries_of.get(namespace).into_iter().flatten();
+        let entries = entries.filter(|_| !selector.is_empty());
         let near = entries.filter(|entry| entry.endpoint.network.is_none());
         let selected = near.filter(|entry| selects(selector, &entry.endpoint.labels));
         selected.map(|entry| (&entry.endpoint, endpoint_ports(&entry.endpoint, ports)))
@@ -305,6 +317,8 @@ impl<'r> Sources<'r> {
                 && !is_wildcard
                 && !passthrough,
             addresses,
+            answers: Vec::new(),
+            document: entry.meta.at,
             allocated: false,
             headless: false,
             passthrough,
@@ -314,7 +328,7 @@ impl<'r> Sources<'r> {
             unresolved: false,
             alias: None,
         };
-        if !passthrough && !is_wildcard {
+        if !passthrough {
             self.serve_entry(&mut host, entry, lookups);
         }
         host
@@ -341,7 +355,8 @@ impl<'r> Sources<'r> {
             let ports = endpoint_ports(endpoint, host.ports);
             self.serve(host, entry.resolution, endpoint, ports, lookups);
         }
-        if is_dns && entry.endpoints.is_empty() && entry.workload_selector.is_none() {
+        let is_alone = entry.endpoints.is_empty() && entry.workload_selector.is_none();
+        if is_dns && is_alone && !host.name.starts_with('*') {
             let name = host.name.clone();
             let addresses = self.resolve(host, &name, entry.resolution, lookups);
             let ports: Vec<_> = host.ports.iter().map(|port| Some(target_number(port))).collect();
@@ -354,7 +369,7 @@ impl<'r> Sources<'r> {
             }));
             // Programs that resolve the name themselves dial what they are told.
             if host.lacks_address {
-                host.addresses = addresses;
+                host.answers = self.surroundings.answers.get(&name).cloned().unwrap_or_default();
             }
         }
     }
@@ -415,9 +430,17 @@ fn pod_servers<'r>(pod: &'r Pod, ports: &'r [ServicePort]) -> impl Iterator<Item
     pod.addresses.iter().map(server)
 }
 
-/// Ports of an endpoint: by the name of the service's port, else the target port, else the same.
+/// Ports of an endpoint: by the name of the service's port, else the target port, which may be a
+/// name too, else the same.
 fn endpoint_ports(endpoint: &Endpoint, ports: &[ServicePort]) -> Vec<Option<u16>> {
-    let named = |port: &ServicePort| endpoint.ports.get(port.name.as_ref()?).copied();
+    let named = |port: &ServicePort| {
+        let target = match &port.target {
+            Some(Target::Name(name)) => Some(name),
+            _ => None,
+        };
+        let mut names = port.name.as_ref().into_iter().chain(target);
+        names.find_map(|name| endpoint.ports.get(name)).copied()
+    };
     ports.iter().map(|port| Some(named(port).unwrap_or_else(|| target_number(port)))).collect()
 }
 

@@ -1,17 +1,19 @@
 //! From hosts and gateways to services: addresses, names, and which addresses share a service.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use splitter_common::hash::mix;
 
 use super::Lowered;
 use super::assemble::{Parts, assemble, protocol};
-use super::clients::Client;
+use super::clients::{Client, Clients};
 use super::names::{clean_name, split_service_host};
-use super::plan::{Mesh, Plan};
+use super::order::Plans;
+use super::plan::{Mesh, Planned};
 use super::registry::{Host, Registry};
-use super::resource::{Gateway, ServicePort};
+use super::resource::{Gateway, RouteKind, ServicePort, Transport};
+use super::shared::Shared;
 use super::vips::Vips;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Report};
@@ -20,6 +22,8 @@ use crate::policy::{HostNames, document::Draft};
 
 /// Longest name of a service.
 const MAX_NAME: usize = 63;
+/// What names of services for IPv6 end with.
+const V6: &str = ".v6";
 
 /// Gives hosts that are split and have no address one of their own.
 pub(super) fn give_addresses(
@@ -31,7 +35,7 @@ pub(super) fn give_addresses(
 ) {
     let mut taken: BTreeSet<IpAddr> = taken.collect();
     for host in registry.hosts() {
-        taken.extend(&host.addresses);
+        taken.extend(host.addresses.iter().chain(&host.answers));
         taken.extend(host.servers.iter().map(|server| server.ip));
     }
     let needs = |host: &&Host<'_>| {
@@ -67,25 +71,34 @@ pub(super) fn make<'r>(mesh: &'r Mesh<'r>, report: &mut Report) -> Lowered {
             *short.entry(name).or_insert(0_usize) += 1;
         }
     }
-    for host in mesh.registry.hosts().filter(|host| !host.name.starts_with('*')) {
-        let is_routed =
-            mesh.routes.has(&host.name) || !mesh.virtual_services.all_of(&host.name).is_empty();
-        if !is_routed && !host.known {
-            unknown_endpoints(host, report);
-            continue;
+    let mut shared = Shared::default();
+    let mut reached = HashSet::new();
+    let mut idle = Vec::new();
+    for host in mesh.registry.hosts() {
+        if !host.known && !mesh.has_rules(&host.name) {
+            idle.push(host);
+            if !mesh.keeps_all {
+                continue;
+            }
         }
-        let drafts = make_host(mesh, host, report);
-        if !drafts.is_empty() {
+        let made = make_host(mesh, host, &mut reached, report);
+        if !made.is_empty() {
             lowered.hosts.extend(host_names(host, &short));
         }
-        lowered.drafts.extend(drafts);
+        for draft in made {
+            shared.add(host, draft, &mut lowered.drafts, report);
+        }
+    }
+    // Where rules lead to a host without endpoints, that is said of their shares.
+    for host in idle.into_iter().filter(|host| !reached.contains(host.name.as_str())) {
+        unknown_endpoints(host, report);
     }
     lowered.hosts.sort();
     lowered
 }
 
 fn unknown_endpoints(host: &Host<'_>, report: &mut Report) {
-    let is_relevant = !host.ports.is_empty() && !host.headless && !host.is_alias();
+    let is_relevant = !host.ports.is_empty() && !host.headless && host.alias().is_none();
     if !is_relevant {
         return;
     }
@@ -96,8 +109,14 @@ fn unknown_endpoints(host: &Host<'_>, report: &mut Report) {
     );
 }
 
-/// One service per port, family, and group of addresses for which the same rules hold.
-fn make_host<'r>(mesh: &'r Mesh<'r>, host: &'r Host<'r>, report: &mut Report) -> Vec<Draft> {
+/// One service per port, family, and group of addresses for which the same rules hold. `reached`
+/// are the hosts to which some plan leads.
+fn make_host<'r>(
+    mesh: &'r Mesh<'r>,
+    host: &'r Host<'r>,
+    reached: &mut HashSet<&'r str>,
+    report: &mut Report,
+) -> Vec<Draft> {
     let mut groups = Vec::new();
     for (index, port) in host.ports.iter().enumerate() {
         let Some(protocol) = protocol(port) else { continue };
@@ -108,13 +127,22 @@ fn make_host<'r>(mesh: &'r Mesh<'r>, host: &'r Host<'r>, report: &mut Report) ->
             groups.extend(found.into_iter().map(|(plans, addrs)| (port, protocol, plans, addrs)));
         }
     }
+    for plan in groups.iter().flat_map(|(_, _, plans, _)| plans.distinct()) {
+        let Planned::Split(shares) = &plan.action else { continue };
+        reached.extend(shares.iter().filter_map(|(target, _)| Some(&*target.host()?.name)));
+    }
     let mut names = BTreeSet::new();
     let several = host.ports.len() > 1;
     let make = |(port, protocol, plans, addrs): (&ServicePort, Protocol, _, Vec<SocketAddr>)| {
         let frontend = |addr| Frontend { addr, protocol };
+        let v4 = addrs.first().is_some_and(SocketAddr::is_ipv4);
         let frontends = addrs.into_iter().map(frontend).collect();
-        let name = service_name(host, several.then_some(port), &mut names);
-        assemble(Parts { name, host: Some(host), at: host.at, frontends, plans }, report)
+        let name = service_name(host, several.then_some(port), v4, &mut names);
+        let (clients, keep) = (mesh.clients, mesh.keeps_all);
+        assemble(
+            Parts { name, host: Some(host), at: host.at, frontends, plans, clients, keep },
+            report,
+        )
     };
     groups.into_iter().filter_map(make).collect()
 }
@@ -129,12 +157,17 @@ fn frontends(
 ) -> Vec<SocketAddr> {
     let at = |ip: IpAddr| SocketAddr::new(ip.to_canonical(), port.number);
     let mut all: BTreeSet<SocketAddr> = host.addresses.iter().copied().map(at).collect();
+    // Who dials an answer is at a server already, and without rules for the host stays there.
+    if mesh.has_rules(&host.name) || mesh.destination_rules.all_of(&host.name).next().is_some() {
+        all.extend(host.answers.iter().copied().map(at));
+    }
     if host.headless {
         let dialled = host.servers.iter().filter_map(|server| {
             Some(SocketAddr::new(server.ip.to_canonical(), (*server.ports.get(index)?)?))
         });
         all.extend(dialled);
     }
+    let own: Vec<SocketAddr> = all.iter().copied().collect();
     for service in mesh.virtual_services.all_of(&host.name) {
         let rules = service.tcp.iter().chain(&service.tls);
         let matches = rules.flat_map(|rule| &rule.matches);
@@ -142,7 +175,7 @@ fn frontends(
         for range in matches.flat_map(|wanted| &wanted.destination_subnets) {
             match range.value.single() {
                 Some(ip) => drop(all.insert(at(ip))),
-                None if host.addresses.iter().any(|ip| range.value.contains(*ip)) => {}
+                None if own.iter().any(|own| range.value.contains(own.ip())) => {}
                 None => wide_range(host, range.at, report),
             }
         }
@@ -158,7 +191,7 @@ fn wide_range(host: &Host<'_>, at: crate::policy::diagnostic::Span, report: &mut
 }
 
 /// The plans of all clients, and the addresses for which they hold.
-type Group<'r> = (Vec<(&'r Client<'r>, Plan<'r>)>, Vec<SocketAddr>);
+type Group<'r> = (Plans<'r>, Vec<SocketAddr>);
 
 fn group<'r>(
     mesh: &'r Mesh<'r>,
@@ -169,15 +202,17 @@ fn group<'r>(
 ) -> Vec<Group<'r>> {
     let mut groups: Vec<Group<'r>> = Vec::new();
     for addr in addrs {
-        let plan = |client: &'r Client<'r>| {
-            Some((client, mesh.plan(client, host, port, addr.ip(), report)?))
-        };
-        let plans: Vec<Option<_>> = mesh.clients.iter().map(plan).collect();
-        // An error of one client's plan refuses the load; all of them were looked at to find more.
-        let Some(plans) = plans.into_iter().collect::<Option<Vec<_>>>() else { continue };
-        let is_same =
-            |(known, _): &&mut Group<'r>| known.iter().zip(&plans).all(|((_, a), (_, b))| a == b);
-        match groups.iter_mut().find(is_same) {
+        let mut plans = Plans::default();
+        let mut is_whole = true;
+        for client in &mesh.clients.classes {
+            match mesh.plan(client, host, port, addr.ip(), report) {
+                Some(plan) => plans.push(plan),
+                // It refuses the load; the others are looked at to find more.
+                None => is_whole = false,
+            }
+        }
+        match groups.iter_mut().find(|(known, _)| *known == plans) {
+            _ if !is_whole => {}
             Some((_, addrs)) => addrs.push(addr),
             None => groups.push((plans, vec![addr])),
         }
@@ -185,21 +220,30 @@ fn group<'r>(
     groups
 }
 
-/// `NAMESPACE/NAME`, with the port where the host has several, and a number where one host, port
-/// and family needs several services.
+/// `NAMESPACE/NAME`, with the port where the host has several, the family where it is IPv6, and a
+/// number where one host, port and family needs several services. What another port or family has
+/// does not change it: counters go on under a name.
 fn service_name(
     host: &Host<'_>,
     port: Option<&ServicePort>,
+    v4: bool,
     taken: &mut BTreeSet<String>,
 ) -> String {
-    let short = split_service_host(&host.name).map_or(host.name.as_str(), |(name, _)| name);
-    let port = port.map_or(String::new(), |port| format!(".{}", port.number));
-    let numbered = |n: usize| match n {
-        1 => fit(&format!("{short}{port}")),
-        n => fit(&format!("{short}{port}.{n}")),
+    let mut name = match (split_service_host(&host.name), host.name.strip_prefix('*')) {
+        (Some((name, _)), _) => name.to_owned(),
+        (None, Some(suffix)) => format!("any{suffix}"),
+        (None, None) => host.name.clone(),
     };
+    if let Some(port) = port {
+        let protocol = if port.transport == Transport::Udp { ".udp" } else { "" };
+        name = format!("{name}.{}{protocol}", port.number);
+    }
+    if !v4 {
+        name.push_str(V6);
+    }
+    let numbered = |n: usize| if n == 1 { fit(&name) } else { fit(&format!("{name}.{n}")) };
     let mut free = (1..).map(numbered).filter(|name| !taken.contains(name));
-    let name = free.next().unwrap_or_else(|| fit(short));
+    let name = free.next().unwrap_or_else(|| fit(&name));
     taken.insert(name.clone());
     format!("{}/{name}", host.namespace)
 }
@@ -225,17 +269,13 @@ fn host_names(host: &Host<'_>, short: &HashMap<&str, usize>) -> Vec<HostNames> {
             names.push(name.to_owned());
         }
     }
-    let addresses = host.addresses.iter().enumerate();
-    // Addresses that a resolver answered need no line; the one chosen here is the last.
-    let last = host.addresses.len().saturating_sub(1);
-    let lines = addresses.filter(|(index, _)| !host.allocated || *index == last);
-    lines
-        .map(|(_, address)| HostNames {
-            address: *address,
-            names: names.clone(),
-            allocated: host.allocated,
-        })
-        .collect()
+    let is_name = !host.name.starts_with('*');
+    let line = |address: &IpAddr| HostNames {
+        address: *address,
+        names: names.clone(),
+        allocated: host.allocated,
+    };
+    host.addresses.iter().filter(|_| is_name).map(line).collect()
 }
 
 /// Makes the services of listeners that have addresses and a route.
@@ -245,15 +285,15 @@ pub(super) fn make_gateways<'r>(
     lowered: &mut Lowered,
     report: &mut Report,
 ) {
-    static ANYBODY: Client<'static> = Client::ANYBODY;
+    let anybody = Clients::anybody();
     for gateway in gateways.iter().filter(|gateway| !gateway.addresses.is_empty()) {
         for listener in &gateway.listeners {
             let Some(route) = mesh.routes.choose_at(gateway, listener, report) else { continue };
             let protocol = match listener.kind {
-                super::resource::RouteKind::Udp => Protocol::Udp,
+                RouteKind::Udp => Protocol::Udp,
                 _ => Protocol::Tcp,
             };
-            let Some(plan) = mesh.route(&ANYBODY, route, None, report) else { continue };
+            let Some(plan) = mesh.route(&Client::ANYBODY, route, report) else { continue };
             for v4 in [true, false] {
                 let addresses = gateway.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
                 let frontend =
@@ -262,12 +302,13 @@ pub(super) fn make_gateways<'r>(
                 if frontends.is_empty() {
                     continue;
                 }
-                let family = if v4 { "" } else { ".v6" };
+                let family = if v4 { "" } else { V6 };
                 let name = fit(&format!("{}.{}{family}", gateway.meta.name, listener.name));
                 let name = format!("{}/{name}", gateway.meta.namespace);
-                let plans = vec![(&ANYBODY, plan.clone())];
-                let at = gateway.meta.at;
-                let parts = Parts { name, host: None, at, frontends, plans };
+                let mut plans = Plans::default();
+                plans.push(plan.clone());
+                let (at, clients, keep) = (gateway.meta.at, &anybody, false);
+                let parts = Parts { name, host: None, at, frontends, plans, clients, keep };
                 lowered.drafts.extend(assemble(parts, report));
             }
         }

@@ -1,17 +1,17 @@
 //! Which rule of which VirtualService is in force for a client at an address of a host.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
-use std::collections::HashMap;
-
 use super::clients::Client;
-use super::names::{covers, full_host, specificity};
+use super::names::{ByHost, covers, full_host};
 use super::registry::Host;
 use super::resource::{
     Application, Match, Resources, Rule, RuleAction, ServicePort, Transport, VirtualService,
 };
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Report};
+use crate::policy::model::Fault;
 
 /// The gateway that means every client in the mesh.
 const MESH: &str = "mesh";
@@ -37,8 +37,7 @@ impl List {
 /// All virtual services of the mesh, by the full names of their hosts.
 #[derive(Debug)]
 pub(super) struct VirtualServices<'r> {
-    exact: HashMap<String, Vec<&'r VirtualService>>,
-    wildcards: Vec<(String, &'r VirtualService)>,
+    by_host: ByHost<&'r VirtualService>,
     delegates: HashMap<(&'r str, &'r str), &'r VirtualService>,
 }
 
@@ -50,6 +49,8 @@ pub(super) struct Chosen<'r> {
     pub(super) rule: &'r Rule,
     /// The rule's name, or its list and number.
     pub(super) name: String,
+    /// Of the rule, else of the one that delegates to it.
+    pub(super) fault: Option<Fault>,
 }
 
 /// What is in force.
@@ -69,6 +70,8 @@ pub(super) struct Dialled<'a> {
     pub(super) host: &'a str,
     pub(super) port: &'a ServicePort,
     pub(super) ip: IpAddr,
+    /// Whether the address is the host's own, and not one that a rule adds.
+    pub(super) is_own: bool,
 }
 
 /// Whether a virtual service is about the mesh, and not only about gateways.
@@ -78,46 +81,38 @@ pub(super) fn is_of_mesh(service: &VirtualService) -> bool {
 
 impl<'r> VirtualServices<'r> {
     pub(super) fn new(resources: &'r Resources) -> Self {
-        let mut exact: HashMap<String, Vec<_>> = HashMap::new();
-        let mut wildcards = Vec::new();
+        let mut by_host = ByHost::default();
         for service in resources.virtual_services.iter().filter(|service| is_of_mesh(service)) {
             for host in &service.hosts {
-                let full = full_host(&host.value, &service.meta.namespace);
-                if full.starts_with('*') {
-                    wildcards.push((full, service));
-                } else {
-                    exact.entry(full).or_default().push(service);
-                }
+                by_host.add(&full_host(&host.value, &service.meta.namespace), service);
             }
         }
-        wildcards.sort_by(|(a, _), (b, _)| specificity(a).cmp(&specificity(b)));
         let delegates = resources.virtual_services.iter().filter(|s| s.hosts.is_empty());
         let name = |service: &'r VirtualService| {
             ((service.meta.namespace.as_str(), service.meta.name.as_str()), service)
         };
-        Self { exact, wildcards, delegates: delegates.map(name).collect() }
+        Self { by_host, delegates: delegates.map(name).collect() }
     }
 
-    /// The virtual service of a host that a client sees: by its name, else by the most specific
-    /// wildcard.
-    pub(super) fn of(&self, client: &Client<'_>, host: &str) -> Option<&'r VirtualService> {
-        let exact = self.exact.get(host).into_iter().flatten().copied();
-        let wild = self.wildcards.iter().filter(|(pattern, _)| covers(pattern, host));
-        exact.chain(wild.map(|(_, service)| *service)).find(|service| client.sees(&service.export))
+    /// Every virtual service that could be the one of a host for some client, in this order: by
+    /// its name, then by the most specific wildcard.
+    pub(super) fn all_of<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = &'r VirtualService> + 'a {
+        self.by_host.of(host).flatten().copied()
     }
 
-    /// Every virtual service that could be the one of a host for some client.
-    pub(super) fn all_of(&self, host: &str) -> Vec<&'r VirtualService> {
-        let exact = self.exact.get(host).into_iter().flatten().copied();
-        let wild = self.wildcards.iter().filter(|(pattern, _)| covers(pattern, host));
-        exact.chain(wild.map(|(_, service)| *service)).collect()
+    /// Whether any virtual service could be the one of a host.
+    pub(super) fn has(&self, host: &str) -> bool {
+        self.all_of(host).next().is_some()
     }
 
     /// Hosts with more than one virtual service of the very name.
-    pub(super) fn shared(&self) -> impl Iterator<Item = (&str, &[&'r VirtualService])> {
-        let mut shared: Vec<_> = self.exact.iter().filter(|(_, all)| all.len() > 1).collect();
-        shared.sort_unstable_by_key(|(host, _)| *host);
-        shared.into_iter().map(|(host, all)| (host.as_str(), all.as_slice()))
+    pub(super) fn shared(&self) -> Vec<(String, &[&'r VirtualService])> {
+        let mut shared: Vec<_> = self.by_host.all().filter(|(_, all)| all.len() > 1).collect();
+        shared.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        shared
     }
 
     /// A virtual service without hosts, to which others delegate.
@@ -142,14 +137,21 @@ impl<'r> VirtualServices<'r> {
             }
             let name = rule_name(rule, format!("{}-{}", list.key(), index + 1));
             match &rule.action {
-                RuleAction::Route(_) => return Found::Rule(Chosen { owner: service, rule, name }),
+                RuleAction::Route(_) => {
+                    let fault = rule.fault;
+                    return Found::Rule(Chosen { owner: service, rule, name, fault });
+                }
                 RuleAction::Unknown => return Found::Broken,
                 RuleAction::Delegate(to) => {
                     let (namespace, delegate) = &to.value;
                     let namespace = namespace.as_ref().unwrap_or(&service.meta.namespace);
                     match self.choose_delegated(namespace, delegate, &name, dialled) {
                         Found::Nothing => {}
-                        found => return found,
+                        Found::Rule(chosen) => {
+                            let fault = chosen.fault.or(rule.fault);
+                            return Found::Rule(Chosen { fault, ..chosen });
+                        }
+                        Found::Broken => return Found::Broken,
                     }
                 }
             }
@@ -172,7 +174,7 @@ impl<'r> VirtualServices<'r> {
             if takes(rule, List::Http, dialled) {
                 let RuleAction::Route(_) = &rule.action else { return Found::Broken };
                 let name = rule_name(rule, format!("{prefix}-{}", index + 1));
-                return Found::Rule(Chosen { owner, rule, name });
+                return Found::Rule(Chosen { owner, rule, name, fault: rule.fault });
             }
         }
         Found::Nothing
@@ -230,13 +232,16 @@ fn unclear(service: &VirtualService, list: List, dialled: &Dialled<'_>, report: 
 }
 
 fn takes(rule: &Rule, list: List, dialled: &Dialled<'_>) -> bool {
-    rule.matches.is_empty() || rule.matches.iter().any(|wanted| fits(wanted, list, dialled))
+    match rule.matches[..] {
+        [] => dialled.is_own,
+        _ => rule.matches.iter().any(|wanted| fits(wanted, list, dialled)),
+    }
 }
 
 /// Whether everything that a match asks for is so. `http` matches with gateways do not look at
-/// the client's labels, as in Istio.
+/// the client's labels, as in Istio; one without a range is about the host's own addresses.
 fn fits(wanted: &Match, list: List, dialled: &Dialled<'_>) -> bool {
-    let Dialled { client, host, port, ip } = dialled;
+    let Dialled { client, host, port, ip, is_own } = dialled;
     let gateways = &wanted.gateways;
     if !gateways.is_empty() && !gateways.iter().any(|name| name == MESH) {
         return false;
@@ -250,7 +255,7 @@ fn fits(wanted: &Match, list: List, dialled: &Dialled<'_>) -> bool {
     let names = &wanted.sni_hosts;
     fits_client
         && wanted.port.is_none_or(|only| only == port.number)
-        && (subnets.is_empty() || subnets.iter().any(|range| range.value.contains(*ip)))
+        && if subnets.is_empty() { *is_own } else { subnets.iter().any(|r| r.value.contains(*ip)) }
         && (names.is_empty() || names.iter().any(|name| covers(&name.value, host)))
 }
 
