@@ -136,7 +136,7 @@ struct Count {
 impl Count {
     fn new(service: &Service, rehearsal: &Rehearsal) -> Self {
         let counters = rehearsal.publisher().counters(service_id(&service.name));
-        let counter = |owner| counters.and_then(|counters| counters.get(&owner).copied());
+        let counter = |owner| counters.and_then(|counters| counters.get(&owner));
         let mut ordinals = HashMap::new();
         let routes = name_ids(service.routes.iter().map(|route| route.name.as_str()));
         let owners = routes.into_iter().map(CounterOwner::Route).enumerate();
@@ -237,7 +237,7 @@ impl Tracker {
             Pick::Affinity(key) => format!("by {key}"),
         };
         let names = service.subsets.iter().map(|subset| subset.name.clone()).collect();
-        Self::new(&route.name, pick, names, effective_weights(service, split))
+        Self::new(&route.name, pick, names, effective_weights(service, split).into_vec())
     }
 
     fn of_subset(subset: &Subset) -> Self {

@@ -10,6 +10,7 @@ pub mod wheel;
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
+use smallvec::{SmallVec, smallvec};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -63,6 +64,9 @@ pub enum Note {
         key: &'static str,
     },
 }
+
+/// Weights by ordinal.
+pub(crate) type Weights = SmallVec<[u32; 8]>;
 
 /// Compiles services, sharing the wheels of equal weights.
 #[derive(Default)]
@@ -170,7 +174,7 @@ impl Compiler {
     fn compile_subset(&mut self, subset: &Subset, id: u32, notes: &mut Vec<Note>) -> SubsetImage {
         let backends: Vec<BackendImage> =
             subset.backends.iter().map(|backend| backend_image(backend.addr)).collect();
-        let weights: Vec<u32> = subset.backends.iter().map(|backend| backend.weight).collect();
+        let weights: Weights = subset.backends.iter().map(|backend| backend.weight).collect();
         let choice = is_usable(subset).then(|| match subset.balance {
             Balance::RoundRobin | Balance::LeastConnections => {
                 self.choice(&subset.name, &weights, notes, ChoiceImage::Ticket)
@@ -212,8 +216,8 @@ impl Compiler {
 
 /// Weights of a split in force: one for every subset of the service, so that ordinals agree, and
 /// those of empty subsets spilled where the split says so.
-pub(crate) fn effective_weights(service: &Service, split: &Split) -> Vec<u32> {
-    let mut weights = vec![0; service.subsets.len()];
+pub(crate) fn effective_weights(service: &Service, split: &Split) -> Weights {
+    let mut weights: Weights = smallvec![0; service.subsets.len()];
     for (subset, weight) in &split.weights {
         weights[*subset] = *weight;
     }
@@ -271,8 +275,8 @@ pub fn service_id(name: &str) -> ServiceId {
 }
 
 /// Identities of names that are unique in a service: their hashes, moved on where two collide.
-pub fn name_ids<'a>(names: impl Iterator<Item = &'a str>) -> Vec<u32> {
-    let mut ids: Vec<u32> = Vec::new();
+pub fn name_ids<'a>(names: impl Iterator<Item = &'a str>) -> SmallVec<[u32; 8]> {
+    let mut ids = SmallVec::new();
     for name in names {
         let hash = fnv64(name.as_bytes());
         let mut id = fold(hash);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::resolver::Answers;
 use crate::policy::model::Outbound;
-use crate::policy::{HostNames, Loaded, Reading, Source, is_service};
+use crate::policy::{HostNames, Loaded, Reading, Source, holds_resources, is_service};
 
 /// Most hosts whose address is remembered though no document has them now.
 const MOST_ABSENT: usize = 1024;
@@ -27,7 +27,7 @@ pub(crate) struct Held {
 /// All foreign documents, and what they say besides services.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Documents {
-    /// Sources of policy files with a document that counts.
+    /// Sources of policy files with a document, whether it counts or not.
     pub(crate) base: Vec<Held>,
     /// Sources that were applied, the last one last.
     pub(crate) applied: Vec<Held>,
@@ -119,8 +119,12 @@ impl Documents {
         }
         let held = sources.iter().zip(identities);
         let held = held.map(|(source, identities)| Held { source: source.clone(), identities });
-        let counting = held.filter(|held| !held.identities.is_empty());
-        let (base, applied) = counting.partition(|held| held.source.reading.layer == 0);
+        let is_base = |held: &Held| held.source.reading.layer == 0;
+        // What is applied over a whole policy file may be taken back.
+        let counting = held.filter(|held| {
+            !held.identities.is_empty() || is_base(held) && holds_resources(&held.source)
+        });
+        let (base, applied) = counting.partition(is_base);
         Self {
             base,
             applied,

@@ -222,6 +222,11 @@ impl Files {
     fn read_documents(&self) -> io::Result<String> {
         match fs::read_to_string(self.path(DOCUMENTS)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            // Nothing is kept as no file.
+            Ok(text) if text.is_empty() => Err(io::Error::other(format!(
+                "{} is empty: what was applied is lost; remove the file to go on without",
+                self.path(DOCUMENTS).display()
+            ))),
             result => result,
         }
     }
@@ -404,6 +409,15 @@ mod tests {
 
     fn found(overrides: &Overrides) -> Vec<Change> {
         overrides.iter().map(|(name, found)| (name.clone(), Some(found.clone()))).collect()
+    }
+
+    #[test]
+    fn documents_that_were_lost_are_noticed() {
+        let state = tempfile::tempdir().unwrap();
+        let path = Overrides::open(state.path()).unwrap().documents_path();
+        fs::write(&path, "").unwrap();
+        let error = Overrides::open(state.path()).unwrap_err().to_string();
+        assert!(error.contains("_documents.json is empty"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Hooks and counts are read from the kernel when they are asked for, never remembered.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use splitter_common::abi::Reason;
@@ -13,7 +12,7 @@ use super::engine::{ChangeError, Engine, PeerNameHooks, Running};
 use super::resolver::DnsStatus;
 use crate::compile::{Note, name_ids, service_id};
 use crate::policy::model::{Action, Outbound, Service, Subset};
-use crate::publish::CounterOwner;
+use crate::publish::{CounterOwner, Counters as Indices};
 use crate::tables::Maps;
 
 /// Services that are told of in detail where nobody asked for some or for all.
@@ -175,15 +174,12 @@ pub(crate) struct Survey {
     services: Vec<(Running, Option<Indices>)>,
 }
 
-/// Indices into the counters map by what they count.
-type Indices = Arc<BTreeMap<CounterOwner, u32>>;
-
 impl Survey {
     /// The status with its services.
     pub(crate) fn describe(self) -> Status {
         let Self { mut status, counters, services } = self;
         let describe = |(running, indices): &(Running, Option<Indices>)| {
-            let counters = ServiceCounters { indices: indices.as_deref(), counters: &counters };
+            let counters = ServiceCounters { indices: indices.as_ref(), counters: &counters };
             describe_service(running, &counters)
         };
         status.services = services.iter().map(describe).collect();
@@ -199,9 +195,8 @@ pub(crate) fn survey<M: Maps, H: PeerNameHooks>(
     let counters = engine.publisher().maps().counters();
     let unread = counters.as_ref().err().map(|error| format!("read the counters: {error}"));
     let counters = Counters(counters.unwrap_or_default());
-    let indices = |running: &Running| {
-        engine.publisher().counters(service_id(&running.service.name)).map(Arc::clone)
-    };
+    let indices =
+        |running: &Running| engine.publisher().counters(service_id(&running.service.name)).cloned();
     let running = scope.choose(engine)?.into_iter();
     let services: Vec<_> = running.map(|running| (running.clone(), indices(running))).collect();
     let n_services = engine.publisher().services().count();
@@ -297,14 +292,14 @@ impl Counters {
 
 /// Counters of one service by what they count.
 struct ServiceCounters<'a> {
-    indices: Option<&'a BTreeMap<CounterOwner, u32>>,
+    indices: Option<&'a Indices>,
     counters: &'a Counters,
 }
 
 impl ServiceCounters<'_> {
     fn get(&self, owner: CounterOwner) -> u64 {
         let index = self.indices.and_then(|indices| indices.get(&owner));
-        index.map_or(0, |index| self.counters.get(*index))
+        index.map_or(0, |index| self.counters.get(index))
     }
 }
 

@@ -115,6 +115,8 @@ pub(super) struct Report {
     warnings: Problems,
     /// Sources whose errors of degradable codes are warnings.
     degraded: HashSet<usize>,
+    /// Sources that were told what is worth telling once.
+    told: HashSet<usize>,
     /// Number of errors that stay errors when a load is asked to degrade.
     failures: usize,
 }
@@ -137,6 +139,10 @@ impl Report {
             self.soften(&mut diagnostic);
         } else if diagnostic.severity == Severity::Error {
             self.failures += 1;
+        }
+        let is_general = diagnostic.code == code::PER_CONNECTION.id;
+        if is_general && !self.told.insert(diagnostic.primary.source) {
+            return;
         }
         let problems = match diagnostic.severity {
             Severity::Error => &mut self.errors,

@@ -10,12 +10,14 @@ use rustc_hash::FxHashMap;
 use std::io;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use splitter_common::abi::{
     Backend, Choice, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel, action, pick,
     plan_flag,
 };
 
-use super::place::{CounterOwner, Placed, PlacedWheel, WheelOwner};
+use super::counters::{CounterOwner, Counters};
+use super::place::{Few, Placed, PlacedWheel, WheelOwner};
 use crate::compile::image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, Slots, SubsetImage,
 };
@@ -117,11 +119,11 @@ fn empty(plan: u32, record: &Plan, image: &ServiceImage) -> Placed {
         plan,
         routes: record.routes,
         subsets: record.subsets,
-        backends: Vec::new(),
-        matches: Vec::new(),
-        thresholds: Vec::new(),
-        wheels: Vec::new(),
-        counters: Arc::default(),
+        backends: Few::new(),
+        matches: Few::new(),
+        thresholds: Few::new(),
+        wheels: SmallVec::new(),
+        counters: Counters::default(),
     }
 }
 
@@ -136,14 +138,13 @@ impl<M: Maps> Reader<'_, M> {
     fn read_subset(&mut self, index: u32) -> Option<()> {
         let record: Subset = read(self.maps, Arena::Subsets, index)?;
         self.placed.backends.push(record.backends);
-        Arc::make_mut(&mut self.placed.counters)
-            .insert(CounterOwner::Subset(record.id), record.counter);
+        self.placed.counters.insert(CounterOwner::Subset(record.id), record.counter);
         let mut backends = Vec::new();
         for i in 0..u32::from(record.n_listed) {
             let backend: Backend = read(self.maps, Arena::Backends, record.backends + i)?;
             let image = BackendImage { addr: backend.addr, port_be: backend.port_be };
             let owner = CounterOwner::Backend(record.id, image);
-            Arc::make_mut(&mut self.placed.counters).insert(owner, backend.counter);
+            self.placed.counters.insert(owner, backend.counter);
             backends.push(image);
         }
         let choice = if record.n_backends > 0 {
@@ -172,8 +173,7 @@ impl<M: Maps> Reader<'_, M> {
         let thresholds = matches!(action, ActionImage::Split(ChoiceImage::Threshold { .. }));
         self.placed.thresholds.push(if thresholds { record.choice.wheel } else { 0 });
         self.placed.matches.push(record.client);
-        Arc::make_mut(&mut self.placed.counters)
-            .insert(CounterOwner::Route(record.id), record.counter);
+        self.placed.counters.insert(CounterOwner::Route(record.id), record.counter);
         self.image.routes.push(RouteImage { id: record.id, client, action });
         Some(())
     }

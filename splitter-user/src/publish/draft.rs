@@ -1,6 +1,6 @@
 //! Planning a publish: everything that it will write, with its room taken, before the first write.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashSet};
 use std::sync::Arc;
 
 use splitter_common::abi::FrontendKey;
@@ -23,6 +23,7 @@ pub(super) struct NewPair {
 pub(super) struct Draft {
     pub(super) placed: Vec<Placed>,
     pub(super) removed: Vec<ServiceId>,
+    /// Of every frontend of every place, in their order.
     pub(super) pairs: Vec<NewPair>,
     pub(super) inserts: Vec<(FrontendKey, u32)>,
     /// Key, plan pair and plan in force of frontends that go.
@@ -56,11 +57,12 @@ impl<M: Maps> Publisher<M> {
 
     /// Every frontend must be free, or belong to a service that changes and no longer has it.
     fn check_frontends(&self, changes: &[Change]) -> Result<(), PublishError> {
-        let changing: FxHashSet<ServiceId> = changes.iter().map(Change::id).collect();
-        let mut claimed = FxHashSet::default();
+        // Changes are sorted by id.
+        let is_changing = |id: &ServiceId| changes.binary_search_by_key(id, Change::id).is_ok();
+        let mut claimed = FxHashSet::with_capacity_and_hasher(changes.len(), FxBuildHasher);
         for key in changes.iter().flat_map(Change::frontends) {
             let owner = self.frontends.get(key).map(|(_, owner)| owner);
-            if !claimed.insert(*key) || owner.is_some_and(|owner| !changing.contains(owner)) {
+            if !claimed.insert(*key) || owner.is_some_and(|owner| !is_changing(owner)) {
                 return Err(PublishError::FrontendTaken(*key));
             }
         }
@@ -86,6 +88,8 @@ impl<M: Maps> Publisher<M> {
 
     fn fill_draft(&mut self, draft: &mut Draft, changes: &[Change]) -> Result<(), NoRoom> {
         let new_keys: Vec<FrontendKey> = self.new_keys(changes).collect();
+        draft.inserts.reserve(new_keys.len());
+        draft.placed.reserve(changes.len());
         for key in new_keys {
             draft.inserts.push((key, self.space.take(Pool::Arena(Arena::PlanPairs), 1)?));
         }
@@ -107,22 +111,28 @@ impl<M: Maps> Publisher<M> {
 
     /// Where each frontend goes: from the plan in force to the new one, or to none.
     fn draft_pairs(&self, draft: &mut Draft) {
-        let new_pairs: FxHashMap<FrontendKey, u32> = draft.inserts.iter().copied().collect();
-        let mut claimed = FxHashSet::default();
+        // The new keys were collected in this very order.
+        let mut new_pairs = draft.inserts.iter().map(|(_, pair)| *pair);
+        draft.pairs.reserve(draft.placed.len());
         for placed in &draft.placed {
             for key in &placed.image.frontends {
-                claimed.insert(*key);
                 let (pair, older) = match self.frontends.get(key) {
                     Some((pair, owner)) => (*pair, self.services[owner].plan),
-                    None => (new_pairs[key], 0),
+                    None => (new_pairs.next().expect("each new key has a pair"), 0),
                 };
                 draft.pairs.push(NewPair { pair, older, newer: placed.plan });
             }
         }
         let changing = draft.placed.iter().map(|placed| placed.image.id);
-        for id in changing.chain(draft.removed.iter().copied()) {
-            let Some(old) = self.services.get(&id) else { continue };
-            for key in old.image.frontends.iter().filter(|key| !claimed.contains(*key)) {
+        let changing = changing.chain(draft.removed.iter().copied());
+        let olds: Vec<&Placed> = changing.filter_map(|id| self.services.get(&id)).collect();
+        if olds.is_empty() {
+            return;
+        }
+        let claimed: FxHashSet<&FrontendKey> =
+            draft.placed.iter().flat_map(|placed| &placed.image.frontends).collect();
+        for old in olds {
+            for key in old.image.frontends.iter().filter(|key| !claimed.contains(key)) {
                 draft.deletes.push((*key, self.frontends[key].0, old.plan));
             }
         }

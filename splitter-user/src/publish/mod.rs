@@ -16,6 +16,7 @@
 //! The daemon may die between any two of these; [`Publisher::adopt`] puts things right.
 
 mod adopt;
+mod counters;
 mod draft;
 mod fault;
 mod mend;
@@ -24,9 +25,8 @@ mod space;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ use splitter_common::abi::{
 };
 
 pub use adopt::AdoptError;
+pub use counters::{CounterOwner, Counters};
 pub use fault::FaultyMaps;
-pub use place::CounterOwner;
 
 use crate::compile::image::{ServiceId, ServiceImage};
 use crate::tables::{Arena, Grace, Maps, committed, write};
@@ -175,7 +175,7 @@ impl<M: Maps> Publisher<M> {
     }
 
     /// The counters of a service: indices into the counters map. Shared, to be kept cheaply.
-    pub fn counters(&self, id: ServiceId) -> Option<&Arc<BTreeMap<CounterOwner, u32>>> {
+    pub fn counters(&self, id: ServiceId) -> Option<&Counters> {
         self.services.get(&id).map(|placed| &placed.counters)
     }
 
@@ -233,16 +233,13 @@ impl<M: Maps> Publisher<M> {
     }
 
     /// Leaves out changes that change nothing; of several of one service the last counts.
-    fn real_changes(&self, changes: Vec<Change>) -> Vec<Change> {
-        let mut last: BTreeMap<ServiceId, Change> = BTreeMap::new();
-        for change in changes {
-            let id = match &change {
-                Change::Put(image) => image.id,
-                Change::Remove(id) => *id,
-            };
-            last.insert(id, change);
-        }
-        last.into_values().filter(|change| self.is_real(change)).collect()
+    fn real_changes(&self, mut changes: Vec<Change>) -> Vec<Change> {
+        // Stable, and from the last to the first: of equal ids the first is the last that was said.
+        changes.reverse();
+        changes.sort_by_key(Change::id);
+        changes.dedup_by_key(|change| change.id());
+        changes.retain(|change| self.is_real(change));
+        changes
     }
 
     fn is_real(&self, change: &Change) -> bool {
@@ -294,13 +291,15 @@ impl<M: Maps> Publisher<M> {
         };
         self.n_stateful += draft.n_stateful();
         let mut retired = Vec::new();
-        let pairs: FxHashMap<FrontendKey, u32> = draft.inserts.iter().copied().collect();
         self.leaving.add(&draft);
         for key in draft.deletes.iter().map(|(key, ..)| key) {
             self.frontends.remove(key);
         }
+        self.frontends.reserve(draft.inserts.len());
+        self.services.reserve(draft.placed.len());
+        let mut pairs = draft.pairs.iter().map(|pair| pair.pair);
         for placed in draft.placed {
-            retired.extend(self.replace(placed, &pairs));
+            retired.extend(self.replace(placed, &mut pairs));
         }
         for id in draft.removed {
             if let Some(old) = self.services.remove(&id) {
@@ -321,22 +320,25 @@ impl<M: Maps> Publisher<M> {
         self.retired.push((Mark(self.last_mark), ranges));
     }
 
-    /// Puts a new place in force and answers what only the old one used.
-    fn replace(&mut self, placed: Placed, new_pairs: &FxHashMap<FrontendKey, u32>) -> Vec<Range> {
+    /// Puts a new place in force and answers what only the old one used. `pairs` begins with those
+    /// of the frontends.
+    fn replace(&mut self, placed: Placed, pairs: &mut impl Iterator<Item = u32>) -> Vec<Range> {
         let id = placed.image.id;
-        for key in &placed.image.frontends {
-            let pair = self.frontends.get(key).map(|(pair, _)| *pair);
-            let pair = pair.unwrap_or_else(|| new_pairs[key]);
+        for (key, pair) in placed.image.frontends.iter().zip(pairs) {
             self.frontends.insert(*key, (pair, id));
         }
-        let Some(old) = self.services.remove(&id) else {
-            self.services.insert(id, placed);
-            return Vec::new();
-        };
-        self.n_stateful -= usize::from(old.image.answer_frontend);
-        let retired = old.own_ranges(Some(&placed));
-        self.services.insert(id, placed);
-        retired
+        match self.services.entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert(placed);
+                Vec::new()
+            }
+            Entry::Occupied(mut entry) => {
+                self.n_stateful -= usize::from(entry.get().image.answer_frontend);
+                let retired = entry.get().own_ranges(Some(&placed));
+                entry.insert(placed);
+                retired
+            }
+        }
     }
 
     fn store_flags(&mut self, n_stateful: usize) -> io::Result<()> {

@@ -1,31 +1,20 @@
 //! Where one service lives in the arenas, and the records it consists of.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::Arc;
 
+use smallvec::{SmallVec, smallvec};
 use splitter_common::abi::{
     Backend, Choice, INLINE_SLOTS, NARROW_SLOTS_PER_CELL, Plan, Route, Subset, WIDE_SLOTS_PER_CELL,
     Wheel, action, pick, plan_flag,
 };
 
+use super::counters::{CounterOwner, Counters};
 use super::space::{NoRoom, Pool, Range, Space};
 use crate::compile::image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceImage, Slots, SubsetImage,
 };
 use crate::tables::{Arena, Maps, write, write_all};
-
-/// Whose counter it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CounterOwner {
-    /// A route, by the hash of its name.
-    Route(u32),
-    /// A subset, by the hash of its name.
-    Subset(u32),
-    /// A backend of a subset.
-    Backend(u32, BackendImage),
-}
 
 /// Whose wheel it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +22,9 @@ pub(super) enum WheelOwner {
     Route(u32),
     Subset(u32),
 }
+
+/// A list that is nearly always short.
+pub(super) type Few<T> = SmallVec<[T; 2]>;
 
 /// A wheel in its arena.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,13 +55,13 @@ pub(super) struct Placed {
     pub(super) routes: u32,
     pub(super) subsets: u32,
     /// First backend of each subset.
-    pub(super) backends: Vec<u32>,
+    pub(super) backends: Few<u32>,
     /// Match of each route; 0 for routes that take every client.
-    pub(super) matches: Vec<u32>,
+    pub(super) matches: Few<u32>,
     /// First threshold cell of each route; 0 for routes that have none.
-    pub(super) thresholds: Vec<u32>,
-    pub(super) wheels: Vec<PlacedWheel>,
-    pub(super) counters: Arc<BTreeMap<CounterOwner, u32>>,
+    pub(super) thresholds: Few<u32>,
+    pub(super) wheels: SmallVec<[PlacedWheel; 3]>,
+    pub(super) counters: Counters,
 }
 
 impl Placed {
@@ -80,15 +72,17 @@ impl Placed {
         space: &mut Space,
     ) -> Result<Self, NoRoom> {
         let n = image.routes.len();
+        let of_subset = |subset: &SubsetImage| 1 + subset.backends.len();
+        let n_counters = n + image.subsets.iter().map(of_subset).sum::<usize>();
         let mut placed = Self {
             plan: 0,
             routes: 0,
             subsets: 0,
-            backends: Vec::with_capacity(image.subsets.len()),
-            matches: vec![0; n],
-            thresholds: vec![0; n],
-            wheels: Vec::new(),
-            counters: Arc::default(),
+            backends: Few::new(),
+            matches: smallvec![0; n],
+            thresholds: smallvec![0; n],
+            wheels: SmallVec::new(),
+            counters: Counters::with_capacity(n_counters),
             image,
         };
         match placed.take_room(old, space) {
@@ -159,9 +153,9 @@ impl Placed {
         space: &mut Space,
         owner: CounterOwner,
     ) -> Result<(), NoRoom> {
-        if let Entry::Vacant(entry) = Arc::make_mut(&mut self.counters).entry(owner) {
-            let kept = old.and_then(|old| old.counters.get(&owner).copied());
-            entry.insert(kept.map_or_else(|| space.take(Pool::Counters, 1), Ok)?);
+        if self.counters.get(&owner).is_none() {
+            let kept = old.and_then(|old| old.counters.get(&owner));
+            self.counters.insert(owner, kept.map_or_else(|| space.take(Pool::Counters, 1), Ok)?);
         }
         Ok(())
     }
@@ -206,7 +200,7 @@ impl Placed {
         }
         for (owner, index) in self.counters.iter() {
             if other.is_none_or(|other| other.counters.get(owner) != Some(index)) {
-                ranges.push(Range { pool: Pool::Counters, start: *index, len: 1 });
+                ranges.push(Range { pool: Pool::Counters, start: index, len: 1 });
             }
         }
         // Index 0 stands for what was never taken.
@@ -266,24 +260,29 @@ impl Placed {
             write(maps, Arena::Matches, self.matches[i], client)?;
         }
         if let ActionImage::Split(ChoiceImage::Threshold { thresholds, .. }) = &route.action {
-            let cells: Vec<u64> =
+            let cells: SmallVec<[u64; 16]> =
                 thresholds.iter().map(|(t, ordinal)| t << 16 | u64::from(*ordinal)).collect();
             write_all(maps, Arena::Cells, self.thresholds[i], &cells)?;
         }
         Ok(())
     }
 
-    fn backend_records(&self, subset: &SubsetImage) -> Vec<Backend> {
+    fn backend_records(&self, subset: &SubsetImage) -> SmallVec<[Backend; 8]> {
         let record = |backend: &BackendImage| Backend {
             addr: backend.addr,
             port_be: backend.port_be,
             pad: 0,
-            counter: self.counters[&CounterOwner::Backend(subset.id, *backend)],
+            counter: self.counter(CounterOwner::Backend(subset.id, *backend)),
         };
         subset.backends.iter().map(record).collect()
     }
 
-    fn subset_records(&self) -> Vec<Subset> {
+    /// Every owner was given one when the room was taken.
+    fn counter(&self, owner: CounterOwner) -> u32 {
+        self.counters.get(&owner).expect("every owner has a counter")
+    }
+
+    fn subset_records(&self) -> SmallVec<[Subset; 4]> {
         let record = |(subset, first): (&SubsetImage, &u32)| {
             let wheel = self.wheel(WheelOwner::Subset(subset.id)).map_or(0, |wheel| wheel.index);
             let usable = subset.choice.is_some();
@@ -294,7 +293,7 @@ impl Placed {
                     .map_or_else(Choice::default, |choice| self.choice_record(choice, wheel, 0)),
                 id: subset.id,
                 backends: *first,
-                counter: self.counters[&CounterOwner::Subset(subset.id)],
+                counter: self.counter(CounterOwner::Subset(subset.id)),
                 n_backends: if usable { short(subset.backends.len()) } else { 0 },
                 n_listed: short(subset.backends.len()),
             }
@@ -302,7 +301,7 @@ impl Placed {
         self.image.subsets.iter().zip(&self.backends).map(record).collect()
     }
 
-    fn route_records(&self) -> Vec<Route> {
+    fn route_records(&self) -> SmallVec<[Route; 4]> {
         let routes = self.image.routes.iter().enumerate();
         routes.map(|(i, route)| self.route_record(i, route)).collect()
     }
@@ -320,7 +319,7 @@ impl Placed {
             choice,
             id: route.id,
             client: self.matches[i],
-            counter: self.counters[&CounterOwner::Route(route.id)],
+            counter: self.counter(CounterOwner::Route(route.id)),
             errno,
             action,
             pad: 0,
@@ -400,7 +399,7 @@ pub(super) fn n_cells(slots: &[u16]) -> u32 {
     }
 }
 
-fn pack_slots(slots: &[u16]) -> Vec<u64> {
+fn pack_slots(slots: &[u16]) -> SmallVec<[u64; 16]> {
     let per_cell = slots_per_cell(slots);
     let bits = u64::BITS / u32::from(per_cell);
     let pack = |cell: &[u16]| cell.iter().rev().fold(0, |word, s| word << bits | u64::from(*s));

@@ -222,9 +222,19 @@ pub fn write_all<T: Pod, M: Maps + ?Sized>(
         return maps.store(arena, at, words);
     }
     // Some records are aligned less than words are.
-    let words: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
-    maps.store(arena, at, &words)
+    let mut words = [0_u64; MOST_WORDS];
+    let n = arena.record_words();
+    for (i, record) in bytes.chunks_exact(n * 8).enumerate() {
+        for (word, bytes) in words.iter_mut().zip(record.chunks_exact(8)) {
+            *word = bytemuck::pod_read_unaligned(bytes);
+        }
+        maps.store(arena, at + i * n, &words[..n])?;
+    }
+    Ok(())
 }
+
+/// Words of the longest record.
+const MOST_WORDS: usize = 8;
 
 /// The committed record.
 pub fn committed<M: Maps + ?Sized>(maps: &M) -> Commit {

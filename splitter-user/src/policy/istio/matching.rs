@@ -11,8 +11,10 @@ use crate::policy::fields::{Field, inert, read as field, refused, unseen};
 use crate::policy::mesh::resource::{At, Cidr, Labels, Match};
 use crate::policy::reader::{Entry, Fields, Reader};
 use crate::policy::words::quote;
-use crate::policy::yaml::NodeId;
+use crate::policy::yaml::{NodeId, Value};
 
+/// Clients that are no gateway.
+pub(super) const MESH: &str = "mesh";
 const REQUEST: &str = "a connection is routed before its first request: match on `sourceLabels`, \
                        `sourceNamespace` or `port`, or keep this rule in a proxy";
 const SUBNET: &str = "select clients by `sourceLabels` or `sourceNamespace`";
@@ -83,6 +85,9 @@ fn read(reader: &mut Reader<'_>, node: NodeId, form: Form, hosts: &[At<String>])
         Form::Tcp => TCP,
         Form::Tls => TLS,
     };
+    if let Some(gateways) = only_gateways(reader, node, table) {
+        return Some(Match { gateways, ..Match::everything(reader.span(node)) });
+    }
     let fields = reader.object(node, "a match", table)?;
     let mut found = Match {
         at: reader.span(node),
@@ -100,6 +105,24 @@ fn read(reader: &mut Reader<'_>, node: NodeId, form: Form, hosts: &[At<String>])
         ignore_source(reader, &fields, &mut found);
     }
     Some(found)
+}
+
+/// The gateways of a match that takes no client of the mesh. It takes nobody here, whatever else it
+/// asks for, so only its keys are looked at.
+fn only_gateways(
+    reader: &mut Reader<'_>,
+    node: NodeId,
+    table: &'static [Field],
+) -> Option<Vec<String>> {
+    let given = reader.peek(node, "gateways").map(|node| reader.value(node));
+    let Some(Value::Sequence(items)) = given else { return None };
+    let is_other = |item: &NodeId| reader.text(*item).is_some_and(|name| name != MESH);
+    if items.is_empty() || !items.iter().all(is_other) {
+        return None;
+    }
+    let known: Vec<&'static str> = table.iter().map(|field| field.name).collect();
+    let fields = reader.fields(node, "a match", &known)?;
+    Some(names(read_gateways(reader, fields.get("gateways")?)))
 }
 
 /// Port 0 is what protobuf writes for none.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::matching::read_gateways;
+use super::matching::{MESH, read_gateways};
 use super::rules::{self, Form};
 use crate::policy::Reading;
 use crate::policy::code;
@@ -17,8 +17,6 @@ use crate::policy::reader::{Fields, Reader};
 use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Value};
 
-/// Clients that are no gateway.
-const MESH: &str = "mesh";
 const RULES: &str = "write `http: [{route: [{destination: {host: HOST}}]}]`";
 
 const DOCUMENT: &[Field] =
@@ -45,13 +43,19 @@ pub(in crate::policy) fn read(
     let spec = reader.required(&object.fields, "spec", help)?;
     let spec = reader.object(spec, "the spec", TABLE)?;
     let hosts = read_hosts(reader, &spec);
+    let gateways = spec.get("gateways").map_or_else(Vec::new, |e| read_gateways(reader, e));
+    // Rules for gateways alone are skipped as a whole, so it does not matter what they match.
+    let is_of_mesh = gateways.is_empty() || gateways.iter().any(|gateway| gateway.value == MESH);
+    let mut rules = |form| {
+        if is_of_mesh { rules::read_list(reader, &spec, form, &hosts) } else { Vec::new() }
+    };
     let mut service = VirtualService {
-        gateways: spec.get("gateways").map_or_else(Vec::new, |e| read_gateways(reader, e)),
+        http: rules(Form::Http),
+        tcp: rules(Form::Tcp),
+        tls: rules(Form::Tls),
         export: reader.export_of_rule(&spec, &object.meta.namespace),
-        http: rules::read_list(reader, &spec, Form::Http, &hosts),
-        tcp: rules::read_list(reader, &spec, Form::Tcp, &hosts),
-        tls: rules::read_list(reader, &spec, Form::Tls, &hosts),
         meta: object.meta,
+        gateways,
         hosts,
     };
     check_presence(reader, &spec);

@@ -29,7 +29,9 @@ pub(super) fn check(resources: &Resources, mesh: &Mesh<'_>, report: &mut Report)
             gateway_routes::unbound(&gateway.value, gateway.at, report);
         }
     }
-    for service in resources.virtual_services.iter().filter(|s| s.hosts.is_empty()) {
+    // Rules for gateways alone are not read, so that nobody knows to whom those delegate.
+    let all_read = resources.virtual_services.iter().all(is_of_mesh);
+    for service in resources.virtual_services.iter().filter(|s| all_read && s.hosts.is_empty()) {
         if !delegated.contains(&(service.meta.namespace.as_str(), service.meta.name.as_str())) {
             let message = "a VirtualService without `hosts` to which none delegates";
             ineffective(service.meta.at, message, "give it `hosts`, or delegate to it", report);

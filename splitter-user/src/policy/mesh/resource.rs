@@ -100,6 +100,21 @@ pub(in crate::policy) struct Match {
     pub(in crate::policy) sni_hosts: Vec<At<String>>,
 }
 
+impl Match {
+    /// A match that asks for nothing.
+    pub(in crate::policy) fn everything(at: Span) -> Self {
+        Self {
+            at,
+            port: None,
+            source_labels: Labels::new(),
+            source_namespace: None,
+            gateways: Vec::new(),
+            destination_subnets: Vec::new(),
+            sni_hosts: Vec::new(),
+        }
+    }
+}
+
 /// What a rule does.
 #[derive(Clone, Debug)]
 pub(in crate::policy) enum RuleAction {

@@ -30,11 +30,12 @@ struct Counters {
 impl Counters {
     fn of(publisher: &Publisher<MemoryMaps>, service: &Service) -> Self {
         let owned = publisher.counters(service_id(&service.name)).expect("in force");
+        let counter = |owner| owned.get(&owner).expect("every owner has a counter");
         let routes = name_ids(service.routes.iter().map(|route| route.name.as_str()));
         let subsets = name_ids(service.subsets.iter().map(|subset| subset.name.as_str()));
         Self {
-            routes: routes.into_iter().map(|id| owned[&CounterOwner::Route(id)]).collect(),
-            subsets: subsets.into_iter().map(|id| owned[&CounterOwner::Subset(id)]).collect(),
+            routes: routes.into_iter().map(|id| counter(CounterOwner::Route(id))).collect(),
+            subsets: subsets.into_iter().map(|id| counter(CounterOwner::Subset(id))).collect(),
         }
     }
 }

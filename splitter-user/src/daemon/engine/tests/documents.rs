@@ -57,9 +57,8 @@ fn later_documents_replace_earlier_ones_and_the_rest_stays() {
     assert_eq!(bench.kept(), [("two.yaml".to_owned(), 2), ("three.yaml".to_owned(), 3)]);
     // Over a document of a policy file, and back.
     bench.engine.apply_documents(&[source("four.yaml", &workload("base", "/new"))]).unwrap();
-    assert!(bench.engine.documents().base.is_empty());
+    assert_eq!(bench.engine.documents().base[0].identities, [""; 0]);
     bench.engine.remove(&["Workload/default/base".to_owned()]).unwrap();
-    bench.reload(&[source("files.yaml", &workload("base", "/base"))]).unwrap();
     assert_eq!(bench.engine.documents().base[0].identities, ["Workload/default/base"]);
 }
 

@@ -94,6 +94,19 @@ fn a_virtual_service_stands_over_files_through_reloads_and_restarts() {
 }
 
 #[test]
+fn a_policy_file_counts_again_once_what_was_applied_over_all_of_it_is_taken_back() {
+    let mut bench = bench();
+    let named = |name: &str, text: &str| Source::new(name, text);
+    let files = [named("registry.yaml", REGISTRY), named("vs.yaml", &split(1, 0))];
+    let loaded = crate::policy::load(&files).unwrap();
+    bench.engine.replace_files(loaded, &files).unwrap();
+    bench.documents("other.yaml", &split(80, 20)).unwrap();
+    assert_eq!(bench.split("shop/web"), (5, 4));
+    bench.engine.remove(&["VirtualService/shop/web".to_owned()]).unwrap();
+    assert_eq!(bench.split("shop/web"), (1, 1));
+}
+
+#[test]
 fn weights_by_command_stand_until_the_next_step() {
     let mut first = bench();
     let files = format!("{REGISTRY}---\n{}", split(80, 20));
