@@ -160,7 +160,8 @@ fn remember(before: &BTreeMap<String, IpAddr>, hosts: &[HostNames]) -> BTreeMap<
 impl From<KeptSource> for Source {
     fn from(kept: KeptSource) -> Self {
         let KeptSource { name, text, namespace, degrade, layer, without } = kept;
-        let reading = Reading { namespace, degrade, layer, without_services: true, without };
+        let reading =
+            Reading { namespace, degrade, quiet: true, layer, without_services: true, without };
         Self { name, bytes: text.into_bytes(), reading }
     }
 }
@@ -201,6 +202,7 @@ mod tests {
     fn what_is_kept_is_read_again() {
         let mut source = Source::new("one.yaml", "# \u{e9}\n");
         source.reading = Reading {
+            quiet: true,
             namespace: "shop".to_owned(),
             degrade: true,
             layer: 7,

@@ -200,6 +200,7 @@ codes! {
     RULE_INEFFECTIVE = "SP1016" Warning "a rule takes no connection";
     SNI_ASSUMED = "SP1017" Warning "the server name is taken to be the host that was looked up";
     SELECTOR_IGNORED = "SP1018" Warning "a selector is ignored beside another, as in Istio";
+    KIND_SKIPPED = "SP1019" Warning "a document of a group that is not known is skipped";
 }
 
 /// Whether a code's errors can be degraded to warnings.

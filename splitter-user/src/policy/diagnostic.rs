@@ -115,6 +115,8 @@ pub(super) struct Report {
     warnings: Problems,
     /// Sources whose errors of degradable codes are warnings.
     degraded: HashSet<usize>,
+    /// Sources of which warnings are left out.
+    quiet: HashSet<usize>,
     /// Sources that were told what is worth telling once.
     told: HashSet<usize>,
     /// Number of errors that stay errors when a load is asked to degrade.
@@ -134,14 +136,21 @@ impl Report {
         self.degraded.insert(source);
     }
 
+    /// Leaves out warnings about a source.
+    pub(super) fn hush(&mut self, source: usize) {
+        self.quiet.insert(source);
+    }
+
     pub(super) fn push(&mut self, mut diagnostic: Diagnostic) {
         if code::is_degradable(diagnostic.code) && diagnostic.severity == Severity::Error {
             self.soften(&mut diagnostic);
         } else if diagnostic.severity == Severity::Error {
             self.failures += 1;
         }
+        let source = diagnostic.primary.source;
         let is_general = diagnostic.code == code::PER_CONNECTION.id;
-        if is_general && !self.told.insert(diagnostic.primary.source) {
+        let is_known = is_general && !self.told.insert(source) || self.quiet.contains(&source);
+        if is_known && diagnostic.severity == Severity::Warning {
             return;
         }
         let problems = match diagnostic.severity {

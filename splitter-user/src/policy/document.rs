@@ -180,7 +180,9 @@ fn look_up(
     let (group, number) = text.rsplit_once('/').unwrap_or(("", text));
     let of_kind = of_kind(word);
     let found = of_kind.iter().find(|known| known.group == group).copied();
-    if of_kind.is_empty() {
+    if of_kind.is_empty() && !kinds().any(|known| known.group == group) {
+        skipped(reader, version, word, group);
+    } else if of_kind.is_empty() {
         unknown_kind(reader, kind, word, Some(group));
     } else if !found.is_some_and(|known| known.versions.contains(&number)) {
         unknown_version(reader, version, word, text, &of_kind);
@@ -212,6 +214,16 @@ fn without_version(reader: &mut Reader<'_>, node: NodeId, kind: NodeId) -> Optio
         reader.missing(at, "the document", "apiVersion", &versions_help(&of_kind));
     }
     None
+}
+
+/// Tools of all sorts keep their documents beside those of a mesh.
+fn skipped(reader: &mut Reader<'_>, version: NodeId, word: &str, group: &str) {
+    let message = format!("{} of the group {} is skipped", quote(word), quote(group));
+    let at = reader.span(version);
+    reader.push(Diagnostic::new(&code::KIND_SKIPPED, at, message).with_help(
+        "the group is not one of splitter, Istio, Kubernetes or the Gateway API, so this is taken \
+         to be another tool's",
+    ));
 }
 
 fn of_kind(word: &str) -> Vec<&'static Kind> {

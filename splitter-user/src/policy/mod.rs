@@ -73,6 +73,8 @@ pub struct Reading {
     pub namespace: String,
     /// Whether what has no meaning for a connection, or is not enforced yet, only warns.
     pub degrade: bool,
+    /// Whether warnings about the source are left out, because they were told before.
+    pub quiet: bool,
     /// Foreign documents replace those of the same kind, namespace and name in lower layers.
     pub layer: u32,
     /// Whether documents of services, `kind: Split`, are left out.
@@ -89,6 +91,7 @@ impl Default for Reading {
         Self {
             namespace: DEFAULT_NAMESPACE.to_owned(),
             degrade: false,
+            quiet: false,
             layer: 0,
             without_services: false,
             without: BTreeSet::new(),
@@ -176,6 +179,9 @@ pub fn load_in(sources: &[Source], surroundings: &Surroundings) -> Result<Loaded
     for (index, source) in sources.iter().enumerate() {
         if source.reading.degrade {
             load.report.degrade(index);
+        }
+        if source.reading.quiet {
+            load.report.hush(index);
         }
         load.source(text::clamp(index), source);
     }

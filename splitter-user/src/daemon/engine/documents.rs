@@ -42,8 +42,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         self.check_known()?;
         let (sources, first) = self.with_new(new);
         let loaded = self.load(&sources)?;
-        let warnings = loaded.warnings.iter().filter(|it| it.primary.source >= first).cloned();
-        let warnings = warnings.collect();
+        let warnings = loaded.warnings.clone();
         let named = named_from(&loaded, first);
         let plan = self.plan_documents(loaded, &sources, &[])?;
         let is_new = |held: &&Held| held.source.reading.layer == self.documents.next_layer();
@@ -77,6 +76,9 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
     /// All documents with new ones on top, and the index of the first of those.
     fn with_new(&self, new: &[Source]) -> (Vec<Source>, usize) {
         let mut sources = self.documents.sources();
+        for known in &mut sources {
+            known.reading.quiet = true;
+        }
         let (first, layer) = (sources.len(), self.documents.next_layer());
         sources.extend(new.iter().cloned().map(|mut source| {
             source.reading.layer = layer;

@@ -61,8 +61,8 @@ pub(crate) enum ChangeError {
     Impossible(String),
     /// The policy files were broken when the daemon started.
     #[error(
-        "the daemon keeps an earlier policy whose text it does not have, because the policy files \
-         are wrong; mend them first: {0}"
+        "the daemon keeps an earlier policy whose text it does not have, because what it was to \
+         load is wrong; mend that first: {0}"
     )]
     Degraded(String),
     /// A map is too small.

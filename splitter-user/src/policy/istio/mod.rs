@@ -41,7 +41,7 @@ pub(super) const KINDS: &[Kind] = &[
         name: "IstioOperator",
         group: "install.istio.io",
         versions: &["v1alpha1"],
-        fate: KindFate::Inert,
+        fate: KindFate::NotEnforced,
     },
     // Proxies that are not on the path.
     networking("Gateway", KindFate::Inert),

@@ -1,7 +1,7 @@
 //! Rules between foreign documents that do not show when a plan is made: about what is never
 //! reached, and about what is named in vain.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::clients::Client;
 use super::gateway_routes;
@@ -16,6 +16,7 @@ use super::sidecars::{self, WORKLOAD_HELP};
 use super::virtual_services::{check_protocols, is_of_mesh};
 use crate::policy::code::{self, Code};
 use crate::policy::diagnostic::{Diagnostic, Report, Span};
+use crate::policy::words::list;
 
 /// Checks everything.
 pub(super) fn check(resources: &Resources, mesh: &Mesh<'_>, report: &mut Report) {
@@ -43,8 +44,7 @@ pub(super) fn check(resources: &Resources, mesh: &Mesh<'_>, report: &mut Report)
         ineffective(host.at, UNSEEN, WORKLOAD_HELP, report);
     }
     sidecars::check(resources, mesh.clients, report);
-    let has_host = |name: &str| mesh.registry.find(name).is_some();
-    gateway_routes::check_parents(resources, has_host, report);
+    gateway_routes::check_parents(resources, mesh.registry, report);
 }
 
 /// Namespace and name of everything that a rule delegates to.
@@ -130,6 +130,7 @@ fn check_service(
     for rule in service.http.iter().chain(&service.tcp).chain(&service.tls) {
         for wanted in &rule.matches {
             check_match(wanted, mesh, report);
+            check_port(wanted, service, mesh, report);
         }
         match &rule.action {
             RuleAction::Route(destinations) => {
@@ -193,10 +194,13 @@ fn check_hosts(
             check_protocols(service, host, report);
         } else {
             let message = format!("no address is known at which clients dial {full}");
-            report.push(Diagnostic::new(&code::NO_ADDRESS, name.at, message).with_help(
-                "load the Service that defines it, or write a ServiceEntry with its `addresses` \
-                 and `endpoints`",
-            ));
+            let help = match references::guess_host(mesh.registry, &full) {
+                Some(guess) => format!("did you mean `{guess}`?"),
+                None => "load the Service that defines it, or write a ServiceEntry with its \
+                         `addresses` and `endpoints`"
+                    .to_owned(),
+            };
+            report.push(Diagnostic::new(&code::NO_ADDRESS, name.at, message).with_help(help));
         }
     }
 }
@@ -230,6 +234,28 @@ fn check_match(wanted: &Match, mesh: &Mesh<'_>, report: &mut Report) {
     if !mesh.clients.classes.iter().any(fits) {
         unseen(wanted.at, "no known client has these labels and this namespace", mesh, report);
     }
+}
+
+/// A port that no host has is a slip, and the rule takes nobody.
+fn check_port(wanted: &Match, service: &VirtualService, mesh: &Mesh<'_>, report: &mut Report) {
+    let Some(number) = wanted.port else { return };
+    let full = |host: &At<String>| full_host(&host.value, &service.meta.namespace);
+    let patterns: Vec<String> = service.hosts.iter().map(full).collect();
+    // A wildcard is there for hosts that may come.
+    if patterns.iter().any(|pattern| pattern.starts_with('*')) {
+        return;
+    }
+    let own = |pattern: &String| mesh.registry.find(pattern);
+    let hosts: Vec<&Host<'_>> = patterns.iter().filter_map(own).collect();
+    let numbers = || hosts.iter().flat_map(|host| host.ports).map(|port| port.number);
+    if hosts.is_empty() || numbers().any(|known| known == number) {
+        return;
+    }
+    let message = format!("no host of the rule has port {number}");
+    let known: BTreeSet<String> = numbers().map(|number| number.to_string()).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let help = format!("the ports are: {}", list(&known));
+    ineffective(wanted.at, &message, &help, report);
 }
 
 fn check_destinations(

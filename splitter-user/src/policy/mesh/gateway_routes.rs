@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::clients::Client;
 use super::names::service_host;
-use super::registry::Host;
+use super::registry::{Host, Registry};
 use super::resource::{
     Gateway, GatewayRoute, Listener, ParentKind, ParentRef, ReferenceGrant, Resources, RouteKind,
     ServiceEntry, ServicePort, Transport,
@@ -164,11 +164,7 @@ fn shadowed(best: &GatewayRoute, loser: &GatewayRoute, report: &mut Report) {
 }
 
 /// Says which routes are attached to nothing.
-pub(super) fn check_parents(
-    resources: &Resources,
-    has_host: impl Fn(&str) -> bool,
-    report: &mut Report,
-) {
+pub(super) fn check_parents(resources: &Resources, registry: &Registry<'_>, report: &mut Report) {
     let gateways: BTreeSet<(&str, &str)> = resources
         .gateways
         .iter()
@@ -176,7 +172,8 @@ pub(super) fn check_parents(
         .map(|gateway| (gateway.meta.namespace.as_str(), gateway.meta.name.as_str()))
         .collect();
     let entries = entries(resources);
-    for parent in resources.routes.iter().flat_map(|route| &route.parents) {
+    let parents = resources.routes.iter();
+    for (parent, route) in parents.flat_map(|r| r.parents.iter().map(move |parent| (parent, r))) {
         if parent.kind == ParentKind::Gateway {
             if !gateways.contains(&(parent.namespace.as_str(), parent.name.as_str())) {
                 unbound(&parent.name, parent.at, report);
@@ -184,7 +181,16 @@ pub(super) fn check_parents(
             continue;
         }
         let hosts = parent_hosts(parent, &entries);
-        if hosts.is_empty() || !hosts.iter().any(|host| has_host(host)) {
+        let hosts: Vec<&Host<'_>> = hosts.iter().filter_map(|name| registry.find(name)).collect();
+        let mut ports = hosts.iter().flat_map(|host| host.ports);
+        if !hosts.is_empty() && !ports.any(|port| is_attached(parent, route, port)) {
+            let message = format!("`{}` has no port that the route attaches to", parent.name);
+            report.push(Diagnostic::new(&code::RULE_INEFFECTIVE, parent.at, message).with_help(
+                "`port` and `sectionName` are number and name of a port of the parent; UDPRoutes \
+                 attach to ports of UDP, the others to those of TCP",
+            ));
+        }
+        if hosts.is_empty() {
             let message = format!(
                 "there is no {} `{}/{}`",
                 parent_kind(parent),

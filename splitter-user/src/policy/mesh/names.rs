@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 /// The domain of a cluster's services.
-const DOMAIN: &str = "svc.cluster.local";
+pub(super) const DOMAIN: &str = "svc.cluster.local";
 
 /// The full name of a Kubernetes service.
 pub(super) fn service_host(name: &str, namespace: &str) -> String {

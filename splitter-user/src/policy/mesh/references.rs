@@ -2,6 +2,7 @@
 
 use super::clients::Client;
 use super::destination_rules::{InForce, ROOT_NAMESPACE};
+use super::names::DOMAIN;
 use super::registry::{Host, Registry};
 use super::resource::{At, BackendRef, DestinationRule, GatewayRoute, ServicePort};
 use super::virtual_services::Chosen;
@@ -26,10 +27,9 @@ pub(super) fn unknown_host(
         Some(meant) => format!("{} stands for {meant}, which is in no registry", reference.name),
         None => format!("the host {} is in no registry", quote(reference.name)),
     };
-    let names = if alias.is_some() { Vec::new() } else { registry.names() };
-    let help = match nearest(reference.name, names.iter().copied()) {
-        Some(guess) => format!("did you mean `{guess}`?"),
-        None => "load the Service or ServiceEntry that defines it too; a name without a dot is a \
+    let help = match (alias, guess_host(registry, reference.name)) {
+        (None, Some(guess)) => format!("did you mean `{guess}`?"),
+        _ => "load the Service or ServiceEntry that defines it too; a name without a dot is a \
                  service of the document's own namespace"
             .to_owned(),
     };
@@ -50,6 +50,16 @@ pub(super) fn unseen_host(host: &Host<'_>, client: &Client<'_>, at: Span, report
                 "add their namespace to its `exportTo`, or keep the rule from them by its own",
             ),
     );
+}
+
+/// The host that was probably meant. A name with a dot is taken to be full, and people write
+/// `NAME.NAMESPACE`.
+pub(super) fn guess_host(registry: &Registry<'_>, name: &str) -> Option<String> {
+    let qualified = format!("{name}.{DOMAIN}");
+    if registry.get(&qualified).is_some() {
+        return Some(qualified);
+    }
+    nearest(name, registry.names().iter().copied()).map(str::to_owned)
 }
 
 /// Says that no rule in force defines a subset. `elsewhere` is one that does and is not in force.
