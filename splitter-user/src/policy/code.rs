@@ -201,6 +201,7 @@ codes! {
     SNI_ASSUMED = "SP1017" Warning "the server name is taken to be the host that was looked up";
     SELECTOR_IGNORED = "SP1018" Warning "a selector is ignored beside another, as in Istio";
     KIND_SKIPPED = "SP1019" Warning "a document of a group that is not known is skipped";
+    ANSWER_SHARED = "SP1020" Warning "a host resolves to an address at which another one is dialled";
 }
 
 /// Whether a code's errors can be degraded to warnings.

@@ -73,7 +73,10 @@ pub(super) fn make<'r>(mesh: &'r Mesh<'r>, report: &mut Report) -> Lowered {
     let mut shared = Shared::default();
     let mut reached = HashSet::new();
     let mut idle = Vec::new();
-    for host in mesh.registry.hosts() {
+    // Addresses of documents come before what a resolver answers.
+    let mut hosts: Vec<&Host<'_>> = mesh.registry.hosts().collect();
+    hosts.sort_by_key(|host| !host.answers.is_empty());
+    for host in hosts {
         if !host.known && !mesh.has_rules(&host.name) {
             idle.push(host);
             if !mesh.keeps_all {

@@ -24,10 +24,13 @@ impl Shared {
     pub(super) fn add(
         &mut self,
         host: &Host<'_>,
-        draft: Draft,
+        mut draft: Draft,
         all: &mut Vec<Draft>,
         report: &mut Report,
     ) {
+        if !host.answers.is_empty() && !self.yield_answers(host, &mut draft, all, report) {
+            return;
+        }
         let owner = draft.service.frontends.iter().find_map(|it| self.owners.get(it));
         if let Some((_, first, index)) = owner.filter(|owner| owner.0 == host.document) {
             let same = all.get(*index).is_some_and(|known| alike(&known.service, &draft.service));
@@ -41,6 +44,47 @@ impl Shared {
         }
         all.push(draft);
     }
+}
+
+impl Shared {
+    /// Leaves answers of the resolver to other hosts that are dialled there: what somebody else's
+    /// server of names says must not refuse a policy. Answers whether any frontend is left.
+    fn yield_answers(
+        &self,
+        host: &Host<'_>,
+        draft: &mut Draft,
+        all: &[Draft],
+        report: &mut Report,
+    ) -> bool {
+        let is_others = |frontend: &Frontend| {
+            let (_, at, index) = self.owners.get(frontend)?;
+            let is_answer = host.answers.contains(&frontend.addr.ip());
+            let is_same = all.get(*index).is_some_and(|it| alike(&it.service, &draft.service));
+            (is_answer && !is_same).then_some(*at)
+        };
+        let taken: Vec<(Frontend, Span)> =
+            draft.service.frontends.iter().filter_map(|it| Some((*it, is_others(it)?))).collect();
+        for (frontend, other) in &taken {
+            already_dialled(host, *frontend, *other, report);
+        }
+        let is_kept = |frontend: &Frontend| !taken.iter().any(|(gone, _)| gone == frontend);
+        draft.service.frontends.retain(is_kept);
+        draft.places.frontends.retain(|(frontend, _)| is_kept(frontend));
+        !draft.service.frontends.is_empty()
+    }
+}
+
+fn already_dialled(host: &Host<'_>, frontend: Frontend, other: Span, report: &mut Report) {
+    let message =
+        format!("{} resolves to {}, where another host is dialled", host.name, frontend.addr);
+    report.push(
+        Diagnostic::new(&code::ANSWER_SHARED, host.at, message)
+            .with_secondary(other, "the other host")
+            .with_help(
+                "connections there follow the rules of the other host; clients that dial the \
+                 address of this one in `splitter hosts` follow its own",
+            ),
+    );
 }
 
 /// Whether two services differ in nothing but names.
