@@ -1,0 +1,1 @@
+//! Other ways to split connections, configured to do the same.

@@ -1,0 +1,1 @@
+//! Plots as SVG, drawn by hand: bars with intervals, and curves over a logarithmic axis.
