@@ -2,8 +2,11 @@
 
 mod apply;
 mod contention;
+mod effect;
+mod exactness;
 mod memory;
 mod rest;
+mod tcp_connect;
 mod torn;
 mod udp_connect;
 
@@ -27,5 +30,14 @@ pub struct Bench {
 }
 
 /// All benches, in the order of the report.
-pub const ALL: &[Bench] =
-    &[udp_connect::BENCH, apply::BENCH, memory::BENCH, contention::BENCH, torn::BENCH, rest::BENCH];
+pub const ALL: &[Bench] = &[
+    udp_connect::BENCH,
+    tcp_connect::BENCH,
+    apply::BENCH,
+    memory::BENCH,
+    effect::BENCH,
+    exactness::BENCH,
+    contention::BENCH,
+    torn::BENCH,
+    rest::BENCH,
+];

@@ -85,7 +85,7 @@ fn rules(services: u32) -> String {
 fn chain(number: u32, first: u32) -> String {
     let (half, rest) = (first / 2, first + (100 - first) / 2);
     format!(
-        "add rule ip bench s{number} dnat to numgen inc mod 100 map {{ \
+        "add rule ip bench s{number} ip protocol tcp dnat to numgen inc mod 100 map {{ \
          0-{a} : 127.0.0.1 . 19001, {half}-{b} : 127.0.0.1 . 19011, \
          {first}-{c} : 127.0.0.1 . 19002, {rest}-99 : 127.0.0.1 . 19012 }}\n",
         a = half - 1,
