@@ -69,6 +69,31 @@ fn mitigations() -> Vec<String> {
     found
 }
 
+/// What all CPUs together did since the machine started, in clock ticks.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks {
+    total: f64,
+    stolen: f64,
+}
+
+impl Ticks {
+    /// Reads the kernel's account.
+    pub fn read() -> Result<Self> {
+        let text = read("/proc/stat")?;
+        let line = text.lines().next().unwrap_or_default();
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests' are in user and nice.
+        let ticks: Vec<f64> =
+            line.split_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+        let stolen = ticks.get(7).copied().context("no stolen time in /proc/stat")?;
+        Ok(Self { total: ticks.iter().sum(), stolen })
+    }
+
+    /// Part of the time that the hypervisor gave to others since an earlier reading.
+    pub fn stolen_percent_since(&self, earlier: &Self) -> f64 {
+        (self.stolen - earlier.stolen) * 100.0 / (self.total - earlier.total).max(1.0)
+    }
+}
+
 /// Load average over the last minute.
 pub fn load_average() -> Result<f64> {
     let text = read("/proc/loadavg")?;

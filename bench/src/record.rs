@@ -22,8 +22,19 @@ pub enum Line {
     Sample(Sample),
     /// Something that a reader of the figures has to know, such as what was left out and why.
     Note(String),
-    /// Load average over the last minute when the bench was done.
-    LoadAfter(f64),
+    /// Last in every file of a bench that ran to its end.
+    After(After),
+}
+
+/// What the machine was like while the bench ran.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct After {
+    /// Load average over the last minute, at the end. The bench's own load is in it.
+    pub load: f64,
+    /// Part of all CPUs' time that the hypervisor gave to others, in percent.
+    pub stolen_percent: f64,
+    /// How long it ran.
+    pub seconds: f64,
 }
 
 /// What was run, on what.
@@ -97,8 +108,8 @@ pub struct Record {
     pub samples: Vec<Sample>,
     /// What has to be known of them.
     pub notes: Vec<String>,
-    /// Load average when it was done; none where it broke off.
-    pub load_after: Option<f64>,
+    /// How it ended; none where it broke off.
+    pub after: Option<After>,
 }
 
 impl Record {
@@ -107,13 +118,13 @@ impl Record {
         let Some(Line::Header(header)) = lines.next() else {
             anyhow::bail!("a record begins with a header");
         };
-        let mut record = Self { header, samples: Vec::new(), notes: Vec::new(), load_after: None };
+        let mut record = Self { header, samples: Vec::new(), notes: Vec::new(), after: None };
         for line in lines {
             match line {
                 Line::Header(_) => anyhow::bail!("a record has one header"),
                 Line::Sample(sample) => record.samples.push(sample),
                 Line::Note(note) => record.notes.push(note),
-                Line::LoadAfter(load) => record.load_after = Some(load),
+                Line::After(after) => record.after = Some(after),
             }
         }
         Ok(record)

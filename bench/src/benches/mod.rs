@@ -1,5 +1,12 @@
 //! The benches, one file each.
 
+mod apply;
+mod contention;
+mod memory;
+mod rest;
+mod torn;
+mod udp_connect;
+
 use anyhow::Result;
 
 use crate::run::Run;
@@ -11,9 +18,20 @@ pub struct Bench {
     pub name: &'static str,
     /// Its heading in the report.
     pub title: &'static str,
+    /// What it does, for the report.
+    pub about: &'static str,
+    /// The arm that the others are divided by; none where figures stand for themselves.
+    pub base: Option<&'static str>,
     /// Runs it.
     pub run: fn(&mut Run) -> Result<()>,
 }
 
 /// All benches, in the order of the report.
-pub const ALL: &[Bench] = &[];
+pub const ALL: &[Bench] = &[
+    udp_connect::BENCH,
+    apply::BENCH,
+    memory::BENCH,
+    contention::BENCH,
+    torn::BENCH,
+    rest::BENCH,
+];
