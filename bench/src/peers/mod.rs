@@ -104,6 +104,8 @@ pub struct Running {
     pub dial: SocketAddr,
     /// Its process, where it has one.
     pub pid: Option<u32>,
+    /// Its control socket, where it has one.
+    pub control: Option<PathBuf>,
     /// Whatever else ends with it.
     _parts: Box<dyn Any>,
     _place: Place,
@@ -124,11 +126,16 @@ impl Running {
             network: ground.network.path(),
         };
         let ground = Rc::clone(ground);
-        Self { arm, dial, pid: None, _parts: Box::new(parts), _place: place, _ground: ground }
+        let (pid, control) = (None, None);
+        Self { arm, dial, pid, control, _parts: Box::new(parts), _place: place, _ground: ground }
     }
 
     fn with_pid(self, pid: u32) -> Self {
         Self { pid: Some(pid), ..self }
+    }
+
+    fn with_control(self, socket: PathBuf) -> Self {
+        Self { control: Some(socket), ..self }
     }
 }
 
@@ -198,35 +205,46 @@ pub fn bench_directory() -> Result<PathBuf> {
     Ok(target.join("bench"))
 }
 
-/// Reads a service from a shorthand of splits: `90: 19001 / 10: 19002 19003` are two subsets of
-/// one and of two backends on those ports of 127.0.0.1.
-pub fn service(frontend: &str, splits: &str) -> Result<Service> {
-    use std::fmt::Write as _;
-    let (mut subsets, mut weights) = (String::new(), Vec::new());
-    for (number, split) in splits.split('/').enumerate() {
-        let (weight, ports) = split.split_once(':').context("a split is WEIGHT: PORTS")?;
-        let backends: Vec<String> =
-            ports.split_whitespace().map(|port| format!("'127.0.0.1:{port}'")).collect();
-        writeln!(subsets, "    v{number}: {{backends: [{}]}}", backends.join(", "))?;
-        weights.push(format!("v{number}: {}", weight.trim()));
-    }
-    let yaml = format!(
-        "apiVersion: splitter.dev/v1
-kind: Split
-metadata: {{name: shop}}
-spec:
-  frontends: ['{frontend}/tcp']
-  subsets:
-{subsets}  routes:
-    - split: {{{}}}
-",
-        weights.join(", ")
-    );
-    let policy = splitter_tests::node::parse(&yaml)?;
-    policy.services.into_iter().next().context("a policy of one service")
-}
-
 /// Path as text, which configurations are.
 fn text_of(path: &Path) -> Result<&str> {
     path.to_str().context("a path of odd bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policies::Shape;
+
+    use super::*;
+
+    /// Reads a service from a shorthand of splits: `90: 1 / 10: 2 3` are two subsets of one and of
+    /// two backends on those ports of 127.0.0.1.
+    pub(super) fn service(frontend: &str, splits: &str) -> Service {
+        let (mut subsets, mut weights) = (String::new(), Vec::new());
+        for (number, split) in splits.split('/').enumerate() {
+            let (weight, ports) = split.split_once(':').unwrap();
+            let ports = ports.split_whitespace();
+            let backends: Vec<String> = ports.map(|port| format!("'127.0.0.1:{port}'")).collect();
+            subsets += &format!("    v{number}: {{backends: [{}]}}\n", backends.join(", "));
+            weights.push(format!("v{number}: {}", weight.trim()));
+        }
+        let yaml = Shape::new("shop", frontend).to_yaml();
+        let (head, _) = yaml.split_once("  subsets:").unwrap();
+        let split = weights.join(", ");
+        let yaml = format!("{head}  subsets:\n{subsets}  routes:\n    - split: {{{split}}}\n");
+        splitter_tests::node::parse(&yaml).unwrap().services.remove(0)
+    }
+
+    #[test]
+    fn names_are_unique_and_the_first_is_direct() {
+        let names: std::collections::BTreeSet<&str> = ALL.iter().map(|peer| peer.name()).collect();
+        assert_eq!(names.len(), ALL.len());
+        assert_eq!(ALL[0].name(), "direct");
+    }
+
+    #[test]
+    fn what_is_missing_says_how_to_install_it() {
+        let missing = Missing::program("no-such-program", "apt-get install it").unwrap();
+        assert_eq!(missing.to_string(), "no-such-program is not installed (apt-get install it)");
+        assert_eq!(Missing::program("sh", ""), None);
+    }
 }

@@ -85,11 +85,11 @@ fn lcm(a: u64, b: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::service;
+    use super::super::tests::service;
     use super::*;
 
     fn weights(text: &str) -> Vec<(u16, u32)> {
-        let service = service("127.10.0.1:80", text).unwrap();
+        let service = service("127.10.0.1:80", text);
         let shares = shares(&service).unwrap();
         shares.iter().map(|share| (share.addr.port(), share.weight)).collect()
     }
