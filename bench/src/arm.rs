@@ -4,11 +4,14 @@
 //! nobody rewrites ends there.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Names of all namespaces of benches begin so, followed by the process id.
 const PREFIX: &str = "splitter-bench-";
@@ -26,6 +29,13 @@ pub struct Arm {
     pub cgroup: PathBuf,
     /// The network namespace that its clients are in.
     pub network: PathBuf,
+}
+
+impl Arm {
+    /// Clients in a network and a cgroup.
+    pub fn new(name: impl Into<String>, network: &Network, cgroup: &Path) -> Self {
+        Self { name: name.into(), cgroup: cgroup.to_owned(), network: network.path() }
+    }
 }
 
 /// A network namespace of the bench's own; it is gone when this is dropped.
@@ -57,6 +67,17 @@ impl Network {
     /// Path of the namespace.
     pub fn path(&self) -> PathBuf {
         Path::new(NAMESPACES).join(&self.name)
+    }
+
+    /// Runs in a thread that is in the namespace.
+    pub fn within<T: Send>(&self, run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let inside = || {
+            let namespace = fs::File::open(self.path()).context("open a network namespace")?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .with_context(|| format!("enter the network namespace {}", self.name))?;
+            run()
+        };
+        thread::scope(|threads| threads.spawn(inside).join().expect("it does not panic"))
     }
 
     /// A command that runs in the namespace.

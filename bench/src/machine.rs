@@ -118,6 +118,15 @@ pub fn is_busy(load: f64) -> bool {
     load > QUIET
 }
 
+/// Resident memory of a process.
+pub fn resident_bytes(pid: u32) -> Result<f64> {
+    let status = read(&format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kilobytes: f64 = kilobytes.context("no resident memory in its status")?.trim().parse()?;
+    Ok(kilobytes * 1024.0)
+}
+
 fn read(path: &str) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     Ok(text.trim().to_owned())

@@ -69,11 +69,8 @@ impl Suite {
     }
 
     fn run_one(&self, bench: &Bench, busy: Option<&str>) -> Result<Record> {
-        let header = Header {
-            bench: bench.name.to_owned(),
-            pace: self.pace,
-            machine: Machine::look()?,
-        };
+        let header =
+            Header { bench: bench.name.to_owned(), pace: self.pace, machine: Machine::look()? };
         let mut run = Run::new(self.pace, Recorder::create(&self.directory, header)?);
         if let Some(note) = busy {
             run.note(note)?;

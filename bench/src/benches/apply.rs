@@ -2,6 +2,8 @@
 
 mod peers;
 
+pub(super) use peers::configuration;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,9 +49,8 @@ fn case_with(services: u32, backends: u32) -> String {
 }
 
 fn run(run: &mut Run) -> Result<()> {
-    let sizes: &[u32] = run.pace.pick(&[1, 20], &[1, 1_000, 10_000, 100_000], &[
-        1, 1_000, 10_000, 100_000,
-    ]);
+    let sizes: &[u32] =
+        run.pace.pick(&[1, 20], &[1, 1_000, 10_000, 100_000], &[1, 1_000, 10_000, 100_000]);
     for services in sizes {
         // A big table takes seconds to parse.
         let big = run.pace.pick(1, 1, 11);

@@ -27,11 +27,5 @@ pub struct Bench {
 }
 
 /// All benches, in the order of the report.
-pub const ALL: &[Bench] = &[
-    udp_connect::BENCH,
-    apply::BENCH,
-    memory::BENCH,
-    contention::BENCH,
-    torn::BENCH,
-    rest::BENCH,
-];
+pub const ALL: &[Bench] =
+    &[udp_connect::BENCH, apply::BENCH, memory::BENCH, contention::BENCH, torn::BENCH, rest::BENCH];
