@@ -15,7 +15,8 @@ pub use process::{Client, Server};
 pub use protocol::{Command, Outcome, Work};
 
 use anyhow::{Context as _, Result};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Where clients run, and what stands for the client's host.
 pub const CLIENT_CPU: usize = 0;
@@ -25,11 +26,21 @@ pub const SERVER_CPU: usize = 1;
 /// Binds this thread, and those that it starts, to a CPU. Where there is no such CPU, nothing is
 /// done: a machine of one CPU has no choice.
 pub fn pin(cpu: usize) -> Result<()> {
-    let cpus = std::thread::available_parallelism().context("count the CPUs")?;
-    if cpu >= cpus.get() {
+    bind_to(None, cpu)
+}
+
+/// The same for the first thread of another process.
+pub fn pin_process(pid: u32, cpu: usize) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
+    bind_to(Some(pid), cpu)
+}
+
+fn bind_to(thread: Option<Pid>, cpu: usize) -> Result<()> {
+    let cpus = sched_getaffinity(thread).context("look which CPUs there are")?;
+    if !cpus.is_set(cpu) {
         return Ok(());
     }
     let mut set = CpuSet::new();
     set.set(cpu);
-    sched_setaffinity(None, &set).with_context(|| format!("run on CPU {cpu}"))
+    sched_setaffinity(thread, &set).with_context(|| format!("run on CPU {cpu}"))
 }
