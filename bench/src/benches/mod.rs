@@ -3,9 +3,11 @@
 mod apply;
 mod contention;
 mod memory;
+mod requests;
 mod rest;
 mod torn;
 mod udp_connect;
+mod wrk;
 
 use anyhow::Result;
 
@@ -27,5 +29,13 @@ pub struct Bench {
 }
 
 /// All benches, in the order of the report.
-pub const ALL: &[Bench] =
-    &[udp_connect::BENCH, apply::BENCH, memory::BENCH, contention::BENCH, torn::BENCH, rest::BENCH];
+pub const ALL: &[Bench] = &[
+    udp_connect::BENCH,
+    apply::BENCH,
+    requests::BENCH,
+    wrk::BENCH,
+    memory::BENCH,
+    contention::BENCH,
+    torn::BENCH,
+    rest::BENCH,
+];
