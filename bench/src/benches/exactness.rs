@@ -11,8 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use splitter_tests::node::Node;
 
 use super::Bench;
+use super::requests::shop;
 use crate::arm::{Arm, Network};
 use crate::load::{CLIENT_CPU, Client, Command, Outcome, SERVER_CPU, Work};
+use crate::peers::counting;
 use crate::run::{Metric, Pace, Run, thousands};
 use error::{Prefixes, error_of_counts};
 
@@ -72,7 +74,26 @@ fn run(run: &mut Run) -> Result<()> {
         models::random(run, CANARY, round)?;
     }
     models::blocks(run, CANARY)?;
-    survival::run(run)
+    survival::run(run)?;
+    peers(run)
+}
+
+/// Real connections through everything else that splits.
+fn peers(run: &mut Run) -> Result<()> {
+    let lengths = run.pace.pick(&[20][..], &[20, 100, 1_000], &[20, 100, 1_000, 10_000]);
+    let most = lengths.last().copied().context("there are lengths")?;
+    let service = shop()?.remove(0);
+    for counted in counting::count(run, &service, u64::from(most))? {
+        // Splitter's own are counted above, without the cost of a request each.
+        if counted.peer == SPLITTER {
+            continue;
+        }
+        for length in lengths {
+            let error = counted.prefix_error(*length as usize);
+            run.sample((&case(CANARY, *length), &counted.peer), LARGEST, 0, error)?;
+        }
+    }
+    Ok(())
 }
 
 /// A service with one backend in each subset.

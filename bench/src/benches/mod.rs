@@ -5,10 +5,12 @@ mod contention;
 mod effect;
 mod exactness;
 mod memory;
+mod requests;
 mod rest;
 mod tcp_connect;
 mod torn;
 mod udp_connect;
+mod wrk;
 
 use anyhow::Result;
 
@@ -33,11 +35,13 @@ pub struct Bench {
 pub const ALL: &[Bench] = &[
     udp_connect::BENCH,
     tcp_connect::BENCH,
+    requests::BENCH,
+    wrk::BENCH,
     apply::BENCH,
-    memory::BENCH,
     effect::BENCH,
+    memory::BENCH,
+    rest::BENCH,
     exactness::BENCH,
     contention::BENCH,
     torn::BENCH,
-    rest::BENCH,
 ];

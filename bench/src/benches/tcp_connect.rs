@@ -6,11 +6,14 @@ use anyhow::{Result, ensure};
 use splitter_tests::empty::EmptyProgram;
 use splitter_tests::node::Node;
 use splitter_tests::place::Place;
+use splitter_user::kernel::Hook;
 use splitter_user::tables::Sizes;
 
 use super::Bench;
+use super::requests::shop;
 use crate::arm::{Arm, Network};
 use crate::load::{Client, Command, Server, Work};
+use crate::peers::{Iptables, Nftables, Peer, Serve, line_up};
 use crate::policies::Shape;
 use crate::rounds::interleave;
 use crate::run::{Metric, Run};
@@ -55,15 +58,29 @@ fn run(run: &mut Run) -> Result<()> {
         ("splitter, matched", &plain.place, PLAIN),
         (STATEFUL, &stateful.place, KEPT),
     ];
-    let mut clients = Vec::new();
+    let mut clients: Vec<(&str, Client, SocketAddr)> = Vec::new();
     for (name, place, to) in arms {
         let client = Client::start(&Arm::new(name, &network, place.cgroup()))?;
         clients.push((name, client, to.parse::<SocketAddr>()?));
     }
+    // Each has a network of its own, because their rules see everything in it.
+    let tracked: [&dyn Peer; 2] = [&Nftables::IN_TURN, &Iptables];
+    let services = shop()?;
+    let sides = line_up(run, &tracked, &services, Serve::Connections)?;
+    let mut peers = Vec::new();
+    for (peer, side) in tracked.iter().filter(|peer| peer.missing().is_none()).zip(sides) {
+        clients.push((peer.name(), side.client, side.peer.dial));
+        peers.push(side.peer);
+    }
     let connects = run.pace.pick(20, 1_000, 1_000);
-    interleave(&mut clients, run.pace.pick(2, 51, 501), |(name, client, to), round| {
-        measure(run, name, client, &Command::new(Work::TcpConnect, *to, connects), round)
-    })
+    let measured =
+        interleave(&mut clients, run.pace.pick(2, 51, 501), |(name, client, to), round| {
+            measure(run, name, client, &Command::new(Work::TcpConnect, *to, connects), round)
+        });
+    // Clients before the cgroups that they are in.
+    drop(clients);
+    drop(peers);
+    measured
 }
 
 fn node(keeps_state: bool) -> Result<Node> {
@@ -72,7 +89,7 @@ fn node(keeps_state: bool) -> Result<Node> {
     let kept = Shape::new("kept", KEPT);
     let kept = if keeps_state { kept.keeping_state() } else { kept };
     if !keeps_state {
-        node.attachment.detach(&splitter_user::kernel::Hook::PEER_NAME)?;
+        node.attachment.detach(&Hook::PEER_NAME)?;
     }
     node.apply(&format!("{}{}", plain.to_yaml(), kept.to_yaml()))?;
     Ok(node)

@@ -11,7 +11,7 @@ pub mod protocol;
 pub mod serve;
 pub mod work;
 
-pub use process::{Client, Server};
+pub use process::{Client, Server, client_command};
 pub use protocol::{Command, Outcome, Work};
 
 use anyhow::{Context as _, Result};

@@ -60,6 +60,16 @@ impl Client {
     }
 }
 
+/// A command of any client program, in the network and the cgroup of an arm from its first
+/// instruction on. It runs on the CPU for clients.
+pub fn client_command(arm: &Arm, program: &str) -> std::process::Command {
+    let mut command = std::process::Command::new("nsenter");
+    command.arg(format!("--net={}", arm.network.display()));
+    command.args(["sh", "-c", r#"echo 0 >"$0" && exec "$@""#]).arg(arm.cgroup.join("cgroup.procs"));
+    command.args(["taskset", "-c", &CLIENT_CPU.to_string(), program]);
+    command
+}
+
 /// A server of backends in a network.
 #[derive(Debug)]
 pub struct Server {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::arm::Network;
 
 /// Nobody needs so long to start.
-const LONGEST_START: Duration = Duration::from_secs(60);
+const LONGEST_START: Duration = Duration::from_mins(1);
 /// `TCP_LISTEN` in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 

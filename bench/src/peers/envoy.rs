@@ -16,7 +16,9 @@ use tempfile::TempDir;
 
 use super::daemon::{self, Daemon};
 use super::shares::{Share, frontend, shares};
-use super::{Ground, Missing, Peer, Running, bench_directory, find_program, place_of_clients, text_of};
+use super::{
+    Ground, Missing, Peer, Running, bench_directory, find_program, place_of_clients, text_of,
+};
 use crate::arm::succeed;
 
 const INSTALL: &str = "cargo xtask bench --install";

@@ -62,16 +62,8 @@ pub trait Peer: Sync {
 }
 
 /// All peers of a comparison. The first is what the others are compared with.
-pub const ALL: [&dyn Peer; 8] = [
-    &Direct,
-    &Empty,
-    &Splitter,
-    &Nftables::IN_TURN,
-    &Iptables,
-    &Haproxy,
-    &Nginx,
-    &Envoy,
-];
+pub const ALL: [&dyn Peer; 8] =
+    [&Direct, &Empty, &Splitter, &Nftables::IN_TURN, &Iptables, &Haproxy, &Nginx, &Envoy];
 
 /// A program that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +86,11 @@ impl Missing {
         let is_missing = find_program(name).is_none();
         is_missing.then(|| Self { what: name.to_owned(), install })
     }
+}
+
+/// Whether there is no `wrk`, which asks HTTP backends.
+pub fn missing_wrk() -> Option<Missing> {
+    Missing::program("wrk", "apt-get install wrk")
 }
 
 /// A peer that runs; it is gone when this is dropped, which comes after the end of its clients.
@@ -120,11 +117,7 @@ impl Running {
         dial: SocketAddr,
         parts: impl Any,
     ) -> Self {
-        let arm = Arm {
-            name: name.to_owned(),
-            cgroup: place.cgroup().to_owned(),
-            network: ground.network.path(),
-        };
+        let arm = Arm::new(name, &ground.network, place.cgroup());
         let ground = Rc::clone(ground);
         let (pid, control) = (None, None);
         Self { arm, dial, pid, control, _parts: Box::new(parts), _place: place, _ground: ground }
@@ -200,8 +193,8 @@ fn find_program(name: &str) -> Option<PathBuf> {
 pub fn bench_directory() -> Result<PathBuf> {
     let own = env::current_exe().context("find the own executable")?;
     // `target/PROFILE/NAME`, or `target/PROFILE/deps/NAME` for tests.
-    let parents = own.ancestors().skip(1).filter(|dir| !dir.ends_with("deps"));
-    let target = parents.skip(1).next().context("the executable is in no target directory")?;
+    let mut parents = own.ancestors().skip(1).filter(|dir| !dir.ends_with("deps"));
+    let target = parents.nth(1).context("the executable is in no target directory")?;
     Ok(target.join("bench"))
 }
 
@@ -212,6 +205,8 @@ fn text_of(path: &Path) -> Result<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use crate::policies::Shape;
 
     use super::*;
@@ -224,7 +219,8 @@ mod tests {
             let (weight, ports) = split.split_once(':').unwrap();
             let ports = ports.split_whitespace();
             let backends: Vec<String> = ports.map(|port| format!("'127.0.0.1:{port}'")).collect();
-            subsets += &format!("    v{number}: {{backends: [{}]}}\n", backends.join(", "));
+            let backends = backends.join(", ");
+            writeln!(subsets, "    v{number}: {{backends: [{backends}]}}").unwrap();
             weights.push(format!("v{number}: {}", weight.trim()));
         }
         let yaml = Shape::new("shop", frontend).to_yaml();

@@ -34,7 +34,8 @@ impl Peer for Nginx {
     fn missing(&self) -> Option<Missing> {
         missing().or_else(|| {
             let is_there = Path::new(MODULE).is_file();
-            (!is_there).then(|| Missing { what: "nginx's stream module".to_owned(), install: INSTALL })
+            (!is_there)
+                .then(|| Missing { what: "nginx's stream module".to_owned(), install: INSTALL })
         })
     }
 
@@ -64,7 +65,10 @@ pub fn config(services: &[Service]) -> Result<String> {
             writeln!(text, "        server {} weight={};", share.addr, share.weight)?;
         }
         let listen = frontend(service)?;
-        writeln!(text, "    }}\n    server {{ listen {listen} backlog=4096; proxy_pass s{number}; }}")?;
+        writeln!(
+            text,
+            "    }}\n    server {{ listen {listen} backlog=4096; proxy_pass s{number}; }}"
+        )?;
     }
     text.push_str("}\n");
     Ok(text)
