@@ -58,7 +58,7 @@ pub fn config(services: &[Service], socket: &Path) -> Result<String> {
     let mut text = format!(
         "global
     nbthread 1
-    maxconn 10000
+    maxconn 2000
     stats socket {socket} mode 600 level admin
 defaults
     mode tcp

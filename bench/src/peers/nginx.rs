@@ -102,8 +102,8 @@ fn common() -> &'static str {
 master_process off;
 pid nginx.pid;
 error_log stderr error;
-worker_rlimit_nofile 65536;
-events { worker_connections 16384; }
+worker_rlimit_nofile 8192;
+events { worker_connections 4096; }
 "
 }
 
