@@ -115,7 +115,9 @@ pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("run {command:?}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{command:?}: {}: {}", output.status, said.trim());
+        // Some name every line of a long file.
+        let said: Vec<&str> = said.lines().take(4).collect();
+        bail!("{command:?}: {}: {}", output.status, said.join("\n"));
     }
     Ok(())
 }

@@ -2,8 +2,6 @@
 
 mod peers;
 
-pub(super) use peers::configuration;
-
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -1,23 +1,20 @@
 //! What a service and a backend cost in memory.
 
 use std::fs;
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use splitter_tests::daemon::Site;
-use splitter_tests::node::Node;
+use splitter_tests::node::{Node, parse};
 use splitter_tests::place::Place;
 use splitter_user::tables::Sizes;
 
 use super::Bench;
-use super::apply::configuration;
-use crate::arm::Network;
 use crate::machine::resident_bytes;
-use crate::policies::{frontend, puts, table};
+use crate::peers::{Envoy, Ground, Haproxy, Peer, Serve};
+use crate::policies::{puts, table};
 use crate::run::{Metric, Run, count_of};
 
 /// The arm of the kernel's tables.
@@ -53,7 +50,8 @@ fn run(run: &mut Run) -> Result<()> {
         run.sample((&case(*services), TABLES), BACKEND, 0, (ten - four) / 6.0)?;
     }
     daemon(run)?;
-    haproxy(run)
+    proxy(run, &Haproxy)?;
+    proxy(run, &Envoy)
 }
 
 /// Bytes behind the records in use.
@@ -108,52 +106,19 @@ fn slope(run: &mut Run, arm: &str, (few, many): (u32, u32), sizes: &[f64]) -> Re
     run.sample((&case(many), arm), SERVICE, 0, bytes)
 }
 
-/// How HAProxy grows with its services.
-fn haproxy(run: &mut Run) -> Result<()> {
-    if Command::new("haproxy").arg("-v").output().is_err() {
-        return run.note("HAProxy was left out: install it by `apt-get install haproxy`");
+/// How a proxy grows with its services.
+fn proxy(run: &mut Run, peer: &dyn Peer) -> Result<()> {
+    if let Some(missing) = peer.missing() {
+        return run.note(format!("{} is left out: {missing}", peer.name()));
     }
-    let (few, many) = run.pace.pick((1, 50), (100, 1_000), (100, 4_000));
+    let (few, many) = run.pace.pick((1, 20), (100, 1_000), (100, 1_000));
     let mut sizes = Vec::new();
-    for services in [few, many] {
-        let directory = tempfile::tempdir().context("make a directory")?;
-        let file = directory.path().join("haproxy.cfg");
-        fs::write(&file, configuration(services)).context("write a configuration")?;
-        let network = Network::new()?;
-        let mut command = network.command("haproxy");
-        command.args(["-db", "-q", "-f"]).arg(&file);
-        let process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()))?;
-        process.wait_for_memory(&network, services)?;
-        sizes.push(resident_bytes(process.0.id())?);
+    for count in [few, many] {
+        let services = parse(&table(count, 2))?.services;
+        let ground = Rc::new(Ground::new(&services, Serve::Connections)?);
+        let running = peer.start(&ground, &services)?;
+        let pid = running.pid.with_context(|| format!("{} is a process", peer.name()))?;
+        sizes.push(resident_bytes(pid)?);
     }
-    slope(run, "HAProxy", (few, many), &sizes)
-}
-
-/// A process that ends with this.
-struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command) -> Result<Self> {
-        command.spawn().map(Self).with_context(|| format!("run {command:?}"))
-    }
-
-    /// Waits until the last of its listeners is there.
-    fn wait_for_memory(&self, network: &Network, services: u32) -> Result<()> {
-        let last = frontend(services - 1);
-        for _ in 0..200 {
-            let listens = network.within(|| Ok(TcpStream::connect(last).is_ok()))?;
-            if listens {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        bail!("process {} does not listen on {last}", self.0.id())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    slope(run, peer.name(), (few, many), &sizes)
 }

@@ -2,9 +2,12 @@
 
 mod apply;
 mod contention;
+mod effect;
+mod exactness;
 mod memory;
 mod requests;
 mod rest;
+mod tcp_connect;
 mod torn;
 mod udp_connect;
 mod wrk;
@@ -31,11 +34,14 @@ pub struct Bench {
 /// All benches, in the order of the report.
 pub const ALL: &[Bench] = &[
     udp_connect::BENCH,
-    apply::BENCH,
+    tcp_connect::BENCH,
     requests::BENCH,
     wrk::BENCH,
+    apply::BENCH,
+    effect::BENCH,
     memory::BENCH,
+    rest::BENCH,
+    exactness::BENCH,
     contention::BENCH,
     torn::BENCH,
-    rest::BENCH,
 ];
