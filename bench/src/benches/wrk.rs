@@ -88,8 +88,7 @@ fn cases(connections: &[u32]) -> Vec<Case> {
 }
 
 fn script() -> Result<TempDir> {
-    let directory = tempfile::Builder::new().prefix("splitter-bench-").tempdir();
-    let directory = directory.context("make a directory for wrk's script")?;
+    let directory = peers::directory()?;
     fs::write(directory.path().join("figures.lua"), SCRIPT).context("write wrk's script")?;
     Ok(directory)
 }
