@@ -1,11 +1,12 @@
 //! Short connections: connect, a request, its answer, reset.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use splitter_tests::node::parse;
 use splitter_user::policy::model::Service;
 
 use super::Bench;
 use crate::load::{Command, Outcome, Work};
+use crate::peers::shares::{frontend, shares};
 use crate::peers::{self, Serve, Side, line_up};
 use crate::policies::Shape;
 use crate::rounds::interleave;
@@ -29,9 +30,7 @@ const WARM_UP: u64 = 200;
 fn run(run: &mut Run) -> Result<()> {
     let services = shop()?;
     let mut sides = line_up(run, &peers::ALL, &services, Serve::Requests)?;
-    for side in &mut sides {
-        side.client.run(&Command::new(Work::Request, side.peer.dial, WARM_UP))?;
-    }
+    sides.iter_mut().try_for_each(|side| warm_up(side, &services[0]))?;
     let rounds = run.pace.pick(1, 7, 41);
     for clients in CLIENTS {
         let case = count_of(clients, "client");
@@ -44,6 +43,17 @@ fn run(run: &mut Run) -> Result<()> {
 pub(super) fn shop() -> Result<Vec<Service>> {
     let shape = Shape::new("shop", "127.10.0.1:8080").with_backends(1).weighing(90, 10);
     Ok(parse(&shape.to_yaml())?.services)
+}
+
+/// Nobody is measured who does not do what is asked: clients that dial the frontend reach all
+/// backends, others one.
+fn warm_up(side: &mut Side, service: &Service) -> Result<()> {
+    let outcome = side.client.run(&Command::new(Work::Request, side.peer.dial, WARM_UP))?;
+    let (reached, name) = (outcome.backends.len(), &side.peer.arm.name);
+    let splits = side.peer.dial == frontend(service)?.into();
+    let wanted = if splits { shares(service)?.len() } else { 1 };
+    ensure!(reached == wanted, "{name} reached {reached} backends: {outcome:?}");
+    Ok(())
 }
 
 fn measure(run: &mut Run, side: &mut Side, case: &str, clients: u32, round: u32) -> Result<()> {

@@ -17,7 +17,7 @@ use crate::run::{Metric, Run, count_of};
 pub(super) const BENCH: Bench = Bench {
     name: "wrk",
     title: "HTTP with wrk",
-    about: "`wrk` with one thread asks nginx for 64 bytes, for a second at a time: over \
+    about: "`wrk` with one thread asks nginx for 64 bytes, for half a second at a time: over \
             connections that are kept, which the hook has no part in once they stand, and over one \
             connection per request. The service splits 90/10 between two ports of one nginx.",
     base: Some("direct"),
@@ -69,7 +69,7 @@ fn run(run: &mut Run) -> Result<()> {
     let mut sides = line_up(run, &peers::ALL, &services, Serve::Http)?;
     let script = script()?;
     for case in cases(run.pace.pick(&FEW_CONNECTIONS[..], &FEW_CONNECTIONS, &CONNECTIONS)) {
-        let rounds = run.pace.pick(1, 2, 9);
+        let rounds = run.pace.pick(1, 3, 15);
         interleave(&mut sides, rounds, |side, round| measure(run, side, &script, &case, round))?;
     }
     Ok(())
@@ -88,14 +88,14 @@ fn cases(connections: &[u32]) -> Vec<Case> {
 }
 
 fn script() -> Result<TempDir> {
-    let directory = tempfile::Builder::new().prefix("splitter-bench-").tempdir();
-    let directory = directory.context("make a directory for wrk's script")?;
+    let directory = peers::directory()?;
     fs::write(directory.path().join("figures.lua"), SCRIPT).context("write wrk's script")?;
     Ok(directory)
 }
 
 fn measure(run: &mut Run, side: &Side, script: &TempDir, case: &Case, round: u32) -> Result<()> {
-    let figures = wrk(&side.peer, script, case)?;
+    let seconds = run.pace.pick("0.1", "0.25", "0.5");
+    let figures = wrk(&side.peer, script, case, seconds)?;
     let what = (case.name.as_str(), side.peer.arm.name.as_str());
     if figures.errors > 0.0 {
         run.note(format!("{}, {}, round {round}: {} errors", what.1, what.0, figures.errors))?;
@@ -106,9 +106,11 @@ fn measure(run: &mut Run, side: &Side, script: &TempDir, case: &Case, round: u32
     run.sample(what, Metric("p99", "us"), round, figures.p99_us)
 }
 
-fn wrk(peer: &Running, script: &TempDir, case: &Case) -> Result<Figures> {
-    let mut command = client_command(&peer.arm, "wrk");
-    command.args(["-t1", "-d1s"]).arg(format!("-c{}", case.connections));
+fn wrk(peer: &Running, script: &TempDir, case: &Case, seconds: &str) -> Result<Figures> {
+    let mut command = client_command(&peer.arm, "timeout");
+    // wrk counts whole seconds, but ends in order when it is interrupted.
+    command.args(["--foreground", "--preserve-status", "--signal", "INT", seconds]);
+    command.args(["wrk", "-t1", "-d1m"]).arg(format!("-c{}", case.connections));
     command
         .args(["-H", case.header, "-s"])
         .arg(script.path().join("figures.lua"))

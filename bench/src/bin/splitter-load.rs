@@ -56,7 +56,11 @@ fn follow_commands() -> Result<()> {
         let line = line.context("read a command")?;
         let command = serde_json::from_str::<Command>(&line).context("read a command");
         let done = command.and_then(|command| work::follow(&command));
-        reply(&done.map_or_else(|why| Reply::Refused(format!("{why:#}")), Reply::Done))?;
+        let answer = done.map_or_else(|why| Reply::Refused(format!("{why:#}")), Reply::Done);
+        if reply(&answer).is_err() {
+            // Whoever asked is gone.
+            return Ok(());
+        }
     }
     Ok(())
 }

