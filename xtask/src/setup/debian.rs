@@ -59,7 +59,7 @@ fn missing(program: &Program, why: &str) -> Outcome {
 }
 
 /// Installs packages without questions and without what they merely recommend.
-pub(super) fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if exec::find("apt-get").is_none() {
         bail!("there is no apt-get here to install {}", packages.join(" "));
     }
