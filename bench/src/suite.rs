@@ -39,12 +39,12 @@ impl Suite {
     /// Runs all of them. One that fails does not stop the others; the error names those that did.
     #[expect(clippy::print_stdout, reason = "it reports to whoever runs the benches")]
     pub fn run(&self) -> Result<()> {
-        let busy = self.wait()?;
+        self.wait()?;
         let mut failures = Vec::new();
         for bench in &self.benches {
             let start = Instant::now();
             println!("==> {}: {}", bench.name, bench.title);
-            let verdict = match self.run_one(bench, busy.as_deref()) {
+            let verdict = match self.run_one(bench) {
                 Ok(record) => format!("{} figures", record.samples.len()),
                 Err(error) => {
                     failures.push(format!("{}: {error:#}", bench.name));
@@ -60,21 +60,20 @@ impl Suite {
     }
 
     /// Waits for a quiet machine before the first bench only: later, the load is the benches' own.
-    fn wait(&self) -> Result<Option<String>> {
+    #[expect(clippy::print_stdout, reason = "it reports to whoever runs the benches")]
+    fn wait(&self) -> Result<()> {
         let longest = Duration::from_secs(self.pace.pick(0, 15, 180));
         let load = wait_for_quiet(longest)?;
-        Ok(is_busy(load).then(|| {
-            format!("the machine was not quiet: its load average was {load:.2} before the benches")
-        }))
+        if is_busy(load) {
+            println!("the machine is not quiet: its load average is {load:.2}; going on");
+        }
+        Ok(())
     }
 
-    fn run_one(&self, bench: &Bench, busy: Option<&str>) -> Result<Record> {
+    fn run_one(&self, bench: &Bench) -> Result<Record> {
         let header =
             Header { bench: bench.name.to_owned(), pace: self.pace, machine: Machine::look()? };
         let mut run = Run::new(self.pace, Recorder::create(&self.directory, header)?);
-        if let Some(note) = busy {
-            run.note(note)?;
-        }
         let (start, ticks) = (Instant::now(), Ticks::read()?);
         (bench.run)(&mut run)?;
         let after = After {

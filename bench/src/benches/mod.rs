@@ -4,6 +4,7 @@ mod apply;
 mod contention;
 mod effect;
 mod exactness;
+pub(crate) mod goals;
 mod memory;
 mod requests;
 mod rest;
