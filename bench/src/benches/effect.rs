@@ -1,5 +1,6 @@
 //! From a command to the first connection on new weights.
 
+mod peers;
 mod watcher;
 
 use std::sync::Arc;
@@ -30,7 +31,9 @@ pub(super) const BENCH: Bench = Bench {
     about: "A client connects as fast as one CPU can while all weight moves from one subset to the \
             other and back. Measured from the start of the request, or of the command's process, \
             to the end of the first connection that went to the other subset, and to the return. A \
-            connection that begins after the return and goes to the old subset is stale.",
+            connection that begins after the return and goes to the old subset is stale. nftables \
+            (a transaction of `nft`) and HAProxy (a command on its control socket) are told the \
+            same, and connected to after the return.",
     base: None,
     run,
 };
@@ -50,7 +53,8 @@ pub(crate) fn case(services: u32) -> String {
 
 fn run(run: &mut Run) -> Result<()> {
     let sizes = run.pace.pick([1, 20], [1, 1_000], [1_000, 100_000]);
-    sizes.into_iter().try_for_each(|services| among(run, services))
+    sizes.into_iter().try_for_each(|services| among(run, services))?;
+    peers::run(run)
 }
 
 fn among(run: &mut Run, services: u32) -> Result<()> {

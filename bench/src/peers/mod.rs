@@ -40,7 +40,7 @@ pub use nftables::Nftables;
 pub use nginx::Nginx;
 pub use splitter::Splitter;
 
-use crate::arm::Arm;
+use crate::arm::{Arm, Network};
 use crate::load::Client;
 use crate::run::Run;
 
@@ -108,7 +108,7 @@ pub struct Running {
     /// Whatever else ends with it.
     _parts: Box<dyn Any>,
     _place: Place,
-    _ground: Rc<Ground>,
+    ground: Rc<Ground>,
 }
 
 impl Running {
@@ -122,7 +122,12 @@ impl Running {
         let arm = Arm::new(name, &ground.network, place.cgroup());
         let ground = Rc::clone(ground);
         let (pid, control) = (None, None);
-        Self { arm, dial, pid, control, _parts: Box::new(parts), _place: place, _ground: ground }
+        Self { arm, dial, pid, control, _parts: Box::new(parts), _place: place, ground }
+    }
+
+    /// The network that it and its backends are in.
+    pub fn network(&self) -> &Network {
+        &self.ground.network
     }
 
     fn with_pid(self, pid: u32) -> Self {
