@@ -12,6 +12,9 @@ const WIDTH: f64 = 900.0;
 const COLOURS: [&str; 8] =
     ["#1f6f8b", "#c1440e", "#4b7f2c", "#7a3e9d", "#b8860b", "#3b4cc0", "#8c2d4f", "#555555"];
 
+/// Of bars that do not stand out.
+const GREY: &str = "#9a9a9a";
+
 /// A bar.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bar {
@@ -19,6 +22,10 @@ pub struct Bar {
     pub name: String,
     /// Its length, and the interval around its end.
     pub estimate: Estimate,
+    /// Whether it has the colour that the eye goes to.
+    pub stands_out: bool,
+    /// Whether a gap sets it apart from the one before it.
+    pub is_apart: bool,
 }
 
 /// Curves over logarithmic axes.
@@ -51,11 +58,13 @@ pub fn bars(title: &str, bars: &[Bar]) -> String {
     const ROW: f64 = 22.0;
     let longest = bars.iter().map(|bar| bar.estimate.high).fold(1.0, f64::max) * 1.05;
     let x = |value: f64| LEFT + value / longest * (WIDTH - LEFT - 60.0);
-    let mut svg = Svg::new(title, 60.0 + ROW * count(bars.len()));
+    let gaps = bars.iter().filter(|bar| bar.is_apart).count();
+    let mut svg = Svg::new(title, 60.0 + ROW * count(bars.len()) + ROW / 2.0 * count(gaps));
     let mut y = 40.0;
-    for (number, bar) in (0_u32..).zip(bars) {
+    for bar in bars {
         let Estimate { low, middle, high } = bar.estimate;
-        let (centre, colour) = (y + ROW / 2.0, COLOURS[usize::from(number % 2 == 1) * 7]);
+        y += if bar.is_apart { ROW / 2.0 } else { 0.0 };
+        let (centre, colour) = (y + ROW / 2.0, if bar.stands_out { COLOURS[0] } else { GREY });
         svg.text(LEFT - 8.0, centre + 4.0, "end", &bar.name);
         svg.rectangle((LEFT, y + 4.0), (x(middle) - LEFT, ROW - 8.0), colour);
         svg.line((x(low), centre), (x(high), centre), "#000000", 1.5);
@@ -131,7 +140,7 @@ impl Axes {
             svg.text(LEFT - 8.0, y + 4.0, "end", &text);
         }
         svg.text(f64::midpoint(LEFT, RIGHT), BOTTOM + 38.0, "middle", plot.x);
-        svg.text(LEFT, TOP - 8.0, "end", plot.y);
+        svg.text(LEFT, TOP - 8.0, "middle", plot.y);
     }
 }
 
@@ -231,7 +240,8 @@ mod tests {
     #[test]
     fn bars_are_drawn_with_their_names_and_ratios() {
         let estimate = Estimate { low: 0.9, middle: 1.1, high: 1.2 };
-        let svg = bars("a < b", &[Bar { name: "x & y".to_owned(), estimate }]);
+        let name = "x & y".to_owned();
+        let svg = bars("a < b", &[Bar { name, estimate, stands_out: true, is_apart: false }]);
         assert!(svg.contains("a &lt; b") && svg.contains("x &amp; y") && svg.contains("1.100"));
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     }

@@ -18,15 +18,22 @@ pub(super) fn of(bench: &Bench, record: &Record) -> Vec<(String, String, String)
     drawn.map(|(title, svg)| (file, title, svg)).into_iter().collect()
 }
 
+/// Beginnings of arms that splitter has a part in.
+const OURS: [&str; 4] = ["splitter", "matched", "missed", "one service"];
+
 /// The ratios of the first metric.
 fn ratio_bars(bench: &Bench, record: &Record, base: &str) -> Option<(String, String)> {
     let (metric, _) = metrics(record).into_iter().next()?;
-    let bar = |(case, arm): &(String, String)| {
-        let estimate = ratio(record, (case, &metric), arm, base)?;
+    let mut last = "";
+    let rows = rows(record, &metric);
+    let mut all = Vec::new();
+    for (case, arm) in &rows {
+        let Some(estimate) = ratio(record, (case, &metric), arm, base) else { continue };
         let name = if case.is_empty() { arm.clone() } else { format!("{case}: {arm}") };
-        Some(Bar { name, estimate })
-    };
-    let all: Vec<Bar> = rows(record, &metric).iter().filter_map(bar).collect();
+        let stands_out = OURS.iter().any(|ours| arm.starts_with(ours));
+        all.push(Bar { name, estimate, stands_out, is_apart: !last.is_empty() && last != case });
+        last = case;
+    }
     let title = format!("{}: {metric}, ratio to {base}", bench.title);
     (!all.is_empty()).then(|| (title.clone(), bars(&title, &all)))
 }
