@@ -8,11 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use splitter_bench::peers::envoy;
 use splitter_bench::run::Pace;
 use splitter_bench::suite::{Suite, read_records, select};
 use splitter_bench::{benches, report};
 
 /// Measures splitter side by side with direct connections and with other ways to split.
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[derive(Parser)]
 struct Options {
     /// Benches to run; all where none is named
@@ -29,6 +31,9 @@ struct Options {
     /// List the benches and run none
     #[arg(long)]
     list: bool,
+    /// First fetch Envoy into the directory of the records
+    #[arg(long)]
+    install: bool,
     /// Where records go, and the report unless it is written
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -56,6 +61,9 @@ fn run(options: &Options) -> Result<()> {
     }
     if !rustix::process::geteuid().is_root() {
         bail!("benches attach programs to cgroups of their own: run `cargo xtask bench` as root");
+    }
+    if options.install {
+        println!("{}", envoy::install()?.display());
     }
     let suite = Suite {
         pace: pace(options),

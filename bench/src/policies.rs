@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use anyhow::Result;
-use splitter_tests::node::{compile, parse};
+use splitter_tests::node::parse;
+use splitter_user::compile::{Cgroups, Compiler};
+use splitter_user::policy::model::Policy;
 use splitter_user::publish::Change;
 
 /// First address of the table's frontends: below it, there is room for what a bench dials.
@@ -99,10 +101,16 @@ pub fn table(services: u32, backends: u32) -> String {
     text
 }
 
-/// The change that puts the services of a policy where they are.
+/// The changes that put the services of a policy where they are.
 pub fn puts(yaml: &str) -> Result<Vec<Change>> {
-    let images = compile(&parse(yaml)?)?;
-    Ok(images.into_iter().map(|image| Change::Put(Arc::new(image))).collect())
+    Ok(compile(&parse(yaml)?))
+}
+
+/// The same of a policy that was read. Services that name cgroups match nothing.
+pub fn compile(policy: &Policy) -> Vec<Change> {
+    let mut compiler = Compiler::new(Cgroups::new());
+    let images = policy.services.iter().map(|service| compiler.compile(service).0);
+    images.map(|image| Change::Put(Arc::new(image))).collect()
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub fn ratios(of: &[(u32, f64)], to: &[(u32, f64)]) -> Vec<f64> {
 fn draw(number: u64, below: usize) -> usize {
     // The upper half of a product of two 32-bit numbers: an even choice without a division.
     let random = mix(7, number) >> 32;
-    usize::try_from(random * below as u64 >> 32).unwrap_or(0)
+    usize::try_from((random * below as u64) >> 32).unwrap_or(0)
 }
 
 fn sort_and_halve(values: &mut [f64]) -> f64 {

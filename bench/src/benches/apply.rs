@@ -2,16 +2,14 @@
 
 mod peers;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use splitter_tests::node::{Node, compile, parse};
-use splitter_user::publish::Change;
+use splitter_tests::node::{Node, parse};
 use splitter_user::tables::Sizes;
 
 use super::Bench;
-use crate::policies::{Shape, puts, table};
+use crate::policies::{Shape, compile, puts, table};
 use crate::run::{Metric, Run, count_of, micros, millis};
 
 /// The arm of the publisher itself.
@@ -71,9 +69,8 @@ fn whole(run: &mut Run, services: u32, per_subset: u32, rounds: u32) -> Result<(
         let policy = parse(&text)?;
         let parsed = start.elapsed();
         let start = Instant::now();
-        let images = compile(&policy)?;
+        let changes = compile(&policy);
         let compiled = start.elapsed();
-        let changes = images.into_iter().map(|image| Change::Put(Arc::new(image))).collect();
         let start = Instant::now();
         node.publisher.publish(changes)?;
         let published = start.elapsed();
@@ -99,9 +96,7 @@ fn one_change(run: &mut Run, services: u32) -> Result<()> {
         let service = Shape::of_table(round * 7 % services);
         let policy = parse(&service.weighing(80 - round % 50, 21).to_yaml())?;
         let start = Instant::now();
-        let images = compile(&policy)?;
-        let changes = images.into_iter().map(|image| Change::Put(Arc::new(image))).collect();
-        let published = node.publisher.publish(changes)?;
+        let published = node.publisher.publish(compile(&policy))?;
         run.sample((&case, SPLITTER), CHANGE, round, micros(start.elapsed()))?;
         ensure!(published.changed == 1, "round {round} changed {} services", published.changed);
         if round % 100 == 99 {

@@ -71,9 +71,9 @@ fn among(run: &mut Run, services: u32) -> Result<()> {
     });
     let moved = moves(run, &site, &watcher, services);
     watcher.end();
-    let watched = client.join().expect("it does not panic");
+    let connects = client.join().expect("it does not panic");
     moved?;
-    let connects = watched?;
+    let connects = connects?;
     for (arm, stale) in [REQUEST, COMMAND].into_iter().zip(watcher.stale()) {
         run.sample((&case(services), arm), STALE, 0, stale)?;
     }

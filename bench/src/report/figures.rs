@@ -42,7 +42,7 @@ fn scaling(record: &Record) -> Option<(String, String)> {
     let wanted = |sample: &&Sample| sample.metric != "compile" && sample.metric != "publish";
     let series = series(record.samples.iter().filter(wanted), name, x, in_ms);
     let title = "A policy and one change of it, by the number of services";
-    draw(Curves { title, x: "services", y: "ms", floor: 0.01, series })
+    draw(&Curves { title, x: "services", y: "ms", floor: 0.01, series })
 }
 
 /// Errors by the length of the run.
@@ -56,13 +56,16 @@ fn errors(record: &Record) -> Option<(String, String)> {
         |sample: &&Sample| sample.metric == "largest error" && !sample.arm.starts_with("splitter,");
     let series = series(record.samples.iter().filter(wanted), name, x, |sample| sample.value);
     let title = "Largest error of a 90/10 split, by the number of connections";
-    draw(Curves { title, x: "connections", y: "connections", floor: 0.1, series })
+    draw(&Curves { title, x: "connections", y: "connections", floor: 0.1, series })
 }
 
-fn draw(plot: Curves<'_>) -> Option<(String, String)> {
+fn draw(plot: &Curves<'_>) -> Option<(String, String)> {
     let is_curve = plot.series.iter().any(|series| series.points.len() > 1);
-    is_curve.then(|| (plot.title.to_owned(), curves(&plot)))
+    is_curve.then(|| (plot.title.to_owned(), curves(plot)))
 }
+
+/// Values of all rounds at each place.
+type Points = Vec<(f64, Vec<f64>)>;
 
 /// Medians over rounds as points of named series, in the order of their first samples.
 fn series<'a>(
@@ -71,7 +74,7 @@ fn series<'a>(
     x: impl Fn(&Sample) -> Option<f64>,
     y: impl Fn(&Sample) -> f64,
 ) -> Vec<Series> {
-    let mut all: Vec<(String, Vec<(f64, Vec<f64>)>)> = Vec::new();
+    let mut all: Vec<(String, Points)> = Vec::new();
     for sample in samples {
         let (Some(x), name) = (x(sample), name(sample)) else { continue };
         let at = position_or_push(&mut all, |(known, _)| *known == name, || (name.clone(), vec![]));
@@ -80,7 +83,7 @@ fn series<'a>(
         let at = position_or_push(points, is_x, || (x, Vec::new()));
         points[at].1.push(y(sample));
     }
-    let of = |(name, points): (String, Vec<(f64, Vec<f64>)>)| Series {
+    let of = |(name, points): (String, Points)| Series {
         name,
         points: points.into_iter().map(|(x, values)| (x, median(&values))).collect(),
     };

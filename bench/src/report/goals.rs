@@ -2,11 +2,14 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
-use super::tables::ratio;
+use super::tables::ratios_to;
 use super::text::number;
 use crate::benches::goals::{Bound, Check, Goal, Measure, all};
 use crate::record::Record;
 use crate::stats::{Estimate, estimate, quantile, ratios};
+
+/// Fewer figures than these have no interval to judge by.
+const FEWEST: usize = 5;
 
 /// What became of a goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,7 @@ pub(super) fn section(records: &[Record]) -> String {
     let mut text = "## Goals
 
 A goal is met where the whole interval lies on its right side, and missed where the whole interval lies on the other.
+Counts and sizes have no interval; times of fewer than five rounds are not judged.
 
 | goal | asked for | measured | |
 |---|---|---|---|
@@ -80,16 +84,19 @@ fn measure(records: &[Record], measure: &Measure) -> Option<Estimate> {
     let find = |bench: &str| records.iter().find(|record| record.header.bench == bench);
     match measure {
         Measure::Ratio { bench, case, arm, base, metric } => {
-            ratio(find(bench)?, (case, metric), arm, base)
+            enough(&ratios_to(find(bench)?, (case, metric), arm, base))
         }
         Measure::Growth { bench, cases: [from, to], arm, metric } => {
             let values = |case: &str| find(bench).map(|r| r.values(case, arm, metric));
             let ratios = ratios(&values(to)?, &values(from)?);
-            (!ratios.is_empty()).then(|| estimate(&ratios))
+            enough(&ratios)
         }
         Measure::Median { bench, case, arm, metric } => {
+            enough(&plain(find(bench)?.values(case, arm, metric)))
+        }
+        Measure::Only { bench, case, arm, metric } => {
             let values = plain(find(bench)?.values(case, arm, metric));
-            (!values.is_empty()).then(|| estimate(&values))
+            values.first().copied().map(certain)
         }
         Measure::Worst { bench, arms, metric, needs } => {
             let record = find(bench)?;
@@ -98,10 +105,18 @@ fn measure(records: &[Record], measure: &Measure) -> Option<Estimate> {
             let of_arms = samples().filter(|sample| arms.contains(&sample.arm.as_str()));
             let values: Vec<f64> = of_arms.map(|sample| sample.value).collect();
             let worst = quantile(&values, 1.0);
-            let exact = Estimate { low: worst, middle: worst, high: worst };
-            (is_there && !values.is_empty()).then_some(exact)
+            (is_there && !values.is_empty()).then(|| certain(worst))
         }
     }
+}
+
+/// An interval, or none where there are too few figures for one to mean anything.
+fn enough(values: &[f64]) -> Option<Estimate> {
+    (values.len() >= FEWEST).then(|| estimate(values))
+}
+
+fn certain(value: f64) -> Estimate {
+    Estimate { low: value, middle: value, high: value }
 }
 
 fn plain(values: Vec<(u32, f64)>) -> Vec<f64> {

@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result};
 use crate::benches::ALL;
 use crate::record::Record;
 
+pub(crate) use text::number;
+
 /// Writes the page and its plots into a directory. Answers the path of the page.
 pub fn write(directory: &Path, records: &[Record]) -> Result<PathBuf> {
     fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;

@@ -45,15 +45,25 @@ fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     })
 }
 
-/// Ratios of an arm to the base in the same rounds; none where no round has both.
-pub(super) fn ratio(
+/// Ratios of an arm to the base in the rounds that have both.
+pub(super) fn ratios_to(
     record: &Record,
     (case, metric): (&str, &str),
     arm: &str,
     base: &str,
-) -> Option<Estimate> {
+) -> Vec<f64> {
     let values = |arm| record.values(case, arm, metric);
-    let ratios = ratios(&values(arm), &values(base));
+    ratios(&values(arm), &values(base))
+}
+
+/// Their median; none where no round has both.
+pub(super) fn ratio(
+    record: &Record,
+    what: (&str, &str),
+    arm: &str,
+    base: &str,
+) -> Option<Estimate> {
+    let ratios = ratios_to(record, what, arm, base);
     (!ratios.is_empty()).then(|| estimate(&ratios))
 }
 

@@ -86,7 +86,7 @@ Load averages over a minute, in which a bench's own load counts; time that a hyp
 }
 
 /// A number as readers like it: as many digits as tell something.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 99.95 => grouped(&format!("{value:.0}")),
         size if size >= 9.995 => format!("{value:.1}"),

@@ -53,8 +53,8 @@ fn nftables(run: &mut Run, case: &str, services: &[Service], rounds: u32) -> Res
         run.sample((case, arm), LOAD, round, millis(start.elapsed()))?;
         for number in 0..changes {
             let shape = Shape::of_table(number).weighing(70 - number, 20);
-            let changed = parse(&shape.to_yaml())?.services.remove(0);
-            let rules = nftables::change(number as usize, &changed, Numgen::Inc)?;
+            let service = parse(&shape.to_yaml())?.services.remove(0);
+            let rules = nftables::change(number as usize, &service, Numgen::Inc)?;
             let start = Instant::now();
             nftables::load(&network, &rules)?;
             let time = micros(start.elapsed());

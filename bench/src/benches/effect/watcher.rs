@@ -90,8 +90,10 @@ impl Watcher {
         loop {
             let turned = self.turned.load(Ordering::SeqCst);
             let end = Duration::from_nanos(turned >> 1);
-            if turned & 1 == subset as u64 && end >= since {
-                return Some(end - since);
+            if turned & 1 == subset as u64
+                && let Some(time) = end.checked_sub(since)
+            {
+                return Some(time);
             }
             if start.elapsed() > PATIENCE {
                 return None;

@@ -12,7 +12,7 @@ pub(super) fn random(run: &mut Run, weights: &[u32], round: u32) -> Result<()> {
     let sum: u32 = weights.iter().sum();
     let draw = |number: u32| {
         let random = mix(u64::from(round) + 1, u64::from(number)) >> 32;
-        backend_at(weights, u32::try_from(random * u64::from(sum) >> 32).unwrap_or(0))
+        backend_at(weights, u32::try_from((random * u64::from(sum)) >> 32).unwrap_or(0))
     };
     record(run, "random choice, computed", weights, round, draw)
 }
