@@ -31,7 +31,8 @@ fn run(run: &mut Run) -> Result<()> {
     let services = shop()?;
     let mut sides = line_up(run, &peers::ALL, &services, Serve::Requests)?;
     sides.iter_mut().try_for_each(|side| warm_up(side, &services[0]))?;
-    let rounds = run.pace.pick(1, 7, 41);
+    // Many short blocks: arms that are measured soon after each other have the same machine.
+    let rounds = run.pace.pick(1, 15, 161);
     for clients in CLIENTS {
         let case = count_of(clients, "client");
         interleave(&mut sides, rounds, |side, round| measure(run, side, &case, clients, round))?;
@@ -58,7 +59,7 @@ fn warm_up(side: &mut Side, service: &Service) -> Result<()> {
 
 fn measure(run: &mut Run, side: &mut Side, case: &str, clients: u32, round: u32) -> Result<()> {
     let most = run.pace.pick(20, 100_000, 100_000);
-    let limit_ms = run.pace.pick(100, 100, 200);
+    let limit_ms = 50;
     let command = Command::new(Work::Request, side.peer.dial, most).by(clients);
     let outcome = side.client.run(&command.within_ms(limit_ms))?;
     let name = &side.peer.arm.name;

@@ -58,18 +58,18 @@ fn run(run: &mut Run) -> Result<()> {
         ("splitter, matched", &plain.place, PLAIN),
         (STATEFUL, &stateful.place, KEPT),
     ];
-    let mut clients: Vec<(&str, Client, SocketAddr)> = Vec::new();
+    let mut clients: Vec<(String, Client, SocketAddr)> = Vec::new();
     for (name, place, to) in arms {
         let client = Client::start(&Arm::new(name, &network, place.cgroup()))?;
-        clients.push((name, client, to.parse::<SocketAddr>()?));
+        clients.push((name.to_owned(), client, to.parse::<SocketAddr>()?));
     }
     // Each has a network of its own, because their rules see everything in it.
     let tracked: [&dyn Peer; 2] = [&Nftables::IN_TURN, &Iptables];
     let services = shop()?;
     let sides = line_up(run, &tracked, &services, Serve::Connections)?;
     let mut peers = Vec::new();
-    for (peer, side) in tracked.iter().filter(|peer| peer.missing().is_none()).zip(sides) {
-        clients.push((peer.name(), side.client, side.peer.dial));
+    for side in sides {
+        clients.push((side.peer.arm.name.clone(), side.client, side.peer.dial));
         peers.push(side.peer);
     }
     let connects = run.pace.pick(20, 1_000, 1_000);

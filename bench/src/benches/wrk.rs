@@ -17,7 +17,7 @@ use crate::run::{Metric, Run, count_of};
 pub(super) const BENCH: Bench = Bench {
     name: "wrk",
     title: "HTTP with wrk",
-    about: "`wrk` with one thread asks nginx for 64 bytes, for half a second at a time: over \
+    about: "`wrk` with one thread asks nginx for 64 bytes, for a quarter of a second at a time: over \
             connections that are kept, which the hook has no part in once they stand, and over one \
             connection per request. The service splits 90/10 between two ports of one nginx.",
     base: Some("direct"),
@@ -69,7 +69,7 @@ fn run(run: &mut Run) -> Result<()> {
     let mut sides = line_up(run, &peers::ALL, &services, Serve::Http)?;
     let script = script()?;
     for case in cases(run.pace.pick(&FEW_CONNECTIONS[..], &FEW_CONNECTIONS, &CONNECTIONS)) {
-        let rounds = run.pace.pick(1, 3, 15);
+        let rounds = run.pace.pick(1, 3, 31);
         interleave(&mut sides, rounds, |side, round| measure(run, side, &script, &case, round))?;
     }
     Ok(())
@@ -94,7 +94,7 @@ fn script() -> Result<TempDir> {
 }
 
 fn measure(run: &mut Run, side: &Side, script: &TempDir, case: &Case, round: u32) -> Result<()> {
-    let seconds = run.pace.pick("0.1", "0.25", "0.5");
+    let seconds = run.pace.pick("0.1", "0.25", "0.25");
     let figures = wrk(&side.peer, script, case, seconds)?;
     let what = (case.name.as_str(), side.peer.arm.name.as_str());
     if figures.errors > 0.0 {

@@ -150,10 +150,11 @@ fn udp_connects(
         let start = Instant::now();
         let mut connected = 0;
         for _ in 0..batch {
-            match socket.connect(command.to) {
-                Ok(()) => connected += 1,
-                Err(error) => tally.fail(&error),
+            if let Err(error) = socket.connect(command.to) {
+                tally.fail(&error);
+                continue;
             }
+            connected += 1;
             if command.order {
                 peer_of(socket, tally);
             }

@@ -1,5 +1,6 @@
 //! Processes of peers.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
@@ -86,8 +87,8 @@ impl Drop for Daemon {
 /// Whether somebody listens at all addresses in the network of a process.
 fn is_listening(pid: u32, addrs: &[SocketAddrV4]) -> bool {
     let Ok(table) = fs::read_to_string(format!("/proc/{pid}/net/tcp")) else { return false };
-    let listening: Vec<&str> = table.lines().filter_map(listener).collect();
-    addrs.iter().all(|addr| listening.contains(&in_table(*addr).as_str()))
+    let listening: HashSet<&str> = table.lines().filter_map(listener).collect();
+    addrs.iter().all(|addr| listening.contains(in_table(*addr).as_str()))
 }
 
 /// The local address of a line that is a listener's.

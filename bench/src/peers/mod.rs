@@ -2,7 +2,7 @@
 //!
 //! Every peer gets its configuration from the same [`Service`]s, runs in a network namespace of
 //! the bench's own with backends in it, and is only measured: none is tuned beyond what its manual
-//! tells anybody to do. Nothing is installed here, and nothing that the system runs is touched.
+//! tells anybody to do. Proxies have one thread, and run where the scheduler puts it. Nothing is installed here, and nothing that the system runs is touched.
 
 pub mod counting;
 mod daemon;
@@ -42,7 +42,7 @@ pub use splitter::Splitter;
 
 use crate::arm::{Arm, Network};
 use crate::load::Client;
-use crate::run::Run;
+use crate::run::{Pace, Run};
 
 /// A way to bring connections to backends.
 pub trait Peer: Sync {
@@ -170,10 +170,28 @@ pub fn line_up(
             shared = Some(Rc::clone(&ground));
         }
         let running = peer.start(&ground, services);
-        let peer = running.with_context(|| format!("start {}", peer.name()))?;
-        sides.push(Side { client: Client::start(&peer.arm)?, peer });
+        let running = running.with_context(|| format!("start {}", peer.name()));
+        if let Some(peer) = or_left_out(run, *peer, running)? {
+            sides.push(Side { client: Client::start(&peer.arm)?, peer });
+        }
     }
     Ok(sides)
+}
+
+/// What others cannot do on this machine is not the end of a comparison, except where all that is
+/// asked is whether everything runs.
+fn or_left_out(
+    run: &mut Run,
+    peer: &dyn Peer,
+    started: Result<Running>,
+) -> Result<Option<Running>> {
+    match started {
+        Err(error) if !peer.is_hook() && run.pace != Pace::Smoke => {
+            run.note(format!("{} is left out: {error:#}", peer.name()))?;
+            Ok(None)
+        }
+        started => started.map(Some),
+    }
 }
 
 /// A cgroup for clients, in which this process is not.

@@ -57,7 +57,7 @@ pub fn missing() -> Option<Missing> {
 
 /// The proxy's configuration: an upstream and a server per service.
 pub fn config(services: &[Service]) -> Result<String> {
-    let mut text = format!("load_module {MODULE};\n{}", common());
+    let mut text = format!("load_module {MODULE};\n{}", common(services.len()));
     text.push_str("stream {\n");
     for (number, service) in services.iter().enumerate() {
         writeln!(text, "    upstream s{number} {{")?;
@@ -91,20 +91,24 @@ fn http_config(listens: &[SocketAddrV4]) -> String {
     }}
 }}
 ",
-        common(),
+        common(listens.len()),
         listens.concat()
     )
 }
 
-/// Paths are relative to the directory that nginx runs in.
-fn common() -> &'static str {
-    "daemon off;
+/// Paths are relative to the directory that nginx runs in. Listeners count as connections.
+fn common(listeners: usize) -> String {
+    let connections = 2_048 + listeners;
+    let files = connections + 1_024;
+    format!(
+        "daemon off;
 master_process off;
 pid nginx.pid;
 error_log stderr error;
-worker_rlimit_nofile 8192;
-events { worker_connections 4096; }
+worker_rlimit_nofile {files};
+events {{ worker_connections {connections}; }}
 "
+    )
 }
 
 fn start(
