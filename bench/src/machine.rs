@@ -120,11 +120,20 @@ pub fn is_busy(load: f64) -> bool {
 
 /// Resident memory of a process.
 pub fn resident_bytes(pid: u32) -> Result<f64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The part of it that no file and no map of the kernel is behind.
+pub fn own_bytes(pid: u32) -> Result<f64> {
+    status_bytes(pid, "RssAnon:")
+}
+
+fn status_bytes(pid: u32, field: &str) -> Result<f64> {
     let status = read(&format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kilobytes: f64 = kilobytes.context("no resident memory in its status")?.trim().parse()?;
-    Ok(kilobytes * 1024.0)
+    let kilobytes = kilobytes.with_context(|| format!("no {field} of process {pid}"))?;
+    Ok(kilobytes.trim().parse::<f64>()? * 1024.0)
 }
 
 fn read(path: &str) -> Result<String> {

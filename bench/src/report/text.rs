@@ -89,8 +89,8 @@ Load averages over a minute, in which a bench's own load counts; time that a hyp
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 99.95 => grouped(&format!("{value:.0}")),
+        _ if value.fract().abs() < 1e-9 => format!("{value:.0}"),
         size if size >= 9.995 => format!("{value:.1}"),
-        size if size < 1e-9 => "0".to_owned(),
         _ => format!("{value:.2}"),
     }
 }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn numbers_have_the_digits_that_tell_something() {
-        let texts = [1_234_567.8, -1_000.0, 99.96, 12.345, 1.234, 0.0].map(number);
-        assert_eq!(texts, ["1,234,568", "-1,000", "100", "12.3", "1.23", "0"]);
+        let texts = [1_234_567.8, -1_000.0, 99.96, 12.345, 41.0, 1.234, 0.0].map(number);
+        assert_eq!(texts, ["1,234,568", "-1,000", "100", "12.3", "41", "1.23", "0"]);
     }
 }

@@ -10,8 +10,10 @@ use crate::run::Run;
 /// Each connection draws a backend by weight; another round draws others.
 pub(super) fn random(run: &mut Run, weights: &[u32], round: u32) -> Result<()> {
     let sum: u32 = weights.iter().sum();
+    // Neighbouring seeds would draw the same numbers in nearly the same order.
+    let seed = mix(7, u64::from(round));
     let draw = |number: u32| {
-        let random = mix(u64::from(round) + 1, u64::from(number)) >> 32;
+        let random = mix(seed, u64::from(number)) >> 32;
         backend_at(weights, u32::try_from((random * u64::from(sum)) >> 32).unwrap_or(0))
     };
     record(run, "random choice, computed", weights, round, draw)
