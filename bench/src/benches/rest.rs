@@ -10,7 +10,7 @@ use serde_json::json;
 use splitter_tests::daemon::Site;
 
 use super::Bench;
-use crate::machine::resident_bytes;
+use crate::machine::{own_bytes, resident_bytes};
 use crate::policies::table;
 use crate::run::{Metric, Run, micros};
 
@@ -27,11 +27,14 @@ pub(super) const BENCH: Bench = Bench {
     about: "A daemon with one service is left alone and watched; then weights change many times, \
             by requests to its socket, and it is watched again: what grows would be a leak. CPU \
             time is in percent of one CPU, and its finest step is one clock tick in the time \
-            watched.",
+            watched. Part of the resident memory is the program file and the kernel's maps, into \
+            which the daemon looks; the rest is its own.",
     base: None,
     run,
 };
 
+/// What is not its program file, a library or a map of the kernel.
+const OWN: Metric = Metric("memory of its own", "B");
 const FILES: Metric = Metric("open files", "");
 const THREADS: Metric = Metric("threads", "");
 const REQUEST: Metric = Metric("time of a request", "us");
@@ -41,6 +44,8 @@ fn run(run: &mut Run) -> Result<()> {
     let policy = site.write("policy.yaml", table(1, 2))?;
     let daemon = site.run(&["--policy", &policy])?;
     let longest = Duration::from_millis(run.pace.pick(100, 10_000, 60_000));
+    // The work of a start is over, and threads that it took end.
+    thread::sleep(Duration::from_millis(run.pace.pick(0, 2_000, 15_000)));
     watch(run, RESTING, daemon.pid(), longest)?;
     let applies = run.pace.pick(20, 5_000, 100_000);
     for number in 0..applies {
@@ -65,6 +70,7 @@ fn watch(run: &mut Run, arm: &str, pid: u32, time: Duration) -> Result<()> {
     let used = cpu_seconds(pid)? - before;
     run.sample(("", arm), CPU, 0, used * 100.0 / start.elapsed().as_secs_f64())?;
     run.sample(("", arm), MEMORY, 0, resident_bytes(pid)?)?;
+    run.sample(("", arm), OWN, 0, own_bytes(pid)?)?;
     run.sample(("", arm), FILES, 0, entries(&format!("/proc/{pid}/fd"))?)?;
     run.sample(("", arm), THREADS, 0, entries(&format!("/proc/{pid}/task"))?)
 }
