@@ -61,11 +61,11 @@ mod tests {
             value,
         };
         let samples =
-            (0..9).flat_map(|n| [sample("empty program", n, 800.0), sample("matched", n, 850.0)]);
+            (0..9).flat_map(|n| [sample("empty program", n, 800.0), sample("matched", n, 840.0)]);
         let path = write(directory.path(), &[record("udp-connect", samples.collect())]).unwrap();
         let page = fs::read_to_string(path).unwrap();
         assert!(page.contains("## One connect() at the hook"), "{page}");
-        assert!(page.contains("| matched | 850 | 1.063 (1.063 to 1.063) |"), "{page}");
+        assert!(page.contains("| matched | 840 | 1.050 (1.050 to 1.050) |"), "{page}");
         assert!(page.contains("(udp-connect.svg)"), "{page}");
         assert!(directory.path().join("udp-connect.svg").is_file());
     }
