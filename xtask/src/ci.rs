@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use crate::bpf::ToolchainChoice;
-use crate::{demo, lint, setup, test};
+use crate::{bench, demo, lint, setup, test};
 
-/// Sets up, lints, tests and plays the short demos. A part that fails does not stop the others and
-/// counts as one failure in the closing line.
+/// Sets up, lints, tests, plays the short demos and shows that all benches run. A part that fails
+/// does not stop the others and counts as one failure in the closing line.
 pub(crate) fn run(toolchain: ToolchainChoice) -> ExitCode {
     let mut run = test::Run::default();
     run.part(|_| setup::run(toolchain));
@@ -15,5 +15,6 @@ pub(crate) fn run(toolchain: ToolchainChoice) -> ExitCode {
     for options in demo::Options::quick() {
         run.part(|_| demo::run(toolchain, options));
     }
+    run.part(|_| bench::run(toolchain, &bench::Options::smoke()));
     run.close()
 }

@@ -4,6 +4,7 @@
 //! the repository, but nothing of what the code in it means.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a build tool reports this way")]
 
+mod bench;
 mod bpf;
 mod build;
 mod ci;
@@ -48,6 +49,8 @@ enum Command {
     },
     /// Show a canary with real servers, clients and a daemon, and check what it shows; needs root
     Demo(demo::Options),
+    /// Measure splitter beside direct connections and other ways to split; needs root
+    Bench(bench::Options),
     /// Check form: rustfmt, clippy for both targets, cargo-deny, rustdoc, tidy
     Lint,
     /// Run tests; without an argument: setup, build and every kind
@@ -61,7 +64,7 @@ enum Command {
         #[arg(long)]
         bless: bool,
     },
-    /// Do what continuous integration does: setup, lint, test, the short demo
+    /// Do what continuous integration does: setup, lint, test, the short demos, benches without figures
     Ci,
 }
 
@@ -77,6 +80,7 @@ fn run(Cli { command, bpf_toolchain }: Cli) -> Result<ExitCode> {
         Command::Setup => setup::run(bpf_toolchain)?,
         Command::Build { release } => build::run(bpf_toolchain, build::Profile::new(release))?,
         Command::Demo(options) => demo::run(bpf_toolchain, options)?,
+        Command::Bench(options) => bench::run(bpf_toolchain, &options)?,
         Command::Lint => lint::run(bpf_toolchain)?,
         Command::Test { kind } => return Ok(test::run(bpf_toolchain, kind)),
         Command::Tidy { bless } => tidy::run(bless)?,

@@ -28,7 +28,7 @@ pub(super) fn compare(stage: &Stage, pace: Pace) -> Result<()> {
     for (name, short) in [("keep-alive", false), ("short", true)] {
         rounds(stage, pace, short)?.print(name);
     }
-    println!("Loads of a second are noisy; docs/benchmarks.md has longer ones.");
+    println!("Loads of a second are noisy; `cargo xtask bench` has longer ones.");
     println!("The commands of a round of short connections:");
     for load in [direct(true), split(true)] {
         println!("$ {}", load.show());

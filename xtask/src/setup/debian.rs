@@ -15,12 +15,13 @@ struct Program {
     needed_for: &'static str,
 }
 
-const PROGRAMS: [Program; 9] = [
+const PROGRAMS: [Program; 10] = [
     Program { name: "cc", package: "gcc", needed_for: "linking every Rust program" },
     Program { name: "strip", package: "binutils", needed_for: "small guests: `test vm`" },
     Program { name: "curl", package: "curl", needed_for: "real-kernel tests and the demo" },
     Program { name: "wrk", package: "wrk", needed_for: "benchmarks and the demo" },
     Program { name: "nginx", package: "nginx-light", needed_for: "real-kernel tests and the demo" },
+    Program { name: "bpftool", package: "bpftool", needed_for: "benchmarks" },
     Program { name: "ip", package: "iproute2", needed_for: "real-kernel tests" },
     Program { name: "python3", package: "python3", needed_for: "real-kernel tests" },
     Program {
@@ -59,7 +60,7 @@ fn missing(program: &Program, why: &str) -> Outcome {
 }
 
 /// Installs packages without questions and without what they merely recommend.
-pub(super) fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if exec::find("apt-get").is_none() {
         bail!("there is no apt-get here to install {}", packages.join(" "));
     }

@@ -13,6 +13,7 @@ use anyhow::{Result, bail};
 use crate::bpf::ToolchainChoice;
 use crate::step::step;
 
+pub(crate) use debian::install as install_packages;
 pub(crate) use kernels::{Kernel, installed as installed_kernels};
 
 /// How one thing ended.

@@ -1,0 +1,48 @@
+//! The benches, one file each.
+
+mod apply;
+mod contention;
+mod effect;
+mod exactness;
+pub(crate) mod goals;
+mod memory;
+mod requests;
+mod rest;
+mod tcp_connect;
+mod torn;
+mod udp_connect;
+mod wrk;
+
+use anyhow::Result;
+
+use crate::run::Run;
+
+/// A bench.
+#[derive(Clone, Copy, Debug)]
+pub struct Bench {
+    /// What it is called on the command line and in files.
+    pub name: &'static str,
+    /// Its heading in the report.
+    pub title: &'static str,
+    /// What it does, for the report.
+    pub about: &'static str,
+    /// The arm that the others are divided by; none where figures stand for themselves.
+    pub base: Option<&'static str>,
+    /// Runs it.
+    pub run: fn(&mut Run) -> Result<()>,
+}
+
+/// All benches, in the order of the report.
+pub const ALL: &[Bench] = &[
+    udp_connect::BENCH,
+    tcp_connect::BENCH,
+    requests::BENCH,
+    wrk::BENCH,
+    apply::BENCH,
+    effect::BENCH,
+    memory::BENCH,
+    rest::BENCH,
+    exactness::BENCH,
+    contention::BENCH,
+    torn::BENCH,
+];
