@@ -9,8 +9,10 @@ use crate::stats::Estimate;
 /// Width of every plot.
 const WIDTH: f64 = 900.0;
 /// Colours of series, readable on white.
-const COLOURS: [&str; 8] =
-    ["#1f6f8b", "#c1440e", "#4b7f2c", "#7a3e9d", "#b8860b", "#3b4cc0", "#8c2d4f", "#555555"];
+const COLOURS: [&str; 10] = [
+    "#1f6f8b", "#c1440e", "#4b7f2c", "#7a3e9d", "#b8860b", "#3b4cc0", "#8c2d4f", "#555555",
+    "#e377c2", "#17becf",
+];
 
 /// Of bars that do not stand out.
 const GREY: &str = "#9a9a9a";
@@ -83,7 +85,8 @@ pub fn curves(plot: &Curves<'_>) -> String {
     let axes = Axes::new(plot);
     let mut svg = Svg::new(plot.title, BOTTOM + 50.0);
     axes.draw(&mut svg, plot);
-    for (index, series) in plot.series.iter().enumerate() {
+    // The first is drawn last, over the others.
+    for (index, series) in plot.series.iter().enumerate().rev() {
         let colour = COLOURS[index % COLOURS.len()];
         let at = |(x, y): &(f64, f64)| (axes.x(*x), axes.y(y.max(plot.floor)));
         let points: Vec<(f64, f64)> = series.points.iter().map(at).collect();
@@ -140,7 +143,7 @@ impl Axes {
             svg.text(LEFT - 8.0, y + 4.0, "end", &text);
         }
         svg.text(f64::midpoint(LEFT, RIGHT), BOTTOM + 38.0, "middle", plot.x);
-        svg.text(LEFT, TOP - 8.0, "middle", plot.y);
+        svg.text(LEFT + 6.0, TOP + 14.0, "start", plot.y);
     }
 }
 

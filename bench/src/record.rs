@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -66,9 +66,11 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// The record of a bench that runs.
+/// The record of a bench that runs. Its file has another name until it is whole, so that a run that
+/// breaks off leaves what an earlier one recorded.
 #[derive(Debug)]
 pub struct Recorder {
+    path: PathBuf,
     file: BufWriter<File>,
     lines: Vec<Line>,
 }
@@ -78,8 +80,10 @@ impl Recorder {
     pub fn create(directory: &Path, header: Header) -> Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
         let path = directory.join(format!("{}.jsonl", header.bench));
-        let file = File::create(&path).with_context(|| format!("write {}", path.display()))?;
-        let mut recorder = Self { file: BufWriter::new(file), lines: Vec::new() };
+        let partial = partial(&path);
+        let file =
+            File::create(&partial).with_context(|| format!("write {}", partial.display()))?;
+        let mut recorder = Self { path, file: BufWriter::new(file), lines: Vec::new() };
         recorder.write(Line::Header(header))?;
         Ok(recorder)
     }
@@ -95,8 +99,15 @@ impl Recorder {
     /// Ends the record with what it holds.
     pub fn finish(mut self) -> Result<Record> {
         self.file.flush().context("write a record")?;
-        Record::new(self.lines)
+        let record = Record::new(self.lines)?;
+        fs::rename(partial(&self.path), &self.path)
+            .with_context(|| format!("write {}", self.path.display()))?;
+        Ok(record)
     }
+}
+
+fn partial(path: &Path) -> PathBuf {
+    path.with_extension("jsonl.partial")
 }
 
 /// The record of a bench that ran.
@@ -108,8 +119,8 @@ pub struct Record {
     pub samples: Vec<Sample>,
     /// What has to be known of them.
     pub notes: Vec<String>,
-    /// How it ended; none where it broke off.
-    pub after: Option<After>,
+    /// How it ended.
+    pub after: After,
 }
 
 impl Record {
@@ -118,13 +129,15 @@ impl Record {
         let Some(Line::Header(header)) = lines.next() else {
             anyhow::bail!("a record begins with a header");
         };
-        let mut record = Self { header, samples: Vec::new(), notes: Vec::new(), after: None };
+        let Some(Line::After(after)) = lines.next_back() else {
+            anyhow::bail!("a record ends with what the machine was like");
+        };
+        let mut record = Self { header, samples: Vec::new(), notes: Vec::new(), after };
         for line in lines {
             match line {
-                Line::Header(_) => anyhow::bail!("a record has one header"),
+                Line::Header(_) | Line::After(_) => anyhow::bail!("a record is of one run"),
                 Line::Sample(sample) => record.samples.push(sample),
                 Line::Note(note) => record.notes.push(note),
-                Line::After(after) => record.after = Some(after),
             }
         }
         Ok(record)
@@ -144,5 +157,26 @@ impl Record {
         let is_wanted =
             |sample: &&Sample| sample.case == case && sample.arm == arm && sample.metric == metric;
         self.samples.iter().filter(is_wanted).map(|sample| (sample.round, sample.value)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::record_of;
+
+    #[test]
+    fn a_run_that_breaks_off_leaves_the_record_of_an_earlier_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = record_of("apply", Vec::new());
+        let begin = || Recorder::create(directory.path(), old.header.clone()).unwrap();
+        drop(begin());
+        assert_eq!(Record::read(directory.path(), "apply").unwrap(), None);
+        let mut whole = begin();
+        whole.write(Line::Note("a note".to_owned())).unwrap();
+        whole.write(Line::After(old.after)).unwrap();
+        let record = whole.finish().unwrap();
+        drop(begin());
+        assert_eq!(Record::read(directory.path(), "apply").unwrap(), Some(record));
     }
 }

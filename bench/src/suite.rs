@@ -62,7 +62,7 @@ impl Suite {
     /// Waits for a quiet machine before the first bench only: later, the load is the benches' own.
     #[expect(clippy::print_stdout, reason = "it reports to whoever runs the benches")]
     fn wait(&self) -> Result<()> {
-        let longest = Duration::from_secs(self.pace.pick(0, 15, 180));
+        let longest = Duration::from_secs(self.pace.pick(0, 15, 120));
         let load = wait_for_quiet(longest)?;
         if is_busy(load) {
             println!("the machine is not quiet: its load average is {load:.2}; going on");
@@ -91,8 +91,7 @@ impl Suite {
 pub fn read_records(directory: &Path) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for bench in ALL {
-        let record = Record::read(directory, bench.name)?;
-        records.extend(record.filter(|record| record.after.is_some()));
+        records.extend(Record::read(directory, bench.name)?);
     }
     Ok(records)
 }

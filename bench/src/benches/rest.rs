@@ -43,9 +43,9 @@ fn run(run: &mut Run) -> Result<()> {
     let site = Site::new()?;
     let policy = site.write("policy.yaml", table(1, 2))?;
     let daemon = site.run(&["--policy", &policy])?;
-    let longest = Duration::from_millis(run.pace.pick(100, 10_000, 60_000));
+    let longest = Duration::from_millis(run.pace.pick(100, 10_000, 30_000));
     // The work of a start is over, and threads that it took end.
-    thread::sleep(Duration::from_millis(run.pace.pick(0, 2_000, 15_000)));
+    thread::sleep(Duration::from_millis(run.pace.pick(0, 2_000, 5_000)));
     watch(run, RESTING, daemon.pid(), longest)?;
     let applies = run.pace.pick(20, 5_000, 100_000);
     for number in 0..applies {

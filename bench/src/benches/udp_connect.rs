@@ -103,7 +103,7 @@ fn run(run: &mut Run) -> Result<()> {
     let stage = Stage::new(&sizes)?;
     let mut diallers = stage.diallers()?;
     let connects = run.pace.pick(64, CONNECTS, CONNECTS);
-    interleave(&mut diallers, run.pace.pick(3, 101, 1_001), |dialler, round| {
+    interleave(&mut diallers, run.pace.pick(3, 101, 601), |dialler, round| {
         let time = dialler.time_connect(connects)?;
         run.sample(("", &dialler.name), CONNECT, round, time)
     })

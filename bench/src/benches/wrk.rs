@@ -69,7 +69,7 @@ fn run(run: &mut Run) -> Result<()> {
     let mut sides = line_up(run, &peers::ALL, &services, Serve::Http)?;
     let script = script()?;
     for case in cases(run.pace.pick(&FEW_CONNECTIONS[..], &FEW_CONNECTIONS, &CONNECTIONS)) {
-        let rounds = run.pace.pick(1, 3, 31);
+        let rounds = run.pace.pick(1, 3, 25);
         interleave(&mut sides, rounds, |side, round| measure(run, side, &script, &case, round))?;
     }
     Ok(())

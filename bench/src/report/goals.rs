@@ -124,13 +124,13 @@ fn plain(values: Vec<(u32, f64)>) -> Vec<f64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::machine::Machine;
     use crate::record::{After, Header, Sample};
     use crate::run::Pace;
 
-    pub(in crate::report) fn record(bench: &str, samples: Vec<Sample>) -> Record {
+    pub(crate) fn record(bench: &str, samples: Vec<Sample>) -> Record {
         let machine = Machine {
             processor: "a processor".to_owned(),
             cpus: 2,
@@ -142,7 +142,7 @@ pub(super) mod tests {
             version: "0.1.0".to_owned(),
         };
         let header = Header { bench: bench.to_owned(), pace: Pace::Full, machine };
-        let after = Some(After { load: 0.2, stolen_percent: 0.0, seconds: 1.0 });
+        let after = After { load: 0.2, stolen_percent: 0.0, seconds: 1.0 };
         Record { header, samples, notes: Vec::new(), after }
     }
 

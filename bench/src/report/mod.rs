@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result};
 use crate::benches::ALL;
 use crate::record::Record;
 
+#[cfg(test)]
+pub(crate) use goals::tests::record as record_of;
 pub(crate) use text::number;
 
 /// Writes the page and its plots into a directory. Answers the path of the page.
@@ -47,7 +49,6 @@ pub fn write(directory: &Path, records: &[Record]) -> Result<PathBuf> {
 mod tests {
     use super::*;
     use crate::record::Sample;
-    use crate::report::goals::tests::record;
 
     #[test]
     fn a_page_has_a_part_for_every_bench_that_ran() {
@@ -62,7 +63,7 @@ mod tests {
         };
         let samples =
             (0..9).flat_map(|n| [sample("empty program", n, 800.0), sample("matched", n, 840.0)]);
-        let path = write(directory.path(), &[record("udp-connect", samples.collect())]).unwrap();
+        let path = write(directory.path(), &[record_of("udp-connect", samples.collect())]).unwrap();
         let page = fs::read_to_string(path).unwrap();
         assert!(page.contains("## One connect() at the hook"), "{page}");
         assert!(page.contains("| matched | 840 | 1.050 (1.050 to 1.050) |"), "{page}");

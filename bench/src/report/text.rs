@@ -66,16 +66,17 @@ pub(super) fn disturbances(records: &[Record]) -> String {
 
 Load averages over a minute, in which a bench's own load counts; time that a hypervisor gave to others.
 
-| bench | load before | load after | time stolen | took |
-|---|---|---|---|---|
+| bench | run | load before | load after | time stolen | took |
+|---|---|---|---|---|---|
 "
     .to_owned();
     for record in records {
-        let Some(after) = &record.after else { continue };
+        let after = &record.after;
         let _ = writeln!(
             text,
-            "| {} | {:.2} | {:.2} | {:.2} % | {:.0} s |",
+            "| {} | {} | {:.2} | {:.2} | {:.2} % | {:.0} s |",
             record.header.bench,
+            record.header.pace.pick("smoke", "quick", "full"),
             record.header.machine.load,
             after.load,
             after.stolen_percent,
