@@ -172,7 +172,7 @@ fn a_start_with_a_broken_file_keeps_what_runs() -> Result<()> {
     ensure!(site.problems()?[0].as_str().is_some_and(|text| text.contains("DEGRADED")));
     client.connect_times(7)?;
     let refusal = site.splitter(&["weight", "shop", "v1=0"])?.refusal()?;
-    ensure!(refusal.contains("mend them first"), "{refusal}");
+    ensure!(refusal.contains("mend that first"), "{refusal}");
     site.replace("policy.yaml", shop(20_000))?;
     eventually("the mended file is loaded", || Ok(site.problems()?.is_empty()))?;
     client.connect_times(7)?;
