@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use anyhow::Result;
+use splitter_tests::net::in_own_network;
 use splitter_tests::node::Node;
 use splitter_tests::peers::{PortServer, UdpClient, ask_port};
 use splitter_user::kernel::{Hook, HookState};
@@ -22,22 +23,24 @@ fn errno_of(addr: &str) -> Option<i32> {
 
 #[test]
 fn v4_mapped_and_v6_connections_are_split() -> Result<()> {
-    let mut node = Node::new()?;
-    let v4 = split(
-        "four",
-        "{frontends: ['127.10.0.1:80'], subsets: {a: {backends: ['127.0.0.1:19001']}}, routes: [{split: {a: 1}}]}",
-    );
-    let v6 = split(
-        "six",
-        "{frontends: ['[::1]:18080'], subsets: {a: {backends: ['[::1]:19006']}}, routes: [{split: {a: 1}}]}",
-    );
-    node.apply(&format!("{v4}---\n{v6}"))?;
-    let _four = PortServer::start("127.0.0.1:19001")?;
-    let _six = PortServer::start("[::1]:19006")?;
-    assert_eq!(ask_port("127.10.0.1:80")?, 19001);
-    assert_eq!(ask_port("[::ffff:127.10.0.1]:80")?, 19001);
-    assert_eq!(ask_port("[::1]:18080")?, 19006);
-    Ok(())
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        let v4 = split(
+            "four",
+            "{frontends: ['127.10.0.1:80'], subsets: {a: {backends: ['127.0.0.1:19001']}}, routes: [{split: {a: 1}}]}",
+        );
+        let v6 = split(
+            "six",
+            "{frontends: ['[::1]:18080'], subsets: {a: {backends: ['[::1]:19006']}}, routes: [{split: {a: 1}}]}",
+        );
+        node.apply(&format!("{v4}---\n{v6}"))?;
+        let _four = PortServer::start("127.0.0.1:19001")?;
+        let _six = PortServer::start("[::1]:19006")?;
+        assert_eq!(ask_port("127.10.0.1:80")?, 19001);
+        assert_eq!(ask_port("[::ffff:127.10.0.1]:80")?, 19001);
+        assert_eq!(ask_port("[::1]:18080")?, 19006);
+        Ok(())
+    })
 }
 
 #[test]
@@ -54,20 +57,22 @@ fn connected_udp_is_split_by_its_own_frontend() -> Result<()> {
 
 #[test]
 fn routes_reject_pass_and_refuse_with_their_own_errno() -> Result<()> {
-    let mut node = Node::new()?;
-    let reject =
-        split("reject", "{frontends: ['127.10.0.1:81'], routes: [{reject: EHOSTUNREACH}]}");
-    let pass = split("pass", "{frontends: ['127.0.0.1:19082'], routes: [{pass: true}]}");
-    let empty = split(
-        "empty",
-        "{frontends: ['127.10.0.1:83'], subsets: {a: {backends: []}}, routes: [{split: {a: 1}}]}",
-    );
-    node.apply(&format!("{reject}---\n{pass}---\n{empty}"))?;
-    let _server = PortServer::start("127.0.0.1:19082")?;
-    assert_eq!(errno_of("127.10.0.1:81"), Some(libc::EHOSTUNREACH));
-    assert_eq!(ask_port("127.0.0.1:19082")?, 19082);
-    assert_eq!(errno_of("127.10.0.1:83"), Some(libc::ECONNREFUSED));
-    Ok(())
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        let reject =
+            split("reject", "{frontends: ['127.10.0.1:81'], routes: [{reject: EHOSTUNREACH}]}");
+        let pass = split("pass", "{frontends: ['127.0.0.1:19082'], routes: [{pass: true}]}");
+        let empty = split(
+            "empty",
+            "{frontends: ['127.10.0.1:83'], subsets: {a: {backends: []}}, routes: [{split: {a: 1}}]}",
+        );
+        node.apply(&format!("{reject}---\n{pass}---\n{empty}"))?;
+        let _server = PortServer::start("127.0.0.1:19082")?;
+        assert_eq!(errno_of("127.10.0.1:81"), Some(libc::EHOSTUNREACH));
+        assert_eq!(ask_port("127.0.0.1:19082")?, 19082);
+        assert_eq!(errno_of("127.10.0.1:83"), Some(libc::ECONNREFUSED));
+        Ok(())
+    })
 }
 
 #[test]
@@ -226,14 +231,16 @@ fn hooks_say_what_the_kernel_runs() -> Result<()> {
 
 #[test]
 fn outside_the_cgroup_nothing_is_rewritten() -> Result<()> {
-    let mut node = Node::new()?;
-    node.apply(&split(
-        "here",
-        "{frontends: ['127.10.0.1:88'], subsets: {a: {backends: ['127.0.0.1:19001']}}, routes: [{split: {a: 1}}]}",
-    ))?;
-    let _server = PortServer::start("127.0.0.1:19001")?;
-    assert_eq!(ask_port("127.10.0.1:88")?, 19001);
-    let outside = node.place.outside(|| errno_of("127.10.0.1:88"))?;
-    assert_eq!(outside, Some(libc::ECONNREFUSED));
-    Ok(())
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        node.apply(&split(
+            "here",
+            "{frontends: ['127.10.0.1:88'], subsets: {a: {backends: ['127.0.0.1:19001']}}, routes: [{split: {a: 1}}]}",
+        ))?;
+        let _server = PortServer::start("127.0.0.1:19001")?;
+        assert_eq!(ask_port("127.10.0.1:88")?, 19001);
+        let outside = node.place.outside(|| errno_of("127.10.0.1:88"))?;
+        assert_eq!(outside, Some(libc::ECONNREFUSED));
+        Ok(())
+    })
 }

@@ -5,24 +5,27 @@ use std::io;
 use std::thread;
 
 use anyhow::Result;
+use splitter_tests::net::in_own_network;
 use splitter_tests::node::{Node, two_versions};
 use splitter_tests::peers::{PortServer, UdpClient, ask_port};
 use splitter_tests::scale;
 
 #[test]
 fn twenty_tcp_connections_are_sixteen_and_four() -> Result<()> {
-    let mut node = Node::new()?;
-    let _v1 = PortServer::start("127.0.0.1:19001")?;
-    let _v2 = PortServer::start("127.0.0.1:19002")?;
-    for run in 0..20 {
-        node.apply(&two_versions("tcp", 80, 20))?;
-        let mut counts = BTreeMap::new();
-        for _ in 0..20 {
-            *counts.entry(ask_port("127.10.0.1:8080")?).or_insert(0) += 1;
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        let _v1 = PortServer::start("127.0.0.1:19001")?;
+        let _v2 = PortServer::start("127.0.0.1:19002")?;
+        for run in 0..20 {
+            node.apply(&two_versions("tcp", 80, 20))?;
+            let mut counts = BTreeMap::new();
+            for _ in 0..20 {
+                *counts.entry(ask_port("127.10.0.1:8080")?).or_insert(0) += 1;
+            }
+            assert_eq!(counts, BTreeMap::from([(19001, 16), (19002, 4)]), "run {run}");
         }
-        assert_eq!(counts, BTreeMap::from([(19001, 16), (19002, 4)]), "run {run}");
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[test]
@@ -63,18 +66,20 @@ fn totals_of_two_cpus_at_once_are_within_one() -> Result<()> {
 
 #[test]
 fn the_address_of_a_server_is_split_between_it_and_others() -> Result<()> {
-    // Dropped after the node, since a server is told to end by a connection to its own address.
-    let _v1 = PortServer::start("127.0.0.1:19001")?;
-    let _v2 = PortServer::start("127.0.0.1:19002")?;
-    let mut node = Node::new()?;
-    let policy = two_versions("tcp", 50, 50).replace("127.10.0.1:8080", "127.0.0.1:19001");
-    node.apply(&policy)?;
-    let mut counts = BTreeMap::new();
-    for n in 1..=40_u32 {
-        *counts.entry(ask_port("127.0.0.1:19001")?).or_insert(0_u32) += 1;
-        let v1 = counts.get(&19001).copied().unwrap_or_default();
-        assert!((v1 * 2).abs_diff(n) < 2, "{v1} of {n}");
-    }
-    assert_eq!(counts, BTreeMap::from([(19001, 20), (19002, 20)]));
-    Ok(())
+    in_own_network(|| {
+        // Dropped after the node, since a server is told to end by a connection to its own address.
+        let _v1 = PortServer::start("127.0.0.1:19001")?;
+        let _v2 = PortServer::start("127.0.0.1:19002")?;
+        let mut node = Node::new()?;
+        let policy = two_versions("tcp", 50, 50).replace("127.10.0.1:8080", "127.0.0.1:19001");
+        node.apply(&policy)?;
+        let mut counts = BTreeMap::new();
+        for n in 1..=40_u32 {
+            *counts.entry(ask_port("127.0.0.1:19001")?).or_insert(0_u32) += 1;
+            let v1 = counts.get(&19001).copied().unwrap_or_default();
+            assert!((v1 * 2).abs_diff(n) < 2, "{v1} of {n}");
+        }
+        assert_eq!(counts, BTreeMap::from([(19001, 20), (19002, 20)]));
+        Ok(())
+    })
 }
