@@ -159,10 +159,6 @@ pub struct DocumentRef {
     pub identities: Vec<String>,
     /// Index into the sources of the load.
     pub source: usize,
-    /// Line of the document's first value, from 1.
-    pub line: u32,
-    /// The document without its `---`; loads by itself to the same.
-    pub text: String,
 }
 
 /// Loads all documents of all sources as one policy that depends on nothing else.
@@ -241,12 +237,7 @@ impl Load {
         }
         let at = document.tree.span(document.root);
         if !identities.is_empty() {
-            self.documents.push(DocumentRef {
-                identities,
-                source: at.source as usize,
-                line: at.line,
-                text: document.text.to_owned(),
-            });
+            self.documents.push(DocumentRef { identities, source: at.source as usize });
         }
     }
 

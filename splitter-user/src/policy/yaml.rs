@@ -107,8 +107,6 @@ impl<'t> Tree<'t> {
 pub(super) struct Document<'t> {
     pub(super) tree: Tree<'t>,
     pub(super) root: NodeId,
-    /// The text between its markers.
-    pub(super) text: &'t str,
 }
 
 impl Document<'_> {
@@ -191,21 +189,19 @@ impl<'t> Documents<'t> {
     }
 
     fn document(&mut self, report: &mut Report) -> Result<Document<'t>, Halt> {
-        let start = loop {
+        loop {
             match self.event()? {
-                (Event::DocumentStart(explicit, _), span) => break content_start(explicit, &span),
+                (Event::DocumentStart(..), _) => break,
                 (Event::StreamEnd, _) => return Err(Halt::End),
                 _ => {}
             }
-        };
+        }
         let mut builder = Builder::default();
         loop {
             let (event, span) = self.event()?;
             let place = self.place(&span);
             if matches!(event, Event::DocumentEnd) {
-                let end = span.start.byte_offset().unwrap_or(start);
-                let text = self.text.get(start..end).unwrap_or_default();
-                return builder.finish(place, text);
+                return builder.finish(place);
             }
             builder.check_size(place)?;
             if let Some(tag) = span.tag_span() {
@@ -264,14 +260,6 @@ impl<'t> Documents<'t> {
         }
         "check the brackets, quotes, colons and indentation here and on the line before"
     }
-}
-
-/// Where the text of a document begins: after its `---`, or at the start of its first line.
-fn content_start(explicit: bool, span: &granit_parser::Span) -> usize {
-    let marker = if explicit { span.end } else { span.start };
-    let offset = marker.byte_offset().unwrap_or(0);
-    // The columns before an implicit start are all indentation.
-    if explicit { offset } else { offset - marker.col() }
 }
 
 fn tag_diagnostic(at: Span) -> Diagnostic {
@@ -407,12 +395,12 @@ impl<'t> Builder<'t> {
         }
     }
 
-    fn finish(mut self, at: Span, text: &'t str) -> Result<Document<'t>, Halt> {
+    fn finish(mut self, at: Span) -> Result<Document<'t>, Halt> {
         if self.root.is_none() {
             self.invalid(at);
         }
         let root = self.root.ok_or(Halt::End)?;
-        Ok(Document { tree: self.tree, root, text })
+        Ok(Document { tree: self.tree, root })
     }
 }
 

@@ -402,7 +402,6 @@ pub(in crate::policy) struct Resources {
     pub(in crate::policy) services: Vec<KubeService>,
     pub(in crate::policy) endpoint_slices: Vec<EndpointSlice>,
     pub(in crate::policy) pods: Vec<Pod>,
-    pub(in crate::policy) namespaces: Vec<Namespace>,
     pub(in crate::policy) routes: Vec<GatewayRoute>,
     pub(in crate::policy) grants: Vec<ReferenceGrant>,
     pub(in crate::policy) gateways: Vec<Gateway>,

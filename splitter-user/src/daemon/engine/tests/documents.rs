@@ -21,7 +21,7 @@ fn derived(text: &str, file: &str) -> (Loaded, Vec<Source>) {
     let sources = vec![source(file, text)];
     let mut loaded = load(&sources).unwrap();
     let identities = vec!["VirtualService/default/reviews".to_owned()];
-    loaded.documents = vec![DocumentRef { identities, source: 0, line: 1, text: text.to_owned() }];
+    loaded.documents = vec![DocumentRef { identities, source: 0 }];
     (loaded, sources)
 }
 
