@@ -21,8 +21,6 @@ pub struct Machine {
     pub kernel: String,
     /// Whether it is a virtual machine, as far as the processor says.
     pub is_virtual: bool,
-    /// Load average over the last minute when the bench began.
-    pub load: f64,
     /// What the processor's weaknesses are, and what the kernel does about them.
     pub mitigations: Vec<String>,
     /// Whether the kernel accounts the run time of programs, which costs each run a clock reading.
@@ -44,7 +42,6 @@ impl Machine {
             cpus: thread::available_parallelism().context("count CPUs")?.get(),
             kernel: read("/proc/sys/kernel/osrelease")?,
             is_virtual: field("flags").is_some_and(|flags| flags.contains(" hypervisor")),
-            load: load_average()?,
             mitigations: mitigations(),
             bpf_stats: read("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|on| on != "0"),
             version: env!("CARGO_PKG_VERSION").to_owned(),

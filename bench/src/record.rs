@@ -1,6 +1,7 @@
 //! What was measured, one JSON object per line: `target/bench/NAME.jsonl`.
 //!
-//! A file holds one run of one bench: its [`Header`], then samples and notes as they came.
+//! A file holds one run of one bench: its [`Header`], then the samples and notes of each sitting as
+//! they came, and at its end what the machine was like.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 use crate::run::Pace;
+use crate::stats::Value;
 
 /// One line of a record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,18 +24,20 @@ pub enum Line {
     Sample(Sample),
     /// Something that a reader of the figures has to know, such as what was left out and why.
     Note(String),
-    /// Last in every file of a bench that ran to its end.
-    After(After),
+    /// The end of a sitting; the last is the end of the file.
+    Sitting(Sitting),
 }
 
-/// What the machine was like while the bench ran.
+/// What the machine was like during a sitting: from a bench's set-up to the end of what it set up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct After {
-    /// Load average over the last minute, at the end. The bench's own load is in it.
-    pub load: f64,
+pub struct Sitting {
+    /// Load average over the last minute when it began.
+    pub load_before: f64,
+    /// The same at its end. The bench's own load is in it.
+    pub load_after: f64,
     /// Part of all CPUs' time that the hypervisor gave to others, in percent.
     pub stolen_percent: f64,
-    /// How long it ran.
+    /// How long it took.
     pub seconds: f64,
 }
 
@@ -60,7 +64,9 @@ pub struct Sample {
     pub metric: String,
     /// Its unit: `ns`, `us`, `ms`, `1/s`, `B`, `%`, or empty for a number.
     pub unit: String,
-    /// The round; figures of one round and case are compared with each other.
+    /// The sitting: figures of one are of the same processes, maps and namespaces.
+    pub sitting: u32,
+    /// The round of the sitting; figures of one round and case are compared with each other.
     pub round: u32,
     /// The figure.
     pub value: f64,
@@ -119,8 +125,8 @@ pub struct Record {
     pub samples: Vec<Sample>,
     /// What has to be known of them.
     pub notes: Vec<String>,
-    /// How it ended.
-    pub after: After,
+    /// How each sitting went; there is at least one.
+    pub sittings: Vec<Sitting>,
 }
 
 impl Record {
@@ -129,17 +135,17 @@ impl Record {
         let Some(Line::Header(header)) = lines.next() else {
             anyhow::bail!("a record begins with a header");
         };
-        let Some(Line::After(after)) = lines.next_back() else {
-            anyhow::bail!("a record ends with what the machine was like");
-        };
-        let mut record = Self { header, samples: Vec::new(), notes: Vec::new(), after };
+        let (samples, notes, sittings) = (Vec::new(), Vec::new(), Vec::new());
+        let mut record = Self { header, samples, notes, sittings };
         for line in lines {
             match line {
-                Line::Header(_) | Line::After(_) => anyhow::bail!("a record is of one run"),
+                Line::Header(_) => anyhow::bail!("a record is of one run"),
+                Line::Sitting(sitting) => record.sittings.push(sitting),
                 Line::Sample(sample) => record.samples.push(sample),
                 Line::Note(note) => record.notes.push(note),
             }
         }
+        anyhow::ensure!(!record.sittings.is_empty(), "a record has at least one sitting");
         Ok(record)
     }
 
@@ -148,15 +154,21 @@ impl Record {
         let path = directory.join(format!("{bench}.jsonl"));
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let lines: serde_json::Result<Vec<Line>> = text.lines().map(serde_json::from_str).collect();
-        let lines = lines.with_context(|| format!("read {}", path.display()))?;
-        Self::new(lines).with_context(|| format!("read {}", path.display())).map(Some)
+        // Records outlive the program that wrote them.
+        let what = || format!("read {}: run `{bench}` again, or remove the file", path.display());
+        Self::new(lines.with_context(what)?).with_context(what).map(Some)
     }
 
-    /// The values of one arm with their rounds.
-    pub fn values(&self, case: &str, arm: &str, metric: &str) -> Vec<(u32, f64)> {
+    /// The values of one arm.
+    pub fn values(&self, case: &str, arm: &str, metric: &str) -> Vec<Value> {
         let is_wanted =
             |sample: &&Sample| sample.case == case && sample.arm == arm && sample.metric == metric;
-        self.samples.iter().filter(is_wanted).map(|sample| (sample.round, sample.value)).collect()
+        let value = |sample: &Sample| Value {
+            sitting: sample.sitting,
+            round: sample.round,
+            value: sample.value,
+        };
+        self.samples.iter().filter(is_wanted).map(value).collect()
     }
 }
 
@@ -174,7 +186,7 @@ mod tests {
         assert_eq!(Record::read(directory.path(), "apply").unwrap(), None);
         let mut whole = begin();
         whole.write(Line::Note("a note".to_owned())).unwrap();
-        whole.write(Line::After(old.after)).unwrap();
+        whole.write(Line::Sitting(old.sittings[0])).unwrap();
         let record = whole.finish().unwrap();
         drop(begin());
         assert_eq!(Record::read(directory.path(), "apply").unwrap(), Some(record));

@@ -20,6 +20,11 @@ pub enum Pace {
 }
 
 impl Pace {
+    /// How often a bench that is set up anew is.
+    pub fn sittings(self) -> u32 {
+        self.pick(1, 3, 8)
+    }
+
     /// One of three, by the pace.
     pub fn pick<T>(self, smoke: T, quick: T, full: T) -> T {
         match self {
@@ -39,13 +44,25 @@ pub struct Metric(pub &'static str, pub &'static str);
 pub struct Run {
     /// How thorough it is to be.
     pub pace: Pace,
+    sitting: u32,
+    sittings: u32,
     recorder: Recorder,
 }
 
 impl Run {
-    /// A run that writes to a record.
-    pub fn new(pace: Pace, recorder: Recorder) -> Self {
-        Self { pace, recorder }
+    /// One of several sittings of a bench, the first of which is 0. It writes to a record.
+    pub fn new(pace: Pace, (sitting, sittings): (u32, u32), recorder: Recorder) -> Self {
+        Self { pace, sitting, sittings, recorder }
+    }
+
+    /// This sitting's part of so many rounds by the pace.
+    pub fn rounds(&self, smoke: u32, quick: u32, full: u32) -> u32 {
+        self.pace.pick(smoke, quick, full).div_ceil(self.sittings)
+    }
+
+    /// Whether what is too dear to be measured in every sitting is measured in this one.
+    pub fn is_first_sitting(&self) -> bool {
+        self.sitting == 0
     }
 
     /// Records a figure; see [`Sample`] for what is what.
@@ -57,7 +74,8 @@ impl Run {
         value: f64,
     ) -> Result<()> {
         let [case, arm, metric, unit] = [case, arm, metric, unit].map(str::to_owned);
-        self.recorder.write(Line::Sample(Sample { case, arm, metric, unit, round, value }))
+        let sitting = self.sitting;
+        self.recorder.write(Line::Sample(Sample { case, arm, metric, unit, sitting, round, value }))
     }
 
     /// Records what a reader of the figures has to know, and says it.

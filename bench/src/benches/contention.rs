@@ -23,6 +23,7 @@ pub(super) const BENCH: Bench = Bench {
             whose ticket they share, to one each, or past every service. A figure is the rate of \
             both together.",
     base: Some(APART),
+    sits_again: true,
     run,
 };
 
@@ -52,7 +53,8 @@ fn run(run: &mut Run) -> Result<()> {
         ("no service", [unknown, unknown]),
     ];
     let connects = run.pace.pick(100, 40_000, 40_000);
-    interleave(&mut arms, run.pace.pick(2, 31, 301), |(name, to), round| {
+    let rounds = run.rounds(2, 30, 304);
+    interleave(&mut arms, rounds, |(name, to), round| {
         let rate = rate_of_both(&mut clients, *to, connects)?;
         run.sample(("", name), RATE, round, rate)
     })

@@ -35,6 +35,7 @@ pub(super) const BENCH: Bench = Bench {
             (a transaction of `nft`) and HAProxy (a command on its control socket) are told the \
             same, and connected to after the return.",
     base: None,
+    sits_again: true,
     run,
 };
 
@@ -83,7 +84,7 @@ fn among(run: &mut Run, services: u32) -> Result<()> {
 
 fn moves(run: &mut Run, site: &Site, watcher: &Watcher, services: u32) -> Result<()> {
     let case = case(services);
-    let times = [run.pace.pick(4, 200, 1_000), run.pace.pick(2, 40, 200)];
+    let times = [run.rounds(4, 200, 1_000), run.rounds(2, 40, 200)];
     for (arm, times) in times.into_iter().enumerate() {
         for round in 0..times {
             let subset = usize::from(round % 2 == 0);

@@ -38,6 +38,7 @@ pub(super) const BENCH: Bench = Bench {
             blocks, which is how other connect-time splits choose, are computed, so that a million \
             connections are no matter of hours; those of peers are real where they are listed.",
     base: None,
+    sits_again: false,
     run,
 };
 

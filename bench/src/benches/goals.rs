@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{apply, effect, exactness, memory, rest, tcp_connect, torn, udp_connect};
+use super::{apply, effect, exactness, memory, rest, tcp_connect, torn, udp_connect, wrk};
 use crate::report::number;
 use crate::run::Metric;
 
@@ -144,10 +144,9 @@ fn requests() -> Vec<Check> {
 }
 
 fn kept() -> Vec<Check> {
-    const CASE: &str = "kept, 16 connections";
     let slowest = Measure::Ratio {
         bench: "wrk",
-        case: CASE.to_owned(),
+        case: wrk::ALONE.to_owned(),
         arm: "splitter".to_owned(),
         base: "direct",
         metric: "p99",
@@ -156,7 +155,7 @@ fn kept() -> Vec<Check> {
         check(
             "HTTP requests per second on kept connections to direct ones",
             Bound::AtLeast(0.995, "x"),
-            rate_ratio("wrk", CASE, "direct"),
+            rate_ratio("wrk", wrk::ALONE, "direct"),
         ),
         check("99th percentile of their latency to direct ones", Bound::AtMost(1.02, "x"), slowest),
     ]

@@ -31,6 +31,7 @@ pub(super) const BENCH: Bench = Bench {
             daemon, and of proxies with the same services: how much the resident memory grows by \
             each.",
     base: None,
+    sits_again: false,
     run,
 };
 

@@ -28,7 +28,10 @@ pub struct Bench {
     pub about: &'static str,
     /// The arm that the others are divided by; none where figures stand for themselves.
     pub base: Option<&'static str>,
-    /// Runs it.
+    /// Whether it is set up anew several times, because what is measured depends on where things
+    /// happen to lie: in memory, in a table, on a CPU.
+    pub sits_again: bool,
+    /// Runs it once.
     pub run: fn(&mut Run) -> Result<()>,
 }
 

@@ -19,6 +19,7 @@ pub(super) const BENCH: Bench = Bench {
     about: "A client makes a TCP connection, sends 64 bytes, reads 64 bytes of answer, and resets \
             the connection, again and again. The service splits 90/10 between two backends.",
     base: Some("direct"),
+    sits_again: true,
     run,
 };
 
@@ -32,7 +33,7 @@ fn run(run: &mut Run) -> Result<()> {
     let mut sides = line_up(run, &peers::ALL, &services, Serve::Requests)?;
     sides.iter_mut().try_for_each(|side| warm_up(side, &services[0]))?;
     // Many short blocks: arms that are measured soon after each other have the same machine.
-    let rounds = run.pace.pick(1, 15, 161);
+    let rounds = run.rounds(1, 15, 168);
     for clients in CLIENTS {
         let case = count_of(clients, "client");
         interleave(&mut sides, rounds, |side, round| measure(run, side, &case, clients, round))?;
@@ -69,9 +70,8 @@ fn measure(run: &mut Run, side: &mut Side, case: &str, clients: u32, round: u32)
     record(run, (case, name), round, &outcome)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a latency is far below 2^52 ns")]
 fn record(run: &mut Run, what: (&str, &str), round: u32, outcome: &Outcome) -> Result<()> {
-    let micros = |part: f64| outcome.latency.quantile(part) as f64 / 1e3;
+    let micros = |part: f64| outcome.latency.nanoseconds(part) / 1e3;
     run.sample(what, Metric("rate", "1/s"), round, outcome.rate())?;
     run.sample(what, Metric("p50", "us"), round, micros(0.5))?;
     run.sample(what, Metric("p99", "us"), round, micros(0.99))

@@ -30,6 +30,7 @@ pub(super) const BENCH: Bench = Bench {
             watched. Part of the resident memory is the program file and the kernel's maps, into \
             which the daemon looks; the rest is its own.",
     base: None,
+    sits_again: false,
     run,
 };
 

@@ -31,6 +31,7 @@ pub(super) const BENCH: Bench = Bench {
             if it is of an older policy than one that was seen before it at either service, or if \
             it was left alone.",
     base: None,
+    sits_again: false,
     run,
 };
 

@@ -21,6 +21,7 @@ pub(super) const BENCH: Bench = Bench {
             connections that are kept, which the hook has no part in once they stand, and over one \
             connection per request. The service splits 90/10 between two ports of one nginx.",
     base: Some("direct"),
+    sits_again: true,
     run,
 };
 
@@ -29,6 +30,8 @@ const MODES: [(&str, &str); 2] =
     [("kept", "Connection: keep-alive"), ("closed", "Connection: close")];
 /// Connections at a time.
 const CONNECTIONS: [u32; 3] = [1, 16, 128];
+/// The case that goals are about.
+pub(crate) const ALONE: &str = "kept, 16 connections, these two alone";
 /// Those that a quick run measures.
 const FEW_CONNECTIONS: [u32; 1] = [16];
 
@@ -69,10 +72,22 @@ fn run(run: &mut Run) -> Result<()> {
     let mut sides = line_up(run, &peers::ALL, &services, Serve::Http)?;
     let script = script()?;
     for case in cases(run.pace.pick(&FEW_CONNECTIONS[..], &FEW_CONNECTIONS, &CONNECTIONS)) {
-        let rounds = run.pace.pick(1, 3, 25);
+        let rounds = run.rounds(1, 3, 24);
         interleave(&mut sides, rounds, |side, round| measure(run, side, &script, &case, round))?;
     }
-    Ok(())
+    goals(run, &mut sides, &script)
+}
+
+/// A hundredth is told from nothing by many rounds of the two arms alone, right after each other.
+fn goals(run: &mut Run, sides: &mut [Side], script: &TempDir) -> Result<()> {
+    let mut two: Vec<&mut Side> = sides
+        .iter_mut()
+        .filter(|side| ["direct", "splitter"].contains(&&*side.peer.arm.name))
+        .collect();
+    let (_, header) = MODES[0];
+    let case = Case { name: ALONE.to_owned(), connections: 16, header };
+    let rounds = run.rounds(1, 6, 304);
+    interleave(&mut two, rounds, |side, round| measure(run, side, script, &case, round))
 }
 
 fn cases(connections: &[u32]) -> Vec<Case> {

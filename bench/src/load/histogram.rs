@@ -1,15 +1,18 @@
-//! Latencies in buckets that are narrow everywhere: each is at most 1/256 of its value wide.
+//! Latencies in buckets that are narrow everywhere: each is at most 1/2048 of its value wide.
+//!
+//! Latencies are in picoseconds: the mean of a batch is finer than the clock, and a comparison that
+//! is about a hundredth must not be decided by the width of buckets.
 
 use serde::{Deserialize, Serialize};
 
 /// Buckets per power of two, as a power of two.
-const FINE_BITS: u32 = 8;
+const FINE_BITS: u32 = 11;
 const FINE: u64 = 1 << FINE_BITS;
-/// Values up to 2^40 ns (18 minutes) have a bucket; longer ones share the last.
-const POWERS: u32 = 40;
+/// Values up to 2^50 ps (19 minutes) have a bucket; longer ones share the last.
+const POWERS: u32 = 50;
 const BUCKETS: usize = (POWERS as usize - FINE_BITS as usize + 1) << FINE_BITS;
 
-/// How often which latency, in nanoseconds, was seen.
+/// How often which latency was seen.
 ///
 /// In JSON it is the list of buckets that hold something: upper end and count, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,16 +29,16 @@ impl Histogram {
     }
 
     /// Adds a latency.
-    pub fn add(&mut self, ns: u64) {
-        self.add_many(ns, 1);
+    pub fn add(&mut self, picoseconds: u64) {
+        self.add_many(picoseconds, 1);
     }
 
     /// Adds a latency that was seen several times.
-    pub fn add_many(&mut self, ns: u64, times: u64) {
+    pub fn add_many(&mut self, picoseconds: u64, times: u64) {
         if self.counts.is_empty() {
             self.counts = vec![0; BUCKETS];
         }
-        self.counts[bucket(ns)] += times;
+        self.counts[bucket(picoseconds)] += times;
     }
 
     /// Adds what another one holds.
@@ -50,15 +53,21 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// The latency that a part (0 to 1) of all stayed at or below, in nanoseconds, as the upper
-    /// end of its bucket. 0 where there is none.
+    /// The latency in nanoseconds that a part (0 to 1) of all stayed at or below, as the upper end of
+    /// its bucket. 0 where there is none.
+    #[expect(clippy::cast_precision_loss, reason = "a latency is far below 2^52 ps")]
+    pub fn nanoseconds(&self, part: f64) -> f64 {
+        self.quantile(part) as f64 / 1e3
+    }
+
+    /// The same in picoseconds.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
         clippy::cast_sign_loss,
         reason = "a rank among counts that are far below 2^52"
     )]
-    pub fn quantile(&self, part: f64) -> u64 {
+    fn quantile(&self, part: f64) -> u64 {
         let rank = ((self.total() as f64 * part).ceil() as u64).max(1);
         let mut below = 0;
         let reaches = |(_, count): &(u64, u64)| {
@@ -68,7 +77,7 @@ impl Histogram {
         self.pairs().find(reaches).map_or(0, |(upper, _)| upper)
     }
 
-    /// Upper ends, in nanoseconds, and counts of the buckets that hold something, ascending.
+    /// Upper ends, in picoseconds, and counts of the buckets that hold something, ascending.
     pub fn pairs(&self) -> impl Iterator<Item = (u64, u64)> {
         let filled = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         filled.map(|(bucket, count)| (upper(bucket), *count))
@@ -91,13 +100,13 @@ impl From<Histogram> for Vec<(u64, u64)> {
     }
 }
 
-/// Values below 256 have a bucket each; of larger ones, the first nine bits count.
-fn bucket(ns: u64) -> usize {
-    let ns = ns.min((1 << POWERS) - 1);
-    let bucket = match ns.checked_ilog2().and_then(|log| log.checked_sub(FINE_BITS)) {
-        None => ns,
-        // Of the nine bits, the first is always set.
-        Some(shift) => u64::from(shift) * FINE + (ns >> shift),
+/// Values below 2048 have a bucket each; of larger ones, the first twelve bits count.
+fn bucket(value: u64) -> usize {
+    let value = value.min((1 << POWERS) - 1);
+    let bucket = match value.checked_ilog2().and_then(|log| log.checked_sub(FINE_BITS)) {
+        None => value,
+        // Of the twelve bits, the first is always set.
+        Some(shift) => u64::from(shift) * FINE + (value >> shift),
     };
     usize::try_from(bucket).unwrap_or(BUCKETS - 1)
 }
@@ -122,7 +131,7 @@ mod tests {
             {
                 let value = value.min((1 << POWERS) - 1);
                 let end = upper(bucket(value));
-                assert!(end >= value && end - value <= value / 256, "{value} in {end}");
+                assert!(end >= value && end - value <= value / FINE, "{value} in {end}");
                 assert_eq!(bucket(end), bucket(value));
             }
         }
@@ -141,7 +150,7 @@ mod tests {
     fn quantiles_are_of_all_that_was_added() {
         let mut histogram = Histogram::default();
         assert_eq!(histogram.quantile(0.5), 0);
-        (1..=100).for_each(|ns| histogram.add(ns));
+        (1..=100).for_each(|value| histogram.add(value));
         assert_eq!(histogram.quantile(0.5), 50);
         assert_eq!(histogram.quantile(0.99), 99);
         assert_eq!(histogram.quantile(1.0), 100);

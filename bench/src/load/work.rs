@@ -119,7 +119,7 @@ fn repeat(
 ) {
     for _ in 0..times {
         match once(tally) {
-            Ok(took) => tally.latency.add(nanoseconds(took)),
+            Ok(took) => tally.latency.add(picoseconds(took)),
             Err(error) => tally.fail(&error),
         }
         if is_over() {
@@ -159,7 +159,7 @@ fn udp_connects(
                 peer_of(socket, tally);
             }
         }
-        let mean = nanoseconds(start.elapsed()) / batch;
+        let mean = picoseconds(start.elapsed()) / batch;
         tally.latency.add_many(mean, connected);
     }
 }
@@ -213,6 +213,10 @@ pub(super) fn name_tag(addr: SocketAddr) -> [u8; MESSAGE] {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn picoseconds(duration: Duration) -> u64 {
+    nanoseconds(duration).saturating_mul(1_000)
 }
 
 fn sum_up(tallies: &[Tally]) -> Outcome {

@@ -6,7 +6,7 @@ use super::tables::ratios_to;
 use super::text::number;
 use crate::benches::goals::{Bound, Check, Goal, Measure, all};
 use crate::record::Record;
-use crate::stats::{Estimate, estimate, quantile, ratios};
+use crate::stats::{Estimate, Value, estimate, plain, quantile, ratios};
 
 /// Fewer figures than these have no interval to judge by.
 const FEWEST: usize = 5;
@@ -92,10 +92,10 @@ fn measure(records: &[Record], measure: &Measure) -> Option<Estimate> {
             enough(&ratios)
         }
         Measure::Median { bench, case, arm, metric } => {
-            enough(&plain(find(bench)?.values(case, arm, metric)))
+            enough(&find(bench)?.values(case, arm, metric))
         }
         Measure::Only { bench, case, arm, metric } => {
-            let values = plain(find(bench)?.values(case, arm, metric));
+            let values = plain(&find(bench)?.values(case, arm, metric));
             values.first().copied().map(certain)
         }
         Measure::Worst { bench, arms, metric, needs } => {
@@ -111,7 +111,7 @@ fn measure(records: &[Record], measure: &Measure) -> Option<Estimate> {
 }
 
 /// An interval, or none where there are too few figures for one to mean anything.
-fn enough(values: &[f64]) -> Option<Estimate> {
+fn enough(values: &[Value]) -> Option<Estimate> {
     (values.len() >= FEWEST).then(|| estimate(values))
 }
 
@@ -119,15 +119,11 @@ fn certain(value: f64) -> Estimate {
     Estimate { low: value, middle: value, high: value }
 }
 
-fn plain(values: Vec<(u32, f64)>) -> Vec<f64> {
-    values.into_iter().map(|(_, value)| value).collect()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::machine::Machine;
-    use crate::record::{After, Header, Sample};
+    use crate::record::{Header, Sample, Sitting};
     use crate::run::Pace;
 
     pub(crate) fn record(bench: &str, samples: Vec<Sample>) -> Record {
@@ -136,14 +132,14 @@ pub(crate) mod tests {
             cpus: 2,
             kernel: "6.18".to_owned(),
             is_virtual: true,
-            load: 0.1,
             mitigations: Vec::new(),
             bpf_stats: false,
             version: "0.1.0".to_owned(),
         };
         let header = Header { bench: bench.to_owned(), pace: Pace::Full, machine };
-        let after = After { load: 0.2, stolen_percent: 0.0, seconds: 1.0 };
-        Record { header, samples, notes: Vec::new(), after }
+        let sitting =
+            Sitting { load_before: 0.1, load_after: 0.2, stolen_percent: 0.0, seconds: 1.0 };
+        Record { header, samples, notes: Vec::new(), sittings: vec![sitting] }
     }
 
     #[test]

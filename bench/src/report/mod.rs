@@ -58,6 +58,7 @@ mod tests {
             arm: arm.to_owned(),
             metric: "connect".to_owned(),
             unit: "ns".to_owned(),
+            sitting: 0,
             round,
             value,
         };

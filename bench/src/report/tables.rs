@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::text::number;
 use crate::benches::Bench;
 use crate::record::Record;
-use crate::stats::{Estimate, estimate, quantile, ratios};
+use crate::stats::{Estimate, Value, estimate, plain, quantile, ratios};
 
 /// Fewer figures than these have no 99th percentile.
 const ENOUGH: usize = 100;
@@ -14,7 +14,7 @@ const ENOUGH: usize = 100;
 pub(super) fn of(bench: &Bench, record: &Record) -> String {
     let tables = metrics(record).into_iter().map(|(metric, unit)| match bench.base {
         Some(base) => compared(record, &metric, &unit, base),
-        None => plain(record, &metric, &unit),
+        None => alone(record, &metric, &unit),
     });
     tables.collect::<Vec<_>>().join("\n")
 }
@@ -51,7 +51,7 @@ pub(super) fn ratios_to(
     (case, metric): (&str, &str),
     arm: &str,
     base: &str,
-) -> Vec<f64> {
+) -> Vec<Value> {
     let values = |arm| record.values(case, arm, metric);
     ratios(&values(arm), &values(base))
 }
@@ -72,7 +72,7 @@ fn compared(record: &Record, metric: &str, unit: &str, base: &str) -> String {
     let cases = Cases::of(&rows);
     let mut text = cases.head(&[title(metric, unit), format!("ratio to {base} (95 % interval)")]);
     for (case, arm) in &rows {
-        let middle = estimate(&values(record, case, arm, metric)).middle;
+        let middle = estimate(&record.values(case, arm, metric)).middle;
         let ratio = ratio(record, (case, metric), arm, base);
         let ratio = match ratio {
             _ if arm == base => "1".to_owned(),
@@ -84,32 +84,27 @@ fn compared(record: &Record, metric: &str, unit: &str, base: &str) -> String {
     text
 }
 
-fn plain(record: &Record, metric: &str, unit: &str) -> String {
+fn alone(record: &Record, metric: &str, unit: &str) -> String {
     let rows = rows(record, metric);
     let cases = Cases::of(&rows);
-    let is_long =
-        |(case, arm): &(String, String)| values(record, case, arm, metric).len() >= ENOUGH;
+    let is_long = |(case, arm): &(String, String)| record.values(case, arm, metric).len() >= ENOUGH;
     let with_p99 = rows.iter().any(is_long);
     let mut heads = vec![title(metric, unit), "95 % interval".to_owned()];
     heads.extend(with_p99.then(|| "99 % are below".to_owned()));
     let mut text = cases.head(&heads);
     for (case, arm) in &rows {
-        let values = values(record, case, arm, metric);
+        let values = record.values(case, arm, metric);
         let e = estimate(&values);
         let mut cells = vec![number(e.middle)];
         cells.push(match values.len() {
             1 => String::new(),
             _ => format!("{} to {}", number(e.low), number(e.high)),
         });
-        let p99 = || (values.len() >= ENOUGH).then(|| number(quantile(&values, 0.99)));
+        let p99 = || (values.len() >= ENOUGH).then(|| number(quantile(&plain(&values), 0.99)));
         cells.extend(with_p99.then(|| p99().unwrap_or_default()));
         cases.row(&mut text, case, arm, &cells);
     }
     text
-}
-
-fn values(record: &Record, case: &str, arm: &str, metric: &str) -> Vec<f64> {
-    record.values(case, arm, metric).into_iter().map(|(_, value)| value).collect()
 }
 
 fn title(metric: &str, unit: &str) -> String {

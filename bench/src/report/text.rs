@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::record::Record;
+use crate::record::{Record, Sitting};
 use crate::run::Pace;
 
 /// The beginning of the page.
@@ -12,7 +12,10 @@ What splitter costs, beside direct connections and beside other ways to split.
 `cargo xtask bench --write` measures all of it, as root, and writes this page; no word or figure in it is written by hand.
 
 Arms of a comparison are interleaved: each round measures all of them, forth in one round and back in the next.
-A figure is divided by that of the base arm in the same round; a ratio is the median over all rounds, with its 95 % interval by resampling.
+A figure is divided by that of the base arm in the same round.
+What depends on where things happen to lie is measured in several sittings: processes, maps, programs and namespaces are made anew for each, and the sittings of all benches take turns, so that those of one are spread over the whole run.
+A ratio is the mean over sittings of the median over rounds, and its 95 % interval is that in which the same mean of another run lies (Student's prediction interval, with a sitting as one figure).
+Where there is one sitting, the interval is by resampling of its rounds.
 A machine's moods hit all arms of a round alike, so ratios hold where absolute figures do not.
 Hook arms differ by nothing but the cgroup of their clients; clients are bound to the first CPU and servers to the second; connections are closed by reset, so that none stays behind; everything happens on loopback inside network namespaces whose default route is a blackhole.
 ";
@@ -66,21 +69,22 @@ pub(super) fn disturbances(records: &[Record]) -> String {
 
 Load averages over a minute, in which a bench's own load counts; time that a hypervisor gave to others.
 
-| bench | run | load before | load after | time stolen | took |
-|---|---|---|---|---|---|
+| bench | run | sittings | most load before | most load after | most time stolen | took |
+|---|---|---|---|---|---|---|
 "
     .to_owned();
     for record in records {
-        let after = &record.after;
+        let most = |of: fn(&Sitting) -> f64| record.sittings.iter().map(of).fold(0.0, f64::max);
         let _ = writeln!(
             text,
-            "| {} | {} | {:.2} | {:.2} | {:.2} % | {:.0} s |",
+            "| {} | {} | {} | {:.2} | {:.2} | {:.2} % | {:.0} s |",
             record.header.bench,
             record.header.pace.pick("smoke", "quick", "full"),
-            record.header.machine.load,
-            after.load,
-            after.stolen_percent,
-            after.seconds
+            record.sittings.len(),
+            most(|sitting| sitting.load_before),
+            most(|sitting| sitting.load_after),
+            most(|sitting| sitting.stolen_percent),
+            record.sittings.iter().map(|sitting| sitting.seconds).sum::<f64>()
         );
     }
     text

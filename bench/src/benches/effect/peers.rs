@@ -39,7 +39,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 fn moves(run: &mut Run, side: &mut Side, case: &str) -> Result<()> {
     let name = side.peer.arm.name.clone();
     let mut stale = 0.0;
-    for round in 0..run.pace.pick(2, 10, 50) {
+    for round in 0..run.rounds(2, 10, 50) {
         let (weights, backend) =
             if round % 2 == 0 { ([0, 1], "127.0.0.1:19002") } else { ([1, 0], "127.0.0.1:19001") };
         let start = Instant::now();
