@@ -19,6 +19,13 @@ use crate::policy::native::to_yaml;
 use crate::policy::{self, Loaded, Source};
 use crate::tables::Maps;
 
+/// What makes a change undone.
+#[derive(Default)]
+struct Reverse {
+    targets: Vec<Target>,
+    gone: Vec<ServiceId>,
+}
+
 impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
     /// Makes the policy files' content this; sources in higher layers than 0 are documents that were
     /// applied over them. Overrides whose base changed are dropped.
@@ -173,8 +180,9 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         (name, kept)
     }
 
-    /// Writes the overrides first, then commits, then settles them. A daemon that dies before the
-    /// last comes up without the change, so a policy that does not fit is never found at a start.
+    /// Writes the overrides first, then commits, then settles them: connections do not wait for the
+    /// disk, the answer does. A daemon that dies before the last comes up without the change, so a
+    /// policy that does not fit is never found at a start. What the disk refuses is taken back.
     pub(super) fn commit_with_overrides(
         &mut self,
         targets: Vec<Target>,
@@ -188,13 +196,45 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         if let Err(error) = self.overrides.set(overrides) {
             return Err(ChangeError::State { services, error });
         }
-        let result = self.commit(targets, gone).map(drop);
-        let kept =
-            if result.is_ok() { self.overrides.settle() } else { self.overrides.roll_back() };
-        if let Err(error) = kept {
-            warn!(services, "the state directory keeps what was before this change: {error}");
+        let reverse = self.overrides.is_unsettled().then(|| self.reverse(&targets, gone));
+        let mut result = self.commit(targets, gone).map(drop);
+        if result.is_ok()
+            && let Err(error) = self.overrides.settle()
+        {
+            self.take_back(reverse.unwrap_or_default());
+            result = Err(ChangeError::State { services: services.clone(), error });
+        }
+        if result.is_err()
+            && let Err(error) = self.overrides.roll_back()
+        {
+            warn!(services, "take a refused change out of the state directory: {error}");
         }
         result
+    }
+
+    /// The change that undoes a change. Services of an earlier daemon whose text is not known
+    /// cannot be compiled again, and stay as the change makes them.
+    fn reverse(&self, targets: &[Target], gone: &[ServiceId]) -> Reverse {
+        let (mut reverse, gone) = (Reverse::default(), gone.iter().collect::<HashSet<_>>());
+        for Target { service, .. } in targets {
+            let id = service_id(&service.name);
+            match self.running.get(&service.name) {
+                Some(running) => reverse.targets.push(running.target()),
+                None if self.publisher.image(id).is_none() => reverse.gone.push(id),
+                None => {}
+            }
+        }
+        if !gone.is_empty() {
+            let is_gone = |it: &&Running| gone.contains(&service_id(&it.service.name));
+            reverse.targets.extend(self.running.values().filter(is_gone).map(Running::target));
+        }
+        reverse
+    }
+
+    fn take_back(&mut self, Reverse { targets, gone }: Reverse) {
+        if let Err(error) = self.commit(targets, &gone) {
+            warn!("a change that could not be kept is in force until the next: {error}");
+        }
     }
 
     /// Forgets overrides that do not count any more. One that stays is found again at the next

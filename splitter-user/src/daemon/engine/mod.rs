@@ -162,6 +162,13 @@ pub(crate) struct Running {
     cgroups: Cgroups,
 }
 
+impl Running {
+    /// What it would have to become to be this again.
+    fn target(&self) -> Target {
+        Target { service: Arc::clone(&self.service), origin: self.origin.clone() }
+    }
+}
+
 /// What a service shall become.
 struct Target {
     service: Arc<Service>,
@@ -283,11 +290,8 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             })
             .cloned()
             .collect();
-        let targets = stale.iter().filter_map(|name| {
-            let Running { service, origin, .. } = self.running.get(name)?;
-            Some(Target { service: Arc::clone(service), origin: origin.clone() })
-        });
-        let targets: Vec<Target> = targets.collect();
+        let targets: Vec<Target> =
+            stale.iter().filter_map(|name| Some(self.running.get(name)?.target())).collect();
         if targets.is_empty() {
             return Ok(0);
         }

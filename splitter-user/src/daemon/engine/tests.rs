@@ -416,6 +416,7 @@ fn overrides_that_cannot_be_written_leave_those_before() {
     let error = bench.apply(&both).unwrap_err().to_string();
     assert!(error.contains("`a` and 1 more"), "{error}");
     assert_eq!(bench.split("a"), (4, 3));
+    assert!(bench.engine.find("b").is_err());
     std::fs::remove_dir(dir.join("b.yaml")).unwrap();
     let mut second = bench.restart();
     second.files(&service("z", 9, "v1: 1")).unwrap();
