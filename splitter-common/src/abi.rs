@@ -13,7 +13,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::addr::{Addr, PortBe};
 
 /// Number of this layout. Raised with every change of this file's types or meanings.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps, as they stand in the object, in pins and in `bpftool map`.
 ///
@@ -33,7 +33,7 @@ pub mod map {
     pub const MATCHES: &str = "MATCHES";
     /// Array of [`super::Wheel`], mmap-able.
     pub const WHEELS: &str = "WHEELS";
-    /// Array of eight-byte cells, mmap-able: slots of long wheels, affinity thresholds.
+    /// Array of eight-byte cells, mmap-able: words of slots of long wheels, affinity thresholds.
     pub const CELLS: &str = "CELLS";
     /// Array of [`super::Subset`], mmap-able.
     pub const SUBSETS: &str = "SUBSETS";
@@ -57,12 +57,8 @@ pub const MAX_SPLIT: u32 = 16;
 pub const MAX_SUBSETS: u32 = 255;
 /// Most backends of one subset.
 pub const MAX_BACKENDS: u32 = 4_096;
-/// Slots that fit into the wheel's own record; longer wheels use [`map::CELLS`].
-pub const INLINE_SLOTS: u32 = 48;
-/// Slots in one cell of a long wheel whose ordinals fit into bytes.
-pub const NARROW_SLOTS_PER_CELL: u16 = 8;
-/// Slots in one cell of any other long wheel: 16 bits each.
-pub const WIDE_SLOTS_PER_CELL: u16 = 4;
+/// Words of slots that fit into the wheel's own record; longer wheels use [`map::CELLS`].
+pub const INLINE_WORDS: usize = 6;
 /// Bytes of a task's command name with its terminating zero (`TASK_COMM_LEN`).
 pub const COMMAND_LEN: usize = 16;
 /// Counters below this index are reasons; above, they are allocated to routes, subsets, backends.
@@ -179,6 +175,23 @@ layout!(Plan, size 32, {
     subsets @ 24: 4, n_subsets @ 28: 2, pad @ 30: 2,
 });
 
+impl Plan {
+    /// Salt of a client's hash where it chooses a subset, so that services do not share buckets.
+    #[inline(always)]
+    #[must_use]
+    pub const fn subset_salt(&self) -> u64 {
+        self.service
+    }
+
+    /// Salt of a client's hash where it chooses a backend: another, or the clients of one subset
+    /// would all share a few of its backends.
+    #[inline(always)]
+    #[must_use]
+    pub const fn backend_salt(&self) -> u64 {
+        !self.service
+    }
+}
+
 /// Bits of [`Plan::flags`].
 pub mod plan_flag {
     /// `getpeername` answers the dialled frontend, which needs per-socket state.
@@ -189,10 +202,9 @@ pub mod plan_flag {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Choice {
-    /// Salt of the client's hash, so that services and levels do not share buckets.
-    pub salt: u64,
-    /// Index into [`map::WHEELS`]; with [`pick::THRESHOLD`] the first of `n_thresholds` cells in
-    /// [`map::CELLS`]; 0 with [`pick::ONLY`].
+    /// Index into [`map::WHEELS`]; with [`pick::THRESHOLD`] the first of at most [`MAX_SPLIT`] cells
+    /// in [`map::CELLS`], of which the last has the threshold [`AFFINITY_RANGE`]; 0 with
+    /// [`pick::ONLY`].
     pub wheel: u32,
     /// The ordinal of [`pick::ONLY`].
     pub only: u16,
@@ -200,17 +212,12 @@ pub struct Choice {
     pub pick: u8,
     /// [`client_key`] number that is hashed.
     pub client: u8,
-    /// Number of affinity thresholds.
-    pub n_thresholds: u16,
-    /// Always zero.
-    pub pad: [u16; 3],
 }
-layout!(Choice, size 24, {
-    salt @ 0: 8, wheel @ 8: 4, only @ 12: 2, pick @ 14: 1, client @ 15: 1, n_thresholds @ 16: 2,
-    pad @ 18: 6,
-});
+layout!(Choice, size 8, { wheel @ 0: 4, only @ 4: 2, pick @ 6: 1, client @ 7: 1 });
 
 /// One compiled route: which clients it takes and what happens to their connections.
+///
+/// A power of two in size, so that no record lies on two cache lines.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Route {
@@ -227,11 +234,11 @@ pub struct Route {
     /// [`action`] number.
     pub action: u8,
     /// Always zero.
-    pub pad: u8,
+    pub pad: [u8; 9],
 }
-layout!(Route, size 40, {
-    choice @ 0: 24, id @ 24: 4, client @ 28: 4, counter @ 32: 4, errno @ 36: 2, action @ 38: 1,
-    pad @ 39: 1,
+layout!(Route, size 32, {
+    choice @ 0: 8, id @ 8: 4, client @ 12: 4, counter @ 16: 4, errno @ 20: 2, action @ 22: 1,
+    pad @ 23: 9,
 });
 
 /// What a route does with a connection.
@@ -320,18 +327,21 @@ pub struct Wheel {
     pub ticket: u64,
     /// Number of slots.
     pub len: u16,
-    /// [`NARROW_SLOTS_PER_CELL`] or [`WIDE_SLOTS_PER_CELL`]; 0 where the slots are inline.
-    pub slots_per_cell: u16,
-    /// First of `len / slots_per_cell` cells, rounded up; 0 where the slots are inline.
+    /// Bits of a slot: the least of 1, 2, 4, 8, 16 that every ordinal fits into. Slots fill words
+    /// from the low end, and none lies in two words.
+    pub slot_bits: u16,
+    /// First of the cells that hold the words of slots; 0 where these are inline.
     pub cells: u32,
-    /// Ordinals of a short wheel.
-    pub slots: [u8; INLINE_SLOTS as usize],
+    /// The words of slots of a short wheel.
+    pub words: [u64; INLINE_WORDS],
 }
 layout!(Wheel, size 64, {
-    ticket @ 0: 8, len @ 8: 2, slots_per_cell @ 10: 2, cells @ 12: 4, slots @ 16: 48,
+    ticket @ 0: 8, len @ 8: 2, slot_bits @ 10: 2, cells @ 12: 4, words @ 16: 48,
 });
 
 /// A named group of backends.
+///
+/// A power of two in size, so that no record lies on two cache lines.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Subset {
@@ -347,10 +357,12 @@ pub struct Subset {
     pub n_backends: u16,
     /// Number of records at `backends`, those included that no choice ever reaches.
     pub n_listed: u16,
+    /// Always zero.
+    pub pad: [u32; 2],
 }
-layout!(Subset, size 40, {
-    choice @ 0: 24, id @ 24: 4, backends @ 28: 4, counter @ 32: 4, n_backends @ 36: 2,
-    n_listed @ 38: 2,
+layout!(Subset, size 32, {
+    choice @ 0: 8, id @ 8: 4, backends @ 12: 4, counter @ 16: 4, n_backends @ 20: 2,
+    n_listed @ 22: 2, pad @ 24: 8,
 });
 
 /// Where a connection goes.
@@ -426,5 +438,4 @@ impl Reason {
 
 const _: () = assert!(Reason::ALL.len() < FIRST_COUNTER as usize);
 const _: () = assert!(MAX_WHEEL <= u16::MAX as u32, "lengths of wheels are 16 bits");
-const _: () = assert!(MAX_SPLIT <= 255 && MAX_SUBSETS <= 255, "inline slots are bytes");
-const _: () = assert!(MAX_BACKENDS <= u16::MAX as u32, "slots in cells are 16 bits");
+const _: () = assert!(MAX_BACKENDS <= 1 << 16, "slots are at most 16 bits");

@@ -15,9 +15,8 @@
 use core::borrow::Borrow;
 
 use crate::abi::{
-    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, MAX_SPLIT, Match,
-    NARROW_SLOTS_PER_CELL, Plan, PlanPair, Reason, Route, Subset, action, match_flag, pick,
-    plan_flag,
+    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, MAX_SPLIT, Match, Plan,
+    PlanPair, Reason, Route, Subset, action, match_flag, pick, plan_flag,
 };
 use crate::hash::{bucket, scale, subset_bucket};
 
@@ -73,12 +72,12 @@ pub trait World {
 pub trait WheelRef {
     /// Number of slots.
     fn n_slots(&self) -> u32;
-    /// Slots in each cell of a long wheel; 0 where the slots are inline.
-    fn slots_per_cell(&self) -> u16;
-    /// First cell of a long wheel.
+    /// Bits of each slot.
+    fn slot_bits(&self) -> u32;
+    /// First cell of a long wheel; 0 where the slots are inline.
     fn cells(&self) -> u32;
-    /// Ordinal in an inline slot.
-    fn inline_slot(&self, slot: u32) -> u32;
+    /// A word of inline slots.
+    fn inline_word(&self, word: u32) -> u64;
     /// Advances the ticket and returns its value before.
     fn take_ticket(&self) -> u64;
 }
@@ -253,12 +252,12 @@ fn follow<W: World>(world: &W, plan: &Plan, route: &Route) -> Decision<W::Backen
 /// Both levels of a split: the subset, then the backend inside it.
 #[inline(always)]
 fn split<W: World>(world: &W, plan: &Plan, route: &Route) -> Decision<W::Backend> {
-    let Some(subset) = choose(world, &route.choice)
+    let Some(subset) = choose(world, route.choice, plan.subset_salt())
         .and_then(|ordinal| world.subset(plan.subsets.wrapping_add(ordinal)))
     else {
         return Decision::broken();
     };
-    let mut decision = serve(world, &subset);
+    let mut decision = serve(world, &subset, plan.backend_salt());
     decision.answer_frontend = plan.flags & plan_flag::ANSWER_FRONTEND != 0;
     decision.tally.subset = subset.counter;
     decision
@@ -266,11 +265,11 @@ fn split<W: World>(world: &W, plan: &Plan, route: &Route) -> Decision<W::Backend
 
 /// A backend of the chosen subset.
 #[inline(always)]
-fn serve<W: World>(world: &W, subset: &Subset) -> Decision<W::Backend> {
+fn serve<W: World>(world: &W, subset: &Subset, salt: u64) -> Decision<W::Backend> {
     if subset.n_backends == 0 {
         return Decision::reject(Reason::EmptySubset, ECONNREFUSED);
     }
-    let Some(backend) = choose(world, &subset.choice)
+    let Some(backend) = choose(world, subset.choice, salt)
         .and_then(|ordinal| world.backend(subset.backends.wrapping_add(ordinal)))
     else {
         return Decision::broken();
@@ -281,37 +280,34 @@ fn serve<W: World>(world: &W, subset: &Subset) -> Decision<W::Backend> {
     decision
 }
 
-/// Makes one choice: the ordinal of a subset or of a backend.
+/// Makes one choice: the ordinal of a subset or of a backend. Clients are hashed with the salt.
 #[inline(always)]
-fn choose<W: World>(world: &W, choice: &Choice) -> Option<u32> {
+fn choose<W: World>(world: &W, choice: Choice, salt: u64) -> Option<u32> {
     match choice.pick {
         pick::ONLY => Some(u32::from(choice.only)),
-        pick::THRESHOLD => below_threshold(world, choice),
-        pick::TICKET | pick::RANDOM | pick::CLIENT => slot(world, choice),
+        pick::THRESHOLD => below_threshold(world, choice, salt),
+        pick::TICKET | pick::RANDOM | pick::CLIENT => slot(world, choice, salt),
         _ => None,
     }
 }
 
 /// The ordinal in one slot of the choice's wheel.
 #[inline(always)]
-fn slot<W: World>(world: &W, choice: &Choice) -> Option<u32> {
+fn slot<W: World>(world: &W, choice: Choice, salt: u64) -> Option<u32> {
     let wheel = world.wheel(choice.wheel)?;
     let at = match choice.pick {
         pick::TICKET => wheel.take_ticket().checked_rem(u64::from(wheel.n_slots()))? as u32,
         pick::RANDOM => scale(world.random(), wheel.n_slots()),
-        _ => scale(bucket(choice.salt, world.client(choice.client)), wheel.n_slots()),
+        _ => scale(bucket(salt, world.client(choice.client)), wheel.n_slots()),
     };
-    match wheel.slots_per_cell() {
-        0 => Some(wheel.inline_slot(at)),
-        NARROW_SLOTS_PER_CELL => {
-            let cell = world.cell(wheel.cells().wrapping_add(at >> 3))?;
-            Some(u32::from((cell >> ((at & 7) << 3)) as u8))
-        }
-        _ => {
-            let cell = world.cell(wheel.cells().wrapping_add(at >> 2))?;
-            Some(u32::from((cell >> ((at & 3) << 4)) as u16))
-        }
-    }
+    let bits = wheel.slot_bits();
+    let bit = at.wrapping_mul(bits);
+    let packed = match wheel.cells() {
+        0 => wheel.inline_word(bit >> 6),
+        cells => world.cell(cells.wrapping_add(bit >> 6))?,
+    };
+    let mask = 1_u32.wrapping_shl(bits).wrapping_sub(1);
+    Some(packed.wrapping_shr(bit) as u32 & mask)
 }
 
 /// The first subset whose threshold is above the client's bucket.
@@ -320,16 +316,17 @@ fn slot<W: World>(world: &W, choice: &Choice) -> Option<u32> {
 /// its share of all weights, then the one before it, with its share of the weights that are left,
 /// and every subset sees another bucket of the client: so raising the last subset's weight changes
 /// one threshold, and only ever moves clients to that subset. Ranges of one hash would not do: with
-/// three subsets, the border between the first two moves as well.
+/// three subsets, the border between the first two moves as well. The one asked last has a share of
+/// all that is left, which every bucket is below.
 #[inline(always)]
-fn below_threshold<W: World>(world: &W, choice: &Choice) -> Option<u32> {
+fn below_threshold<W: World>(world: &W, choice: Choice, salt: u64) -> Option<u32> {
     const { assert!(AFFINITY_RANGE < 1 << 48) };
     let client = world.client(choice.client);
     let mut i = 0_u32;
-    while i < MAX_SPLIT && i < u32::from(choice.n_thresholds) {
+    while i < MAX_SPLIT {
         let cell = world.cell(choice.wheel.wrapping_add(i))?;
         let subset = cell as u16;
-        if u64::from(subset_bucket(choice.salt, client, subset)) < cell >> 16 {
+        if u64::from(subset_bucket(salt, client, subset)) < cell >> 16 {
             return Some(u32::from(subset));
         }
         i = i.wrapping_add(1);

@@ -4,8 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use splitter_common::abi::{
-    Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, Match, NARROW_SLOTS_PER_CELL, Plan,
-    PlanPair, Reason, Route, Subset, TCP, WIDE_SLOTS_PER_CELL, Wheel, action, match_flag, pick,
+    Backend, COMMAND_LEN, Choice, FrontendKey, INLINE_WORDS, MAX_ROUTES, Match, Plan, PlanPair,
+    Reason, Route, Subset, TCP, Wheel, action, match_flag, pick,
 };
 use splitter_common::addr::{Addr, PortBe};
 use splitter_common::decide::{Decision, Verdict, WheelRef, World, decide};
@@ -47,14 +47,14 @@ impl WheelRef for Handle {
     fn n_slots(&self) -> u32 {
         u32::from(self.0.len)
     }
-    fn slots_per_cell(&self) -> u16 {
-        self.0.slots_per_cell
+    fn slot_bits(&self) -> u32 {
+        u32::from(self.0.slot_bits)
     }
     fn cells(&self) -> u32 {
         self.0.cells
     }
-    fn inline_slot(&self, slot: u32) -> u32 {
-        self.0.slots.get(slot as usize).map_or(0, |slot| u32::from(*slot))
+    fn inline_word(&self, word: u32) -> u64 {
+        get(&self.0.words, word).unwrap_or(0)
     }
     fn take_ticket(&self) -> u64 {
         self.0.ticket
@@ -116,23 +116,21 @@ impl World for Tables {
     }
 }
 
+/// Bits that slots may have.
+const WIDTHS: [u16; 5] = [1, 2, 4, 8, 16];
+
 /// Indices that mostly exist.
 fn index() -> impl Strategy<Value = u32> {
     prop_oneof![8 => 0_u32..6, 1 => any::<u32>()]
 }
 
 fn choice() -> impl Strategy<Value = Choice> {
-    (any::<u64>(), index(), 0_u16..6, 0_u8..7, any::<u8>(), 0_u16..20).prop_map(
-        |(salt, wheel, only, pick, client, n_thresholds)| Choice {
-            salt,
-            wheel,
-            only,
-            pick,
-            client,
-            n_thresholds,
-            pad: [0; 3],
-        },
-    )
+    (index(), 0_u16..6, 0_u8..7, any::<u8>()).prop_map(|(wheel, only, pick, client)| Choice {
+        wheel,
+        only,
+        pick,
+        client,
+    })
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
@@ -158,7 +156,7 @@ fn route() -> impl Strategy<Value = Route> {
         counter: 100,
         errno,
         action,
-        pad: 0,
+        pad: [0; 9],
     })
 }
 
@@ -177,16 +175,11 @@ fn client_match() -> impl Strategy<Value = Match> {
 }
 
 fn wheel() -> impl Strategy<Value = Wheel> {
-    let width = select(&[0, NARROW_SLOTS_PER_CELL, WIDE_SLOTS_PER_CELL][..]);
-    (any::<u64>(), 0_u16..60, width, index()).prop_map(|(ticket, len, slots_per_cell, cells)| {
-        Wheel {
-            ticket,
-            len,
-            slots_per_cell,
-            cells,
-            slots: std::array::from_fn(|i| u8::try_from(i % 4).unwrap()),
-        }
-    })
+    let width = prop_oneof![8 => select(&WIDTHS[..]), 1 => any::<u16>()];
+    let words = any::<[u64; INLINE_WORDS]>();
+    (any::<u64>(), 0_u16..60, width, index(), words).prop_map(
+        |(ticket, len, slot_bits, cells, words)| Wheel { ticket, len, slot_bits, cells, words },
+    )
 }
 
 fn subset() -> impl Strategy<Value = Subset> {
@@ -197,6 +190,7 @@ fn subset() -> impl Strategy<Value = Subset> {
         counter: 101,
         n_backends,
         n_listed: n_backends,
+        pad: [0; 2],
     })
 }
 
@@ -336,31 +330,29 @@ proptest! {
 
     #[test]
     fn a_ticket_is_its_slot_whether_inline_or_in_cells(
-        slots in vec(0_u16..8, 2..48), ticket: u64, random: u32,
+        narrowest in 0_usize..5, picks in vec(any::<u16>(), 2..24), ticket: u64, random: u32,
     ) {
+        let greatest = 1 << WIDTHS[narrowest].min(3);
+        let slots: Vec<u16> = picks.iter().map(|pick| pick % greatest).collect();
         let len = u16::try_from(slots.len()).unwrap();
-        let word = |cell: &[u16], bits| {
-            cell.iter().rev().fold(0, |word, s| word << bits | u64::from(*s))
+        let pack = |bits: u16| {
+            let word = |word: &[u16]| word.iter().rev().fold(0, |w, s| w << bits | u64::from(*s));
+            slots.chunks(64 / usize::from(bits)).map(word).collect::<Vec<u64>>()
         };
-        let mut inline = [0; 48];
-        for (to, from) in inline.iter_mut().zip(&slots) {
-            *to = u8::try_from(*from).unwrap();
+        let (mut wheels, mut cells) = (Vec::new(), vec![0]);
+        for slot_bits in WIDTHS.into_iter().skip(narrowest) {
+            let packed = pack(slot_bits);
+            let mut words = [0; INLINE_WORDS];
+            words[..packed.len()].copy_from_slice(&packed);
+            wheels.push(Wheel { ticket, len, slot_bits, cells: 0, words });
+            let first = u32::try_from(cells.len()).unwrap();
+            wheels.push(Wheel { ticket, len, slot_bits, cells: first, words: [0; INLINE_WORDS] });
+            cells.extend(packed);
         }
-        let wide = slots.chunks(4).map(|cell| word(cell, 16));
-        let narrow = slots.chunks(8).map(|cell| word(cell, 8));
-        let first_narrow = 1 + u32::try_from(wide.len()).unwrap();
-        let wheels = [
-            (0, 0, inline),
-            (WIDE_SLOTS_PER_CELL, 1, [0; 48]),
-            (NARROW_SLOTS_PER_CELL, first_narrow, [0; 48]),
-        ];
-        let wheels = wheels.map(|(slots_per_cell, cells, slots)| {
-            Wheel { ticket, len, slots_per_cell, cells, slots }
-        });
-        let cells = [0].into_iter().chain(wide).chain(narrow).collect();
+        let n_wheels = u32::try_from(wheels.len()).unwrap();
         let subset = |i: u32| Subset { counter: 10 + i, ..Subset::default() };
         let mut tables = rejecting(&[None], Client { random, ..Client::default() });
-        tables = Tables { wheels: wheels.into(), cells, subsets: (0..8).map(subset).collect(), ..tables };
+        tables = Tables { wheels, cells, subsets: (0..8).map(subset).collect(), ..tables };
         let mut pick = |pick, wheel| {
             let choice = Choice { pick, wheel, ..Choice::default() };
             tables.routes[0] = Route { choice, action: action::SPLIT, ..Route::default() };
@@ -368,10 +360,10 @@ proptest! {
         };
         let at = usize::try_from(ticket % u64::from(len)).unwrap();
         prop_assert_eq!(pick(pick::TICKET, 0), u32::from(slots[at]));
-        for cells in 1..3 {
-            prop_assert_eq!(pick(pick::TICKET, cells), u32::from(slots[at]));
-            prop_assert_eq!(pick(pick::RANDOM, cells), pick(pick::RANDOM, 0));
-            prop_assert_eq!(pick(pick::CLIENT, cells), pick(pick::CLIENT, 0));
+        for wheel in 1..n_wheels {
+            prop_assert_eq!(pick(pick::TICKET, wheel), u32::from(slots[at]));
+            prop_assert_eq!(pick(pick::RANDOM, wheel), pick(pick::RANDOM, 0));
+            prop_assert_eq!(pick(pick::CLIENT, wheel), pick(pick::CLIENT, 0));
         }
     }
 }

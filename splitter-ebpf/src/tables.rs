@@ -162,9 +162,9 @@ impl WheelRef for MapWheel {
     }
 
     #[inline(always)]
-    fn slots_per_cell(&self) -> u16 {
+    fn slot_bits(&self) -> u32 {
         // SAFETY: as above.
-        unsafe { (*self.0).slots_per_cell }
+        unsafe { u32::from((*self.0).slot_bits) }
     }
 
     #[inline(always)]
@@ -174,12 +174,13 @@ impl WheelRef for MapWheel {
     }
 
     #[inline(always)]
-    fn inline_slot(&self, slot: u32) -> u32 {
+    fn inline_word(&self, word: u32) -> u64 {
         // A mask instead of a comparison: the compiler moves comparisons to where the verifier
         // no longer connects them with the access, and a mask is always seen.
-        let at = (offset_of!(Wheel, slots) + slot as usize) & (size_of::<Wheel>() - 1);
-        // SAFETY: inside the record, whose size is a power of two.
-        u32::from(unsafe { self.0.cast::<u8>().add(at).read() })
+        const { assert!(size_of::<Wheel>() / size_of::<u64>() == 8) };
+        let at = (offset_of!(Wheel, words) / size_of::<u64>() + word as usize) & 7;
+        // SAFETY: a word inside the record, which is eight aligned words long.
+        unsafe { self.0.cast::<u64>().add(at).read() }
     }
 
     #[inline(always)]

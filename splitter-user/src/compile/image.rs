@@ -4,10 +4,10 @@
 //! image did not change. There are no names in here, only their hashes, because the kernel keeps
 //! no names: an image can be read back from the maps.
 
-use std::sync::Arc;
-
 use splitter_common::abi::{FrontendKey, Match};
 use splitter_common::addr::{Addr, PortBe};
+
+use super::slots::Slots;
 
 /// Identity of a service: hash of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,9 +85,6 @@ impl ChoiceImage {
         }
     }
 }
-
-/// Ordinals in the order of a wheel; services with the same weights share them.
-pub type Slots = Arc<[u16]>;
 
 /// One compiled subset.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 
 pub mod image;
 mod maglev;
+pub mod slots;
 mod unenforced;
 pub mod wheel;
 
@@ -12,7 +13,6 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use splitter_common::abi::{
     AFFINITY_RANGE, COMMAND_LEN, FrontendKey, Match, TCP, UDP, client_key, match_flag,
@@ -24,8 +24,9 @@ use crate::policy::model::{
     Service, Split, Subset,
 };
 use image::{
-    ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, Slots, SubsetImage,
+    ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, SubsetImage,
 };
+use slots::Slots;
 
 /// Where a cgroup is in the v2 hierarchy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,10 +198,7 @@ impl Compiler {
         if error_ppm > 0 {
             notes.push(Note::Rounded { place: place.to_owned(), error_ppm });
         }
-        match slots[..] {
-            [only] => ChoiceImage::Only(only),
-            _ => kind(slots),
-        }
+        slots.only().map_or_else(|| kind(slots.clone()), ChoiceImage::Only)
     }
 
     fn wheel(&mut self, weights: &[u32]) -> (Slots, u32) {
@@ -208,7 +206,7 @@ impl Compiler {
             return known.clone();
         }
         let wheel = wheel::build_wheel(weights);
-        let built: (Slots, u32) = (Arc::from(wheel.slots), wheel.error_ppm);
+        let built = (Slots::pack(&wheel.slots), wheel.error_ppm);
         self.wheels.insert(weights.to_vec(), built.clone());
         built
     }
@@ -248,7 +246,7 @@ fn hashed(key: u8, backends: &[BackendImage], weights: &[u32]) -> ChoiceImage {
         fnv64(bytemuck::bytes_of(&backend.addr)) ^ u64::from(backend.port_be.to_host())
     };
     let table: Vec<(u64, u32)> = backends.iter().map(hash).zip(weights.iter().copied()).collect();
-    ChoiceImage::Client { key, slots: maglev::build_table(&table).into() }
+    ChoiceImage::Client { key, slots: Slots::pack(&maglev::build_table(&table)) }
 }
 
 /// Level one by client: of each subset, from the last to the first, the share of its weight in its

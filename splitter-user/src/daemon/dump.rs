@@ -11,9 +11,10 @@ use splitter_common::abi::{Backend, Choice, Plan, PlanPair, Route, Subset, Wheel
 use splitter_common::addr::{Addr, PortBe};
 
 use super::engine::{Running, show_frontend};
+use crate::compile::slots::Slots;
 use crate::compile::{name_ids, service_id};
 use crate::policy::model::Service;
-use crate::tables::{Arena, Maps, committed, read, read_slots};
+use crate::tables::{Arena, Maps, committed, read, read_slots, read_thresholds};
 
 /// All tables, from the frontends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,7 +166,7 @@ impl<M: Maps> Walk<'_, M> {
                 client: route.client,
                 counter: route.counter,
                 action: action_word(&route),
-                choice: (route.action == action::SPLIT).then(|| self.choice(&route.choice)),
+                choice: (route.action == action::SPLIT).then(|| self.choice(route.choice)),
             })
         };
         indices.filter_map(dump).collect()
@@ -181,7 +182,7 @@ impl<M: Maps> Walk<'_, M> {
                 index,
                 name: name.unwrap_or_else(|| hex(u64::from(subset.id))),
                 counter: subset.counter,
-                choice: (subset.n_backends > 0).then(|| self.choice(&subset.choice)),
+                choice: (subset.n_backends > 0).then(|| self.choice(subset.choice)),
                 backends: self.backends(&subset),
             })
         };
@@ -197,7 +198,7 @@ impl<M: Maps> Walk<'_, M> {
         indices.filter_map(dump).collect()
     }
 
-    fn choice(&self, choice: &Choice) -> ChoiceDump {
+    fn choice(&self, choice: Choice) -> ChoiceDump {
         let dump = |pick: &str| ChoiceDump { pick: pick.to_owned(), ..ChoiceDump::default() };
         match choice.pick {
             pick::ONLY => ChoiceDump { only: Some(choice.only), ..dump("only") },
@@ -210,16 +211,15 @@ impl<M: Maps> Walk<'_, M> {
         }
     }
 
-    fn thresholds(&self, choice: &Choice) -> Vec<(u64, u64)> {
-        let indices = choice.wheel..choice.wheel + u32::from(choice.n_thresholds);
-        let cells = indices.filter_map(|index| read::<u64, _>(self.maps, Arena::Cells, index));
-        cells.map(|cell| (cell >> 16, cell & 0xffff)).collect()
+    fn thresholds(&self, choice: Choice) -> Vec<(u64, u64)> {
+        let thresholds = read_thresholds(self.maps, choice).unwrap_or_default();
+        thresholds.into_iter().map(|(end, ordinal)| (end, u64::from(ordinal))).collect()
     }
 
     fn wheel(&self, index: u32, dump: ChoiceDump) -> ChoiceDump {
         let Some(wheel) = read::<Wheel, _>(self.maps, Arena::Wheels, index) else { return dump };
-        let slots = read_slots(self.maps, &wheel).unwrap_or_default();
-        let slots = slots.into_iter().map(u64::from).collect();
+        let slots = read_slots(self.maps, &wheel);
+        let slots = slots.iter().flat_map(Slots::iter).map(u64::from).collect();
         // Tickets of client hashes are never taken.
         let ticket = (dump.pick == "ticket").then_some(wheel.ticket);
         ChoiceDump { wheel: Some(index), ticket, slots, ..dump }

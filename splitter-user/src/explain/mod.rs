@@ -161,16 +161,16 @@ struct Story<'a> {
 impl Story<'_> {
     fn tell(&self, key: &FrontendKey, decision: &Decision<Backend>) -> Explanation {
         let plans = self.plans();
-        let service = self.plan_in_force().map_or(0, |(_, plan)| plan.service);
+        let plan = self.plan_in_force().map_or_else(Plan::default, |(_, plan)| plan);
         let rewritten = decision.verdict == Verdict::Rewrite;
         let peer = if decision.answer_frontend { "frontend" } else { "backend" };
         Explanation {
             dialled: frontend_text(key),
             generation: self.generation(),
             plans,
-            routes: self.routes(service, decision),
-            subset: self.subset(service),
-            backend: self.backend(),
+            routes: self.routes(plan.service, decision),
+            subset: self.subset(&plan),
+            backend: self.backend(&plan),
             verdict: verdict_word(decision.verdict).into(),
             reason: reason_name(decision.tally.reason).map(Word::from),
             errno: (decision.errno != 0).then(|| errno_name(decision.errno)),
@@ -287,26 +287,26 @@ impl Story<'_> {
         })
     }
 
-    fn subset(&self, service: u64) -> Option<Chosen> {
+    fn subset(&self, plan: &Plan) -> Option<Chosen> {
         let (at, subset) = self.subset_look()?;
         let (_, route) = self.taken()?;
-        let name = self.names.subset(service, subset.id);
-        Some(Chosen { name, choice: how(&route.choice, &self.looks[..at]) })
+        let name = self.names.subset(plan.service, subset.id);
+        Some(Chosen { name, choice: how(route.choice, plan.subset_salt(), &self.looks[..at]) })
     }
 
-    fn backend(&self) -> Option<Chosen> {
+    fn backend(&self, plan: &Plan) -> Option<Chosen> {
         let (at, subset) = self.subset_look()?;
         let backend = self.find(|look| match look {
             Look::Backend(backend) => Some(*backend),
             _ => None,
         })?;
         let name = socket_addr(backend.addr, backend.port_be).to_string();
-        Some(Chosen { name, choice: how(&subset.choice, &self.looks[at..]) })
+        Some(Chosen { name, choice: how(subset.choice, plan.backend_salt(), &self.looks[at..]) })
     }
 }
 
 /// How a choice was made, from what it looked at.
-fn how(choice: &Choice, looks: &[Look]) -> How {
+fn how(choice: Choice, salt: u64, looks: &[Look]) -> How {
     let found = |wanted: fn(&Look) -> Option<u64>| looks.iter().rev().find_map(wanted);
     let client = found(|look| if let Look::Client(client) = look { Some(*client) } else { None });
     let slots =
@@ -330,16 +330,16 @@ fn how(choice: &Choice, looks: &[Look]) -> How {
                 .map(|(random, slots)| How::Random { slot: u64::from(scale(random, slots)), slots })
         }
         pick::CLIENT => client.zip(slots).map(|(client, slots)| {
-            let slot = u64::from(scale(bucket(choice.salt, client), slots));
+            let slot = u64::from(scale(bucket(salt, client), slots));
             How::Client { key, client, slot, slots }
         }),
-        pick::THRESHOLD => client.and_then(|client| threshold(choice, key, client, looks)),
+        pick::THRESHOLD => client.and_then(|client| threshold(salt, key, client, looks)),
         _ => None,
     };
     told.unwrap_or(How::Broken)
 }
 
-fn threshold(choice: &Choice, key: Word, client: u64, looks: &[Look]) -> Option<How> {
+fn threshold(salt: u64, key: Word, client: u64, looks: &[Look]) -> Option<How> {
     let cells = looks.iter().filter_map(|look| match look {
         Look::Cell(cell) => Some(*cell),
         _ => None,
@@ -347,7 +347,7 @@ fn threshold(choice: &Choice, key: Word, client: u64, looks: &[Look]) -> Option<
     let cells: Vec<u64> = cells.collect();
     let last = cells.last()?;
     let subset = u16::try_from(last & 0xffff).ok()?;
-    let hash = subset_bucket(choice.salt, client, subset);
+    let hash = subset_bucket(salt, client, subset);
     Some(How::Threshold { key, client, hash, threshold: last >> 16, asked: cells.len() })
 }
 

@@ -112,14 +112,14 @@ impl<M: Maps> WheelRef for RecordedWheel<'_, M> {
     fn n_slots(&self) -> u32 {
         self.inner.n_slots()
     }
-    fn slots_per_cell(&self) -> u16 {
-        self.inner.slots_per_cell()
+    fn slot_bits(&self) -> u32 {
+        self.inner.slot_bits()
     }
     fn cells(&self) -> u32 {
         self.inner.cells()
     }
-    fn inline_slot(&self, slot: u32) -> u32 {
-        self.inner.inline_slot(slot)
+    fn inline_word(&self, word: u32) -> u64 {
+        self.inner.inline_word(word)
     }
     fn take_ticket(&self) -> u64 {
         let ticket = self.inner.take_ticket();

@@ -19,9 +19,10 @@ use splitter_common::abi::{
 use super::counters::{CounterOwner, Counters};
 use super::place::{Few, Placed, PlacedWheel, WheelOwner};
 use crate::compile::image::{
-    ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, Slots, SubsetImage,
+    ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, SubsetImage,
 };
-use crate::tables::{Arena, Maps, committed, read, read_slots, write};
+use crate::compile::slots::Slots;
+use crate::tables::{Arena, Maps, committed, read, read_slots, read_thresholds, write};
 
 /// A running policy could not be understood.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +149,7 @@ impl<M: Maps> Reader<'_, M> {
             backends.push(image);
         }
         let choice = if record.n_backends > 0 {
-            Some(self.read_choice(&record.choice, WheelOwner::Subset(record.id))?)
+            Some(self.read_choice(record.choice, WheelOwner::Subset(record.id))?)
         } else {
             None
         };
@@ -166,7 +167,7 @@ impl<M: Maps> Reader<'_, M> {
             action::PASS => ActionImage::Pass,
             action::REJECT => ActionImage::Reject(record.errno),
             action::SPLIT => {
-                ActionImage::Split(self.read_choice(&record.choice, WheelOwner::Route(record.id))?)
+                ActionImage::Split(self.read_choice(record.choice, WheelOwner::Route(record.id))?)
             }
             _ => return None,
         };
@@ -178,7 +179,7 @@ impl<M: Maps> Reader<'_, M> {
         Some(())
     }
 
-    fn read_choice(&mut self, choice: &Choice, owner: WheelOwner) -> Option<ChoiceImage> {
+    fn read_choice(&mut self, choice: Choice, owner: WheelOwner) -> Option<ChoiceImage> {
         let key = choice.client;
         Some(match choice.pick {
             pick::ONLY => ChoiceImage::Only(choice.only),
@@ -188,18 +189,11 @@ impl<M: Maps> Reader<'_, M> {
                 ChoiceImage::Client { key, slots: self.read_wheel(choice.wheel, owner)? }
             }
             pick::THRESHOLD => {
-                ChoiceImage::Threshold { key, thresholds: self.read_thresholds(choice)? }
+                let thresholds = read_thresholds(self.maps, choice)?;
+                ChoiceImage::Threshold { key, thresholds }
             }
             _ => return None,
         })
-    }
-
-    fn read_thresholds(&self, choice: &Choice) -> Option<Vec<(u64, u16)>> {
-        let cells = choice.wheel..choice.wheel.checked_add(u32::from(choice.n_thresholds))?;
-        cells
-            .map(|index| read::<u64, _>(self.maps, Arena::Cells, index))
-            .map(|cell| cell.map(|cell| (cell >> 16, low16(cell))))
-            .collect()
     }
 
     fn read_wheel(&mut self, index: u32, owner: WheelOwner) -> Option<Slots> {
@@ -207,13 +201,9 @@ impl<M: Maps> Reader<'_, M> {
             return Some(wheel.slots.clone());
         }
         let record: Wheel = read(self.maps, Arena::Wheels, index)?;
-        let slots: Slots = read_slots(self.maps, &record)?.into();
+        let slots = read_slots(self.maps, &record)?;
         let cells = record.cells;
-        self.placed.wheels.push(PlacedWheel { owner, slots: Arc::clone(&slots), index, cells });
+        self.placed.wheels.push(PlacedWheel { owner, slots: slots.clone(), index, cells });
         Some(slots)
     }
-}
-
-fn low16(word: u64) -> u16 {
-    (word & 0xffff) as u16
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 use splitter_common::abi::{
-    Backend, Choice, INLINE_SLOTS, NARROW_SLOTS_PER_CELL, Plan, Route, Subset, WIDE_SLOTS_PER_CELL,
-    Wheel, action, pick, plan_flag,
+    Backend, Choice, INLINE_WORDS, Plan, Route, Subset, Wheel, action, pick, plan_flag,
 };
 
 use super::counters::{CounterOwner, Counters};
 use super::space::{NoRoom, Pool, Range, Space};
 use crate::compile::image::{
-    ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceImage, Slots, SubsetImage,
+    ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceImage, SubsetImage,
 };
+use crate::compile::slots::Slots;
 use crate::tables::{Arena, Maps, write, write_all};
 
 /// Whose wheel it is.
@@ -40,7 +40,7 @@ impl PlacedWheel {
         let cells = Pool::Arena(Arena::Cells);
         [
             Range { pool: Pool::Arena(Arena::Wheels), start: self.index, len: 1 },
-            Range { pool: cells, start: self.cells, len: n_cells(&self.slots) },
+            Range { pool: cells, start: self.cells, len: self.slots.n_cells() },
         ]
     }
 }
@@ -180,7 +180,7 @@ impl Placed {
         let slots = slots.clone();
         self.wheels.push(PlacedWheel { owner, index, cells: 0, slots });
         if let Some(wheel) = self.wheels.last_mut() {
-            wheel.cells = space.take(Pool::Arena(Arena::Cells), n_cells(&wheel.slots))?;
+            wheel.cells = space.take(Pool::Arena(Arena::Cells), wheel.slots.n_cells())?;
         }
         Ok(())
     }
@@ -290,12 +290,13 @@ impl Placed {
                 choice: subset
                     .choice
                     .as_ref()
-                    .map_or_else(Choice::default, |choice| self.choice_record(choice, wheel, 0)),
+                    .map_or_else(Choice::default, |choice| choice_record(choice, wheel, 0)),
                 id: subset.id,
                 backends: *first,
                 counter: self.counter(CounterOwner::Subset(subset.id)),
                 n_backends: if usable { short(subset.backends.len()) } else { 0 },
                 n_listed: short(subset.backends.len()),
+                pad: [0; 2],
             }
         };
         self.image.subsets.iter().zip(&self.backends).map(record).collect()
@@ -312,7 +313,7 @@ impl Placed {
             ActionImage::Pass => (action::PASS, 0, Choice::default()),
             ActionImage::Reject(errno) => (action::REJECT, *errno, Choice::default()),
             ActionImage::Split(choice) => {
-                (action::SPLIT, 0, self.choice_record(choice, wheel, self.thresholds[i]))
+                (action::SPLIT, 0, choice_record(choice, wheel, self.thresholds[i]))
             }
         };
         Route {
@@ -322,29 +323,7 @@ impl Placed {
             counter: self.counter(CounterOwner::Route(route.id)),
             errno,
             action,
-            pad: 0,
-        }
-    }
-
-    fn choice_record(&self, choice: &ChoiceImage, wheel: u32, thresholds: u32) -> Choice {
-        let salt = self.image.id.0;
-        let record = Choice { salt, wheel, ..Choice::default() };
-        match choice {
-            ChoiceImage::Only(only) => Choice { pick: pick::ONLY, only: *only, wheel: 0, ..record },
-            ChoiceImage::Ticket(_) => Choice { pick: pick::TICKET, ..record },
-            ChoiceImage::Random(_) => Choice { pick: pick::RANDOM, ..record },
-            // The levels are salted differently, or the clients of one subset would all share a
-            // few of its backends.
-            ChoiceImage::Client { key, .. } => {
-                Choice { pick: pick::CLIENT, client: *key, salt: !salt, ..record }
-            }
-            ChoiceImage::Threshold { key, thresholds: cells } => Choice {
-                pick: pick::THRESHOLD,
-                client: *key,
-                wheel: thresholds,
-                n_thresholds: short(cells.len()),
-                ..record
-            },
+            pad: [0; 9],
         }
     }
 
@@ -362,48 +341,35 @@ impl Placed {
     }
 }
 
+fn choice_record(choice: &ChoiceImage, wheel: u32, thresholds: u32) -> Choice {
+    let record = Choice { wheel, ..Choice::default() };
+    match choice {
+        ChoiceImage::Only(only) => Choice { pick: pick::ONLY, only: *only, wheel: 0, ..record },
+        ChoiceImage::Ticket(_) => Choice { pick: pick::TICKET, ..record },
+        ChoiceImage::Random(_) => Choice { pick: pick::RANDOM, ..record },
+        ChoiceImage::Client { key, .. } => Choice { pick: pick::CLIENT, client: *key, ..record },
+        ChoiceImage::Threshold { key, .. } => {
+            Choice { pick: pick::THRESHOLD, client: *key, wheel: thresholds, ..record }
+        }
+    }
+}
+
 /// Writes a new wheel, with its ticket at 0.
 fn write_wheel<M: Maps>(maps: &mut M, wheel: &PlacedWheel) -> io::Result<()> {
-    let mut slots = [0; INLINE_SLOTS as usize];
+    let mut words = [0; INLINE_WORDS];
     if wheel.cells == 0 {
-        for (to, from) in slots.iter_mut().zip(wheel.slots.iter()) {
-            *to = u8::try_from(*from).expect("ordinals of inline slots are bytes");
-        }
+        words.iter_mut().zip(wheel.slots.words()).for_each(|(to, from)| *to = *from);
     } else {
-        write_all(maps, Arena::Cells, wheel.cells, &pack_slots(&wheel.slots))?;
+        write_all(maps, Arena::Cells, wheel.cells, wheel.slots.words())?;
     }
     let record = Wheel {
         ticket: 0,
-        len: short(wheel.slots.len()),
-        slots_per_cell: slots_per_cell(&wheel.slots),
+        len: wheel.slots.len(),
+        slot_bits: wheel.slots.slot_bits(),
         cells: wheel.cells,
-        slots,
+        words,
     };
     write(maps, Arena::Wheels, wheel.index, &record)
-}
-
-/// How the slots of a wheel are kept: 0 in its own record, else so many to a cell.
-fn slots_per_cell(slots: &[u16]) -> u16 {
-    match slots.iter().all(|slot| *slot <= 0xff) {
-        true if len(slots) <= INLINE_SLOTS => 0,
-        true => NARROW_SLOTS_PER_CELL,
-        false => WIDE_SLOTS_PER_CELL,
-    }
-}
-
-/// Cells that a wheel of these slots needs; 0 where they fit inline.
-pub(super) fn n_cells(slots: &[u16]) -> u32 {
-    match slots_per_cell(slots) {
-        0 => 0,
-        per_cell => len(slots).div_ceil(u32::from(per_cell)),
-    }
-}
-
-fn pack_slots(slots: &[u16]) -> SmallVec<[u64; 16]> {
-    let per_cell = slots_per_cell(slots);
-    let bits = u64::BITS / u32::from(per_cell);
-    let pack = |cell: &[u16]| cell.iter().rev().fold(0, |word, s| word << bits | u64::from(*s));
-    slots.chunks(usize::from(per_cell)).map(pack).collect()
 }
 
 fn len<T>(items: &[T]) -> u32 {

@@ -13,8 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 use splitter_common::abi::{
-    Backend, Commit, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel, map,
+    AFFINITY_RANGE, Backend, Choice, Commit, FrontendKey, MAX_SPLIT, Match, Plan, PlanPair, Route,
+    Subset, Wheel, map,
 };
+
+use crate::compile::slots::{Slots, n_words};
 
 /// A map that is an array of records of whole eight-byte words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,7 +125,7 @@ impl Sizes {
             routes: room * 2,
             matches: room,
             wheels: room * 3,
-            cells: room * 13 + 5_000,
+            cells: room * 4 + 5_000,
             subsets: room * 2,
             backends: room * 4,
             counters: room * 8,
@@ -241,17 +244,26 @@ pub fn committed<M: Maps + ?Sized>(maps: &M) -> Commit {
     read(maps, Arena::Commit, 0).unwrap_or_default()
 }
 
-/// The ordinals of a wheel in their order; `None` where its cells are out of range.
-pub fn read_slots<M: Maps + ?Sized>(maps: &M, wheel: &Wheel) -> Option<Vec<u16>> {
-    let per_cell = u32::from(wheel.slots_per_cell);
-    if per_cell == 0 {
-        let slots = wheel.slots.get(..usize::from(wheel.len))?;
-        return Some(slots.iter().map(|slot| u16::from(*slot)).collect());
+/// The slots of a wheel; `None` where its cells are out of range.
+pub fn read_slots<M: Maps + ?Sized>(maps: &M, wheel: &Wheel) -> Option<Slots> {
+    if wheel.cells == 0 {
+        return Slots::from_words(wheel.len, wheel.slot_bits, &wheel.words);
     }
-    let bits = u64::BITS / per_cell;
-    let slot = |i: u32| {
-        let cell: u64 = read(maps, Arena::Cells, wheel.cells.checked_add(i / per_cell)?)?;
-        u16::try_from(cell >> (bits * (i % per_cell)) & ((1 << bits) - 1)).ok()
-    };
-    (0..u32::from(wheel.len)).map(slot).collect()
+    let n = u32::try_from(n_words(wheel.len, wheel.slot_bits)?).ok()?;
+    let cells = wheel.cells..wheel.cells.checked_add(n)?;
+    let words: Option<Vec<u64>> = cells.map(|cell| read(maps, Arena::Cells, cell)).collect();
+    Slots::from_words(wheel.len, wheel.slot_bits, &words?)
+}
+
+/// The affinity thresholds of a choice and their ordinals; `None` where they have no end.
+pub fn read_thresholds<M: Maps + ?Sized>(maps: &M, choice: Choice) -> Option<Vec<(u64, u16)>> {
+    let mut thresholds = Vec::new();
+    for cell in choice.wheel..choice.wheel.checked_add(MAX_SPLIT)? {
+        let cell: u64 = read(maps, Arena::Cells, cell)?;
+        thresholds.push((cell >> 16, u16::try_from(cell & 0xffff).ok()?));
+        if cell >> 16 == AFFINITY_RANGE {
+            return Some(thresholds);
+        }
+    }
+    None
 }

@@ -148,16 +148,16 @@ impl<M: Maps> WheelRef for HostWheel<'_, M> {
         u32::from(self.record.len)
     }
 
-    fn slots_per_cell(&self) -> u16 {
-        self.record.slots_per_cell
+    fn slot_bits(&self) -> u32 {
+        u32::from(self.record.slot_bits)
     }
 
     fn cells(&self) -> u32 {
         self.record.cells
     }
 
-    fn inline_slot(&self, slot: u32) -> u32 {
-        self.record.slots.get(slot as usize).map_or(0, |ordinal| u32::from(*ordinal))
+    fn inline_word(&self, word: u32) -> u64 {
+        self.record.words.get(word as usize).copied().unwrap_or(0)
     }
 
     fn take_ticket(&self) -> u64 {

@@ -99,7 +99,7 @@ impl Bench {
         let image = self.engine.publisher().image(service_id(name)).unwrap();
         match &image.routes[0].action {
             ActionImage::Split(ChoiceImage::Ticket(slots)) => {
-                (slots.len(), slots.iter().filter(|slot| **slot == 0).count())
+                (slots.iter().count(), slots.iter().filter(|slot| *slot == 0).count())
             }
             ActionImage::Split(ChoiceImage::Only(0)) => (1, 1),
             ActionImage::Split(ChoiceImage::Only(_)) => (1, 0),
