@@ -14,7 +14,7 @@ use splitter_common::hash::mix;
 use crate::compile::{backend_image, effective_weights, frontend_key, name_ids, service_id};
 use crate::explain::errno_name;
 use crate::policy::model::{Action, Balance, Frontend, Pick, Policy, Route, Service, Subset};
-use crate::publish::{CounterOwner, PublishError};
+use crate::publish::{CounterOwner, Counters, PublishError};
 use crate::rehearsal::{Rehearsal, Role, imagine_cgroups};
 use crate::tables::world::{Client, HostWorld, Tickets};
 
@@ -136,7 +136,8 @@ struct Count {
 impl Count {
     fn new(service: &Service, rehearsal: &Rehearsal) -> Self {
         let counters = rehearsal.publisher().counters(service_id(&service.name));
-        let counter = |owner| counters.and_then(|counters| counters.get(&owner));
+        let counters: HashMap<_, _> = counters.iter().flat_map(Counters::iter).collect();
+        let counter = |owner| counters.get(&owner).copied();
         let mut ordinals = HashMap::new();
         let routes = name_ids(service.routes.iter().map(|route| route.name.as_str()));
         let owners = routes.into_iter().map(CounterOwner::Route).enumerate();

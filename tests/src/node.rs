@@ -66,7 +66,7 @@ impl Node {
     pub fn counts(&self, service: &str) -> Result<BTreeMap<CounterOwner, u64>> {
         let values = self.publisher.maps().counters()?;
         let counters = self.publisher.counters(service_id(service)).context("no such service")?;
-        let count = |(owner, index): (&CounterOwner, u32)| (*owner, values[index as usize]);
+        let count = |(owner, index): (CounterOwner, u32)| (owner, values[index as usize]);
         Ok(counters.iter().map(count).collect())
     }
 }

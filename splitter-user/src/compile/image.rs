@@ -4,6 +4,7 @@
 //! image did not change. There are no names in here, only their hashes, because the kernel keeps
 //! no names: an image can be read back from the maps.
 
+use smallvec::SmallVec;
 use splitter_common::abi::{FrontendKey, Match};
 use splitter_common::addr::{Addr, PortBe};
 
@@ -14,18 +15,21 @@ use super::slots::Slots;
 pub struct ServiceId(pub u64);
 
 /// One compiled service.
+///
+/// Lists are inline where they are of ordinary length: there may be 100,000 services, and what
+/// they cost is for the most part allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceImage {
     /// Who it is.
     pub id: ServiceId,
     /// What clients dial, sorted.
-    pub frontends: Vec<FrontendKey>,
+    pub frontends: SmallVec<[FrontendKey; 1]>,
     /// Whether `getpeername` answers the frontend.
     pub answer_frontend: bool,
     /// Tried in order; at most `abi::MAX_ROUTES`.
-    pub routes: Vec<RouteImage>,
+    pub routes: SmallVec<[RouteImage; 1]>,
     /// At most `abi::MAX_SUBSETS`.
-    pub subsets: Vec<SubsetImage>,
+    pub subsets: SmallVec<[SubsetImage; 2]>,
 }
 
 /// One compiled route. A route with several matches becomes several of these with one `id`, which
@@ -94,7 +98,7 @@ pub struct SubsetImage {
     /// `None` where no backend may be chosen: the subset's share is rejected.
     pub choice: Option<ChoiceImage>,
     /// At most `abi::MAX_BACKENDS`. Those without weight are listed and never chosen.
-    pub backends: Vec<BackendImage>,
+    pub backends: SmallVec<[BackendImage; 2]>,
 }
 
 /// Where a connection may go.

@@ -90,29 +90,31 @@ impl Compiler {
         let route_ids = name_ids(service.routes.iter().map(|route| route.name.as_str()));
         let subsets = service.subsets.iter().zip(subset_ids);
         let routes = service.routes.iter().zip(route_ids);
-        let mut frontends: Vec<FrontendKey> = service.frontends.iter().map(frontend_key).collect();
+        let mut frontends: SmallVec<[FrontendKey; 1]> =
+            service.frontends.iter().map(frontend_key).collect();
         // Not the model's order: keys are compared by their bytes.
         frontends.sort_unstable();
-        let image = ServiceImage {
+        let mut image = ServiceImage {
             id,
             frontends,
             answer_frontend: service.getpeername == PeerName::Frontend,
             subsets: subsets.map(|(s, id)| self.compile_subset(s, id, &mut notes)).collect(),
-            routes: routes
-                .flat_map(|(r, id)| self.compile_route(service, r, id, &mut notes))
-                .collect(),
+            routes: SmallVec::new(),
         };
+        for (route, id) in routes {
+            self.compile_route(&mut image.routes, service, (route, id), &mut notes);
+        }
         (image, notes)
     }
 
     /// One image per match of the route.
     fn compile_route(
         &mut self,
+        images: &mut SmallVec<[RouteImage; 1]>,
         service: &Service,
-        route: &Route,
-        id: u32,
+        (route, id): (&Route, u32),
         notes: &mut Vec<Note>,
-    ) -> Vec<RouteImage> {
+    ) {
         let action = match &route.action {
             Action::Pass => ActionImage::Pass,
             Action::Reject(errno) => ActionImage::Reject(errno.number),
@@ -121,12 +123,12 @@ impl Compiler {
             }
         };
         if route.matches.is_empty() {
-            return vec![RouteImage { id, client: None, action }];
+            images.push(RouteImage { id, client: None, action });
+            return;
         }
         let client = |wanted| Some(self.compile_match(&route.name, wanted, notes));
-        let clients: Vec<_> = route.matches.iter().map(client).collect();
         let image = |client| RouteImage { id, client, action: action.clone() };
-        clients.into_iter().map(image).collect()
+        images.extend(route.matches.iter().map(client).map(image));
     }
 
     fn compile_match(&self, route: &str, wanted: &ClientMatch, notes: &mut Vec<Note>) -> Match {
@@ -173,7 +175,7 @@ impl Compiler {
     }
 
     fn compile_subset(&mut self, subset: &Subset, id: u32, notes: &mut Vec<Note>) -> SubsetImage {
-        let backends: Vec<BackendImage> =
+        let backends: SmallVec<[BackendImage; 2]> =
             subset.backends.iter().map(|backend| backend_image(backend.addr)).collect();
         let weights: Weights = subset.backends.iter().map(|backend| backend.weight).collect();
         let choice = is_usable(subset).then(|| match subset.balance {

@@ -2,7 +2,7 @@
 //!
 //! Hooks and counts are read from the kernel when they are asked for, never remembered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use splitter_common::abi::Reason;
@@ -179,7 +179,8 @@ impl Survey {
     pub(crate) fn describe(self) -> Status {
         let Self { mut status, counters, services } = self;
         let describe = |(running, indices): &(Running, Option<Indices>)| {
-            let counters = ServiceCounters { indices: indices.as_ref(), counters: &counters };
+            let indices = indices.iter().flat_map(Indices::iter).collect();
+            let counters = ServiceCounters { indices, counters: &counters };
             describe_service(running, &counters)
         };
         status.services = services.iter().map(describe).collect();
@@ -196,7 +197,7 @@ pub(crate) fn survey<M: Maps, H: PeerNameHooks>(
     let unread = counters.as_ref().err().map(|error| format!("read the counters: {error}"));
     let counters = Counters(counters.unwrap_or_default());
     let indices =
-        |running: &Running| engine.publisher().counters(service_id(&running.service.name)).cloned();
+        |running: &Running| engine.publisher().counters(service_id(&running.service.name));
     let running = scope.choose(engine)?.into_iter();
     let services: Vec<_> = running.map(|running| (running.clone(), indices(running))).collect();
     let n_services = engine.publisher().services().count();
@@ -292,14 +293,13 @@ impl Counters {
 
 /// Counters of one service by what they count.
 struct ServiceCounters<'a> {
-    indices: Option<&'a Indices>,
+    indices: HashMap<CounterOwner, u32>,
     counters: &'a Counters,
 }
 
 impl ServiceCounters<'_> {
     fn get(&self, owner: CounterOwner) -> u64 {
-        let index = self.indices.and_then(|indices| indices.get(&owner));
-        index.map_or(0, |index| self.counters.get(index))
+        self.indices.get(&owner).map_or(0, |index| self.counters.get(*index))
     }
 }
 

@@ -16,7 +16,7 @@ use splitter_common::abi::{
     plan_flag,
 };
 
-use super::counters::{CounterOwner, Counters};
+use super::counters::Indices;
 use super::place::{Few, Placed, PlacedWheel, WheelOwner};
 use crate::compile::image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, SubsetImage,
@@ -92,7 +92,7 @@ fn settle_pair<M: Maps>(maps: &mut M, index: u32, generation: u64) -> io::Result
 fn read_service<M: Maps>(
     maps: &M,
     plan: u32,
-    frontends: Vec<FrontendKey>,
+    frontends: SmallVec<[FrontendKey; 1]>,
 ) -> Result<Placed, AdoptError> {
     let damaged = |what| AdoptError::Damaged { what, plan };
     let record: Plan = read(maps, Arena::Plans, plan).ok_or_else(|| damaged("the plan"))?;
@@ -100,8 +100,8 @@ fn read_service<M: Maps>(
         id: ServiceId(record.service),
         frontends,
         answer_frontend: record.flags & plan_flag::ANSWER_FRONTEND != 0,
-        routes: Vec::new(),
-        subsets: Vec::new(),
+        routes: SmallVec::new(),
+        subsets: SmallVec::new(),
     };
     let mut reader = Reader { maps, placed: empty(plan, &record, &image), image };
     for i in 0..u32::from(record.n_subsets) {
@@ -120,11 +120,11 @@ fn empty(plan: u32, record: &Plan, image: &ServiceImage) -> Placed {
         plan,
         routes: record.routes,
         subsets: record.subsets,
-        backends: Few::new(),
+        backends: 0,
         matches: Few::new(),
         thresholds: Few::new(),
         wheels: SmallVec::new(),
-        counters: Counters::default(),
+        counters: Indices::default(),
     }
 }
 
@@ -138,15 +138,13 @@ struct Reader<'a, M> {
 impl<M: Maps> Reader<'_, M> {
     fn read_subset(&mut self, index: u32) -> Option<()> {
         let record: Subset = read(self.maps, Arena::Subsets, index)?;
-        self.placed.backends.push(record.backends);
-        self.placed.counters.insert(CounterOwner::Subset(record.id), record.counter);
-        let mut backends = Vec::new();
+        self.follow_on(&record)?;
+        self.placed.counters.push(record.counter);
+        let mut backends = SmallVec::new();
         for i in 0..u32::from(record.n_listed) {
             let backend: Backend = read(self.maps, Arena::Backends, record.backends + i)?;
-            let image = BackendImage { addr: backend.addr, port_be: backend.port_be };
-            let owner = CounterOwner::Backend(record.id, image);
-            self.placed.counters.insert(owner, backend.counter);
-            backends.push(image);
+            self.placed.counters.push(backend.counter);
+            backends.push(BackendImage { addr: backend.addr, port_be: backend.port_be });
         }
         let choice = if record.n_backends > 0 {
             Some(self.read_choice(record.choice, WheelOwner::Subset(record.id))?)
@@ -155,6 +153,16 @@ impl<M: Maps> Reader<'_, M> {
         };
         self.image.subsets.push(SubsetImage { id: record.id, choice, backends });
         Some(())
+    }
+
+    /// The backends of a subset follow those of the subsets before it.
+    fn follow_on(&mut self, subset: &Subset) -> Option<()> {
+        let before: usize = self.image.subsets.iter().map(|subset| subset.backends.len()).sum();
+        if before == 0 {
+            self.placed.backends = subset.backends;
+        }
+        let next = self.placed.backends.checked_add(u32::try_from(before).ok()?)?;
+        (subset.n_listed == 0 || subset.backends == next).then_some(())
     }
 
     fn read_route(&mut self, index: u32) -> Option<()> {
@@ -174,7 +182,7 @@ impl<M: Maps> Reader<'_, M> {
         let thresholds = matches!(action, ActionImage::Split(ChoiceImage::Threshold { .. }));
         self.placed.thresholds.push(if thresholds { record.choice.wheel } else { 0 });
         self.placed.matches.push(record.client);
-        self.placed.counters.insert(CounterOwner::Route(record.id), record.counter);
+        self.placed.counters.push(record.counter);
         self.image.routes.push(RouteImage { id: record.id, client, action });
         Some(())
     }

@@ -1,8 +1,13 @@
 //! Which counter counts for whom, in one service.
+//!
+//! Kept as bare indices in the order of the image, which knows whose they are.
 
 use std::sync::Arc;
 
-use crate::compile::image::BackendImage;
+use smallvec::{SmallVec, smallvec};
+
+use super::space::{NoRoom, Pool, Range, Space};
+use crate::compile::image::{BackendImage, ServiceImage};
 
 /// Whose counter it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,37 +20,90 @@ pub enum CounterOwner {
     Backend(u32, BackendImage),
 }
 
-/// Indices into the counters map by owner. Shared, to be kept cheaply.
-///
-/// A service has few, and there may be 100,000 services: a sorted list takes one allocation, and
-/// finds as fast as a tree.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters(Arc<Vec<(CounterOwner, u32)>>);
+/// The counters of a service, to be kept cheaply.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    pub(super) image: Arc<ServiceImage>,
+    pub(super) indices: Indices,
+}
 
 impl Counters {
-    /// None yet, with room for so many.
-    pub(super) fn with_capacity(n: usize) -> Self {
-        Self(Arc::new(Vec::with_capacity(n)))
+    /// Indices into the counters map with their owners, in no particular order. An owner that the
+    /// service lists several times comes as often, with one index.
+    pub fn iter(&self) -> impl Iterator<Item = (CounterOwner, u32)> {
+        owners(&self.image).zip(self.indices.0.iter().copied())
+    }
+}
+
+/// Indices into the counters map, one for each of [`owners`]; 0 where none was taken yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Indices(SmallVec<[u32; 8]>);
+
+impl Indices {
+    /// None yet.
+    pub(super) fn of(image: &ServiceImage) -> Self {
+        Self(smallvec![0; owners(image).count()])
     }
 
-    /// The counter of an owner.
-    pub fn get(&self, owner: &CounterOwner) -> Option<u32> {
-        self.position(owner).ok().and_then(|position| self.0.get(position)).map(|(_, index)| *index)
+    /// Adds the next owner's.
+    pub(super) fn push(&mut self, index: u32) {
+        self.0.push(index);
     }
 
-    /// Every owner with its counter, sorted.
-    pub fn iter(&self) -> impl Iterator<Item = (&CounterOwner, u32)> {
-        self.0.iter().map(|(owner, index)| (owner, *index))
+    /// The indices of subsets with their backends, then those of routes.
+    pub(super) fn of_subsets_and_routes(&self, n_routes: usize) -> (&[u32], &[u32]) {
+        self.0.split_at(self.0.len() - n_routes)
     }
 
-    /// Gives an owner a counter, unless it has one.
-    pub(super) fn insert(&mut self, owner: CounterOwner, index: u32) {
-        if let Err(position) = self.position(&owner) {
-            Arc::make_mut(&mut self.0).insert(position, (owner, index));
+    /// Keeps the counters of owners that the old image has, and takes others.
+    pub(super) fn take(
+        &mut self,
+        image: &ServiceImage,
+        old: Option<(&ServiceImage, &Self)>,
+        space: &mut Space,
+    ) -> Result<(), NoRoom> {
+        let known: ByOwner<u32> =
+            old.map(|(image, old)| by_owner(image, old.0.iter().copied())).unwrap_or_default();
+        let positions = by_owner(image, 0..self.0.len());
+        for same in positions.chunk_by(|(a, _), (b, _)| a == b) {
+            let kept = known.binary_search_by(|(owner, _)| owner.cmp(&same[0].0));
+            let index = match kept {
+                Ok(at) => known[at].1,
+                Err(_) => space.take(Pool::Counters, 1)?,
+            };
+            for (_, position) in same {
+                self.0[*position] = index;
+            }
         }
+        Ok(())
     }
 
-    fn position(&self, owner: &CounterOwner) -> Result<usize, usize> {
-        self.0.binary_search_by(|(known, _)| known.cmp(owner))
+    /// Those that `other` does not have.
+    pub(super) fn own_ranges(&self, other: Option<&Self>) -> impl Iterator<Item = Range> {
+        let mut own = self.0.clone();
+        own.sort_unstable();
+        own.dedup();
+        let mut others = other.map(|other| other.0.clone()).unwrap_or_default();
+        others.sort_unstable();
+        own.retain(|index| others.binary_search(index).is_err());
+        own.into_iter().map(|start| Range { pool: Pool::Counters, start, len: 1 })
     }
+}
+
+/// Whoever has a counter: each subset with its backends, then the routes.
+fn owners(image: &ServiceImage) -> impl Iterator<Item = CounterOwner> {
+    let subsets = image.subsets.iter().flat_map(|subset| {
+        let backend = |backend: &BackendImage| CounterOwner::Backend(subset.id, *backend);
+        std::iter::once(CounterOwner::Subset(subset.id)).chain(subset.backends.iter().map(backend))
+    });
+    subsets.chain(image.routes.iter().map(|route| CounterOwner::Route(route.id)))
+}
+
+type ByOwner<T> = SmallVec<[(CounterOwner, T); 8]>;
+
+/// Sorted, so that those of one owner are neighbours.
+fn by_owner<T: Ord>(image: &ServiceImage, items: impl Iterator<Item = T>) -> ByOwner<T> {
+    let mut sorted: ByOwner<T> = owners(image).zip(items).collect();
+    sorted.sort_unstable();
+    sorted
 }

@@ -57,12 +57,14 @@ impl<M: Maps> Publisher<M> {
 
     /// Every frontend must be free, or belong to a service that changes and no longer has it.
     fn check_frontends(&self, changes: &[Change]) -> Result<(), PublishError> {
-        // Changes are sorted by id.
-        let is_changing = |id: &ServiceId| changes.binary_search_by_key(id, Change::id).is_ok();
+        let ids: FxHashSet<ServiceId> = match self.frontends.len() {
+            0 => FxHashSet::default(),
+            _ => changes.iter().map(Change::id).collect(),
+        };
         let mut claimed = FxHashSet::with_capacity_and_hasher(changes.len(), FxBuildHasher);
         for key in changes.iter().flat_map(Change::frontends) {
             let owner = self.frontends.get(key).map(|(_, owner)| owner);
-            if !claimed.insert(*key) || owner.is_some_and(|owner| !is_changing(owner)) {
+            if !claimed.insert(*key) || owner.is_some_and(|owner| !ids.contains(owner)) {
                 return Err(PublishError::FrontendTaken(*key));
             }
         }

@@ -25,7 +25,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
@@ -174,9 +174,9 @@ impl<M: Maps> Publisher<M> {
         self.services.get(&id).map(|placed| placed.image.as_ref())
     }
 
-    /// The counters of a service: indices into the counters map. Shared, to be kept cheaply.
-    pub fn counters(&self, id: ServiceId) -> Option<&Counters> {
-        self.services.get(&id).map(|placed| &placed.counters)
+    /// The counters of a service.
+    pub fn counters(&self, id: ServiceId) -> Option<Counters> {
+        self.services.get(&id).map(Placed::counters)
     }
 
     /// Records in use and in all, by map name, the reserved ones included.
@@ -233,11 +233,16 @@ impl<M: Maps> Publisher<M> {
     }
 
     /// Leaves out changes that change nothing; of several of one service the last counts.
+    ///
+    /// Their order stays: it is mostly the one in which they lie in memory, which sorting by id
+    /// would lose.
     fn real_changes(&self, mut changes: Vec<Change>) -> Vec<Change> {
-        // Stable, and from the last to the first: of equal ids the first is the last that was said.
-        changes.reverse();
-        changes.sort_by_key(Change::id);
-        changes.dedup_by_key(|change| change.id());
+        if changes.len() > 1 {
+            let mut last = FxHashMap::with_capacity_and_hasher(changes.len(), FxBuildHasher);
+            last.extend(changes.iter().enumerate().map(|(i, change)| (change.id(), i)));
+            let mut i = 0..;
+            changes.retain(|change| last.get(&change.id()).copied() == i.next());
+        }
         changes.retain(|change| self.is_real(change));
         changes
     }

@@ -8,7 +8,7 @@ use splitter_common::abi::{
     Backend, Choice, INLINE_WORDS, Plan, Route, Subset, Wheel, action, pick, plan_flag,
 };
 
-use super::counters::{CounterOwner, Counters};
+use super::counters::{Counters, Indices};
 use super::space::{NoRoom, Pool, Range, Space};
 use crate::compile::image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceImage, SubsetImage,
@@ -54,14 +54,14 @@ pub(super) struct Placed {
     pub(super) plan: u32,
     pub(super) routes: u32,
     pub(super) subsets: u32,
-    /// First backend of each subset.
-    pub(super) backends: Few<u32>,
+    /// First backend of the first subset; those of all subsets are consecutive.
+    pub(super) backends: u32,
     /// Match of each route; 0 for routes that take every client.
     pub(super) matches: Few<u32>,
     /// First threshold cell of each route; 0 for routes that have none.
     pub(super) thresholds: Few<u32>,
     pub(super) wheels: SmallVec<[PlacedWheel; 3]>,
-    pub(super) counters: Counters,
+    pub(super) counters: Indices,
 }
 
 impl Placed {
@@ -72,17 +72,15 @@ impl Placed {
         space: &mut Space,
     ) -> Result<Self, NoRoom> {
         let n = image.routes.len();
-        let of_subset = |subset: &SubsetImage| 1 + subset.backends.len();
-        let n_counters = n + image.subsets.iter().map(of_subset).sum::<usize>();
         let mut placed = Self {
             plan: 0,
             routes: 0,
             subsets: 0,
-            backends: Few::new(),
+            backends: 0,
             matches: smallvec![0; n],
             thresholds: smallvec![0; n],
             wheels: SmallVec::new(),
-            counters: Counters::with_capacity(n_counters),
+            counters: Indices::of(&image),
             image,
         };
         match placed.take_room(old, space) {
@@ -99,29 +97,15 @@ impl Placed {
         self.plan = space.take(Pool::Arena(Arena::Plans), 1)?;
         self.routes = space.take(Pool::Arena(Arena::Routes), len(&image.routes))?;
         self.subsets = space.take(Pool::Arena(Arena::Subsets), len(&image.subsets))?;
+        self.backends = space.take(Pool::Arena(Arena::Backends), n_backends(&image))?;
+        self.counters.take(&image, old.map(|old| (&*old.image, &old.counters)), space)?;
         for subset in &image.subsets {
-            let first = space.take(Pool::Arena(Arena::Backends), len(&subset.backends))?;
-            self.backends.push(first);
-            self.take_counters(old, space, subset)?;
             if let Some(slots) = subset.choice.as_ref().and_then(ChoiceImage::slots) {
                 self.take_wheel(old, space, WheelOwner::Subset(subset.id), slots)?;
             }
         }
         for (i, route) in image.routes.iter().enumerate() {
             self.take_route(old, space, i, route)?;
-        }
-        Ok(())
-    }
-
-    fn take_counters(
-        &mut self,
-        old: Option<&Self>,
-        space: &mut Space,
-        subset: &SubsetImage,
-    ) -> Result<(), NoRoom> {
-        self.take_counter(old, space, CounterOwner::Subset(subset.id))?;
-        for backend in &subset.backends {
-            self.take_counter(old, space, CounterOwner::Backend(subset.id, *backend))?;
         }
         Ok(())
     }
@@ -136,7 +120,6 @@ impl Placed {
         if route.client.is_some() {
             self.matches[i] = space.take(Pool::Arena(Arena::Matches), 1)?;
         }
-        self.take_counter(old, space, CounterOwner::Route(route.id))?;
         let ActionImage::Split(choice) = &route.action else { return Ok(()) };
         if let ChoiceImage::Threshold { thresholds, .. } = choice {
             self.thresholds[i] = space.take(Pool::Arena(Arena::Cells), len(thresholds))?;
@@ -145,19 +128,6 @@ impl Placed {
             Some(slots) => self.take_wheel(old, space, WheelOwner::Route(route.id), slots),
             None => Ok(()),
         }
-    }
-
-    fn take_counter(
-        &mut self,
-        old: Option<&Self>,
-        space: &mut Space,
-        owner: CounterOwner,
-    ) -> Result<(), NoRoom> {
-        if self.counters.get(&owner).is_none() {
-            let kept = old.and_then(|old| old.counters.get(&owner));
-            self.counters.insert(owner, kept.map_or_else(|| space.take(Pool::Counters, 1), Ok)?);
-        }
-        Ok(())
     }
 
     /// Keeps the old wheel where its slots are the same: its ticket then stands where it stood.
@@ -185,6 +155,11 @@ impl Placed {
         Ok(())
     }
 
+    /// The counters with their owners.
+    pub(super) fn counters(&self) -> Counters {
+        Counters { image: Arc::clone(&self.image), indices: self.counters.clone() }
+    }
+
     pub(super) fn wheel(&self, owner: WheelOwner) -> Option<&PlacedWheel> {
         self.wheels.iter().find(|wheel| wheel.owner == owner)
     }
@@ -198,11 +173,7 @@ impl Placed {
                 ranges.extend(wheel.ranges());
             }
         }
-        for (owner, index) in self.counters.iter() {
-            if other.is_none_or(|other| other.counters.get(owner) != Some(index)) {
-                ranges.push(Range { pool: Pool::Counters, start: index, len: 1 });
-            }
-        }
+        ranges.extend(self.counters.own_ranges(other.map(|other| &other.counters)));
         // Index 0 stands for what was never taken.
         ranges.retain(|range| range.start != 0 && range.len != 0);
         ranges
@@ -210,14 +181,13 @@ impl Placed {
 
     fn record_ranges(&self) -> Vec<Range> {
         let range = |arena, start, len| Range { pool: Pool::Arena(arena), start, len };
-        let mut ranges = vec![
+        let mut ranges = Vec::with_capacity(16);
+        ranges.extend([
             range(Arena::Plans, self.plan, 1),
             range(Arena::Routes, self.routes, len(&self.image.routes)),
             range(Arena::Subsets, self.subsets, len(&self.image.subsets)),
-        ];
-        for (start, subset) in self.backends.iter().zip(&self.image.subsets) {
-            ranges.push(range(Arena::Backends, *start, len(&subset.backends)));
-        }
+            range(Arena::Backends, self.backends, n_backends(&self.image)),
+        ]);
         ranges.extend(self.matches.iter().map(|index| range(Arena::Matches, *index, 1)));
         for (start, route) in self.thresholds.iter().zip(&self.image.routes) {
             if let ActionImage::Split(ChoiceImage::Threshold { thresholds, .. }) = &route.action {
@@ -239,14 +209,14 @@ impl Placed {
                 write_wheel(maps, wheel)?;
             }
         }
-        for (first, subset) in self.backends.iter().zip(&self.image.subsets) {
-            write_all(maps, Arena::Backends, *first, &self.backend_records(subset))?;
-        }
         for (i, route) in self.image.routes.iter().enumerate() {
             self.write_route_parts(maps, i, route)?;
         }
-        write_all(maps, Arena::Subsets, self.subsets, &self.subset_records())?;
-        write_all(maps, Arena::Routes, self.routes, &self.route_records())?;
+        let (subsets, routes) = self.counters.of_subsets_and_routes(self.image.routes.len());
+        let (subsets, backends) = self.subset_records(subsets);
+        write_all(maps, Arena::Backends, self.backends, &backends)?;
+        write_all(maps, Arena::Subsets, self.subsets, &subsets)?;
+        write_all(maps, Arena::Routes, self.routes, &self.route_records(routes))?;
         write(maps, Arena::Plans, self.plan, &self.plan_record(generation))
     }
 
@@ -267,47 +237,42 @@ impl Placed {
         Ok(())
     }
 
-    fn backend_records(&self, subset: &SubsetImage) -> SmallVec<[Backend; 8]> {
-        let record = |backend: &BackendImage| Backend {
-            addr: backend.addr,
-            port_be: backend.port_be,
-            pad: 0,
-            counter: self.counter(CounterOwner::Backend(subset.id, *backend)),
-        };
-        subset.backends.iter().map(record).collect()
+    /// Subsets and the backends of all of them, with counters in that order.
+    fn subset_records(&self, counters: &[u32]) -> (SmallVec<[Subset; 4]>, SmallVec<[Backend; 8]>) {
+        let mut counters = counters.iter().copied();
+        let (mut subsets, mut backends) = (SmallVec::new(), SmallVec::new());
+        let mut first = self.backends;
+        for subset in &self.image.subsets {
+            let own = counters.next().expect("every subset has a counter");
+            subsets.push(self.subset_record(subset, first, own));
+            let records = subset.backends.iter().zip(counters.by_ref());
+            backends.extend(records.map(|(backend, counter)| backend_record(backend, counter)));
+            first += len(&subset.backends);
+        }
+        (subsets, backends)
     }
 
-    /// Every owner was given one when the room was taken.
-    fn counter(&self, owner: CounterOwner) -> u32 {
-        self.counters.get(&owner).expect("every owner has a counter")
+    fn subset_record(&self, subset: &SubsetImage, backends: u32, counter: u32) -> Subset {
+        let wheel = self.wheel(WheelOwner::Subset(subset.id)).map_or(0, |wheel| wheel.index);
+        let n_listed = short(subset.backends.len());
+        let choice = subset.choice.as_ref();
+        Subset {
+            choice: choice.map_or_else(Choice::default, |choice| choice_record(choice, wheel, 0)),
+            id: subset.id,
+            backends,
+            counter,
+            n_backends: if choice.is_some() { n_listed } else { 0 },
+            n_listed,
+            pad: [0; 2],
+        }
     }
 
-    fn subset_records(&self) -> SmallVec<[Subset; 4]> {
-        let record = |(subset, first): (&SubsetImage, &u32)| {
-            let wheel = self.wheel(WheelOwner::Subset(subset.id)).map_or(0, |wheel| wheel.index);
-            let usable = subset.choice.is_some();
-            Subset {
-                choice: subset
-                    .choice
-                    .as_ref()
-                    .map_or_else(Choice::default, |choice| choice_record(choice, wheel, 0)),
-                id: subset.id,
-                backends: *first,
-                counter: self.counter(CounterOwner::Subset(subset.id)),
-                n_backends: if usable { short(subset.backends.len()) } else { 0 },
-                n_listed: short(subset.backends.len()),
-                pad: [0; 2],
-            }
-        };
-        self.image.subsets.iter().zip(&self.backends).map(record).collect()
+    fn route_records(&self, counters: &[u32]) -> SmallVec<[Route; 4]> {
+        let routes = self.image.routes.iter().zip(counters).enumerate();
+        routes.map(|(i, (route, counter))| self.route_record(i, route, *counter)).collect()
     }
 
-    fn route_records(&self) -> SmallVec<[Route; 4]> {
-        let routes = self.image.routes.iter().enumerate();
-        routes.map(|(i, route)| self.route_record(i, route)).collect()
-    }
-
-    fn route_record(&self, i: usize, route: &RouteImage) -> Route {
+    fn route_record(&self, i: usize, route: &RouteImage, counter: u32) -> Route {
         let wheel = self.wheel(WheelOwner::Route(route.id)).map_or(0, |wheel| wheel.index);
         let (action, errno, choice) = match &route.action {
             ActionImage::Pass => (action::PASS, 0, Choice::default()),
@@ -316,15 +281,7 @@ impl Placed {
                 (action::SPLIT, 0, choice_record(choice, wheel, self.thresholds[i]))
             }
         };
-        Route {
-            choice,
-            id: route.id,
-            client: self.matches[i],
-            counter: self.counter(CounterOwner::Route(route.id)),
-            errno,
-            action,
-            pad: [0; 9],
-        }
+        Route { choice, id: route.id, client: self.matches[i], counter, errno, action, pad: [0; 9] }
     }
 
     fn plan_record(&self, generation: u64) -> Plan {
@@ -339,6 +296,14 @@ impl Placed {
             pad: 0,
         }
     }
+}
+
+fn backend_record(backend: &BackendImage, counter: u32) -> Backend {
+    Backend { addr: backend.addr, port_be: backend.port_be, pad: 0, counter }
+}
+
+fn n_backends(image: &ServiceImage) -> u32 {
+    image.subsets.iter().map(|subset| len(&subset.backends)).sum()
 }
 
 fn choice_record(choice: &ChoiceImage, wheel: u32, thresholds: u32) -> Choice {

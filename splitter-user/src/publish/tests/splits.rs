@@ -30,7 +30,8 @@ struct Counters {
 impl Counters {
     fn of(publisher: &Publisher<MemoryMaps>, service: &Service) -> Self {
         let owned = publisher.counters(service_id(&service.name)).expect("in force");
-        let counter = |owner| owned.get(&owner).expect("every owner has a counter");
+        let owned: BTreeMap<CounterOwner, u32> = owned.iter().collect();
+        let counter = |owner| *owned.get(&owner).expect("every owner has a counter");
         let routes = name_ids(service.routes.iter().map(|route| route.name.as_str()));
         let subsets = name_ids(service.subsets.iter().map(|subset| subset.name.as_str()));
         Self {
