@@ -8,7 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use splitter_bench::benches::Bench;
 use splitter_bench::peers::envoy;
+use splitter_bench::record::Record;
 use splitter_bench::run::Pace;
 use splitter_bench::suite::{Suite, read_records, select};
 use splitter_bench::{benches, report};
@@ -25,8 +27,9 @@ struct Options {
     /// Only show that everything runs; the figures mean nothing
     #[arg(long, conflicts_with = "quick")]
     smoke: bool,
-    /// Write the report where the documentation has it; only after a full run of all benches
-    #[arg(long, conflicts_with_all = ["quick", "smoke", "names"])]
+    /// Write the report where the documentation has it; benches that are not named keep the figures of
+    /// their last full run
+    #[arg(long, conflicts_with_all = ["quick", "smoke"])]
     write: bool,
     /// List the benches and run none
     #[arg(long)]
@@ -74,10 +77,28 @@ fn run(options: &Options) -> Result<()> {
     // What did run is reported, whatever became of the rest.
     let target = if options.write { options.docs.clone() } else { options.out.join("report") };
     if ran.is_ok() || !options.write {
-        let page = report::write(&target, &read_records(&options.out)?)?;
+        let records = read_records(&options.out)?;
+        if options.write {
+            check_full(&records)?;
+        }
+        let page = report::write(&target, &records)?;
         println!("{}", page.display());
     }
     ran
+}
+
+/// The documentation has every bench, and none that was hurried.
+fn check_full(records: &[Record]) -> Result<()> {
+    let is_full = |bench: &&Bench| {
+        let record = records.iter().find(|record| record.header.bench == bench.name);
+        record.is_some_and(|record| record.header.pace == Pace::Full)
+    };
+    let lacking = benches::ALL.iter().filter(|bench| !is_full(bench));
+    let names: Vec<&str> = lacking.map(|bench| bench.name).collect();
+    if !names.is_empty() {
+        bail!("no full run of {} yet, so no report was written", names.join(", "));
+    }
+    Ok(())
 }
 
 fn pace(options: &Options) -> Pace {

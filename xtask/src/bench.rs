@@ -35,8 +35,9 @@ pub(crate) struct Options {
     /// Only show that everything runs; the figures mean nothing
     #[arg(long, conflicts_with = "quick")]
     smoke: bool,
-    /// Write the report to `docs/benchmarks`; only after a full run of all benches
-    #[arg(long, conflicts_with_all = ["quick", "smoke", "names"])]
+    /// Write the report to `docs/benchmarks`; benches that are not named keep the figures of their
+    /// last full run
+    #[arg(long, conflicts_with_all = ["quick", "smoke"])]
     write: bool,
     /// List the benches and run none
     #[arg(long)]

@@ -85,9 +85,10 @@ fn among(run: &mut Run, services: u32) -> Result<()> {
 fn moves(run: &mut Run, site: &Site, watcher: &Watcher, services: u32) -> Result<()> {
     let case = case(services);
     let times = [run.rounds(4, 200, 1_000), run.rounds(2, 40, 200)];
+    let mut subset = 0;
     for (arm, times) in times.into_iter().enumerate() {
         for round in 0..times {
-            let subset = usize::from(round % 2 == 0);
+            subset = 1 - subset;
             watcher.begin(arm);
             let start = Instant::now();
             let name = [REQUEST, COMMAND][arm];
