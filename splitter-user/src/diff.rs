@@ -12,7 +12,9 @@ use crate::policy::model::{
     Action, Balance, ClientMatch, OnEmpty, Outbound, PeerName, Pick, Policy, Route, Service, Split,
     Subset,
 };
-use crate::policy::native::{connection_values, egress_mode, eject_value, fault_values};
+use crate::policy::native::{
+    connection_values, egress_mode, eject_value, fault_values, health_value,
+};
 
 /// What differs: services in the order of their names, and what clients may reach besides them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +180,8 @@ fn describe_subset(subset: &Subset) -> Aspects {
     aspects.extend(asked.iter().map(|(key, value)| Aspect::one(&part, key, value, None)));
     let eject = subset.eject.as_ref().map(eject_value);
     aspects.extend(eject.map(|value| Aspect::one(&part, "eject", &value, None)));
+    let health = subset.health.as_ref().map(health_value);
+    aspects.extend(health.map(|value| Aspect::one(&part, "health", &value, None)));
     aspects
 }
 

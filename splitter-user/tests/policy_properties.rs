@@ -9,8 +9,8 @@ use proptest::sample::{Index, select};
 use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::{
     Abort, Action, Backend, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno,
-    Fault, Frontend, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Protocol, Route,
-    Service, Split, Subset,
+    Fault, Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Probe,
+    Protocol, Route, Service, Split, Subset,
 };
 use splitter_user::policy::native::{policy_to_yaml, to_yaml};
 use splitter_user::policy::{Source, load};
@@ -64,9 +64,9 @@ fn subset(v4: bool) -> impl Strategy<Value = Subset> {
         select(&KEYS[..]).prop_map(Balance::ClientHash),
     ];
     let backends = btree_set(address(v4, true), 0..5);
-    let asked = (connection(), proptest::option::of(ejection()));
+    let asked = (connection(), proptest::option::of(ejection()), proptest::option::of(health()));
     (name(), backends, vec(0..1_000_u32, 5), balance, asked).prop_map(
-        |(name, backends, weights, balance, (connection, eject))| Subset {
+        |(name, backends, weights, balance, (connection, eject, health))| Subset {
             name,
             backends: backends
                 .into_iter()
@@ -76,6 +76,7 @@ fn subset(v4: bool) -> impl Strategy<Value = Subset> {
             balance,
             connection,
             eject,
+            health,
         },
     )
 }
@@ -112,6 +113,37 @@ fn keepalive() -> impl Strategy<Value = Keepalive> {
         time_s,
         interval_s,
     })
+}
+
+fn health() -> impl Strategy<Value = HealthCheck> {
+    let thresholds = (1..=u32::MAX, 1..=u32::MAX);
+    let times = (time_ms(), time_ms());
+    let port = proptest::option::of(1..=u16::MAX);
+    ((probe(), port, times, thresholds, 0..=100_u8), any::<bool>()).prop_map(
+        |((probe, port, times, thresholds, jitter_percent), start)| HealthCheck {
+            probe,
+            port,
+            interval_ms: times.0,
+            timeout_ms: times.1,
+            healthy_threshold: thresholds.0,
+            unhealthy_threshold: thresholds.1,
+            jitter_percent,
+            starts_unhealthy: start,
+        },
+    )
+}
+
+fn probe() -> impl Strategy<Value = Probe> {
+    use proptest::option::of;
+    let status = (200..=599_u16, 0..=399_u16);
+    let status = status.prop_map(|(first, more)| first..=(first + more).min(599));
+    let http = ("/[!-~&&[^#]]{0,8}", of("[!-~&&[^/@?#]]{1,8}"), vec(status, 1..4));
+    let command = ("/[^\\p{Cc}]{0,8}", vec("[^\\p{Cc}]{0,8}", 0..3));
+    prop_oneof![
+        Just(Probe::Tcp),
+        http.prop_map(|(path, host, statuses)| Probe::Http { path, host, statuses }),
+        command.prop_map(|(program, arguments)| Probe::Command { program, arguments }),
+    ]
 }
 
 fn ejection() -> impl Strategy<Value = Ejection> {

@@ -17,7 +17,7 @@ fn notes(
     keys.into_iter().flatten().map(move |key| Note::NotEnforced { place: place.to_owned(), key })
 }
 
-fn of_subset(subset: &Subset) -> [Option<&'static str>; 7] {
+fn of_subset(subset: &Subset) -> [Option<&'static str>; 8] {
     let asked = &subset.connection;
     [
         (subset.balance == Balance::LeastConnections).then_some("balance: leastConnections"),
@@ -27,6 +27,7 @@ fn of_subset(subset: &Subset) -> [Option<&'static str>; 7] {
         asked.idle_timeout_ms.map(|_| "idleTimeout"),
         asked.max_lifetime_ms.map(|_| "maxLifetime"),
         subset.eject.map(|_| "eject"),
+        subset.health.as_ref().map(|_| "health"),
     ]
 }
 

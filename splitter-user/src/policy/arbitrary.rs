@@ -9,8 +9,8 @@ use proptest::test_runner::TestRunner;
 
 use super::model::{
     Abort, Action, Backend, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno,
-    Fault, Frontend, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Protocol, Route,
-    Service, Split, Subset,
+    Fault, Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Probe,
+    Protocol, Route, Service, Split, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -96,9 +96,23 @@ fn subset() -> impl Strategy<Value = Subset> {
     ];
     let ejection = Ejection { consecutive_failures: 1, ..Ejection::default() };
     let eject = prop::option::weighted(0.2, select(vec![Ejection::default(), ejection]));
-    (backends, balance, connection(), eject).prop_map(|(backends, balance, connection, eject)| {
-        Subset { name: String::new(), backends, balance, connection, eject }
+    let all = (backends, balance, connection(), eject, prop::option::weighted(0.2, health()));
+    all.prop_map(|(backends, balance, connection, eject, health)| Subset {
+        name: String::new(),
+        backends,
+        balance,
+        connection,
+        eject,
+        health,
     })
+}
+
+fn health() -> impl Strategy<Value = HealthCheck> {
+    let http = Probe::Http { path: "/healthz".to_owned(), host: None, statuses: vec![200..=200] };
+    let probe = select(vec![Probe::Tcp, http]);
+    let interval_ms = select(vec![1_000_u32, 5_000]);
+    (probe, interval_ms)
+        .prop_map(|(probe, interval_ms)| HealthCheck { interval_ms, ..HealthCheck::new(probe) })
 }
 
 fn connection() -> impl Strategy<Value = Connection> {

@@ -202,6 +202,13 @@ codes! {
     SELECTOR_IGNORED = "SP1018" Warning "a selector is ignored beside another, as in Istio";
     KIND_SKIPPED = "SP1019" Warning "a document of a group that is not known is skipped";
     ANSWER_SHARED = "SP1020" Warning "a host resolves to an address at which another one is dialled";
+
+    // Health checks.
+    BAD_PATH = "SP1101" Error "a path of a request is malformed";
+    BAD_STATUS = "SP1102" Error "a status is not a number from 200 to 599, or a range of them";
+    BAD_PROGRAM = "SP1103" Error "a program is not given by its absolute path";
+    BAD_ARGUMENT = "SP1104" Error "an argument of a program has a control character";
+    NO_PROBE = "SP1105" Error "a health check does not say what is probed";
 }
 
 /// Whether a code's errors can be degraded to warnings.

@@ -7,6 +7,7 @@ mod client;
 mod connection;
 mod egress;
 mod fault;
+mod health;
 mod route;
 mod subset;
 mod values;
@@ -24,7 +25,7 @@ use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
 pub(super) use client::read_cgroup;
 pub(super) use egress::read as read_egress;
-pub(crate) use write::{connection_values, egress_mode, eject_value, fault_values};
+pub(crate) use write::{connection_values, egress_mode, eject_value, fault_values, health_value};
 pub use write::{outbound_to_yaml, policy_to_yaml, to_yaml};
 
 const PEER_NAMES: [(&str, PeerName); 2] =

@@ -176,7 +176,10 @@ impl<'a> Reader<'a> {
 
     fn unknown_key(&mut self, entry: Entry<'_>, what: &str, known: &[&str]) {
         let message = format!("unknown key {} in {what}", quote(entry.name));
-        let help = suggest(entry.name, known, "the keys here are");
+        let help = match known {
+            [] => "there are no keys here: write `{}`".to_owned(),
+            _ => suggest(entry.name, known, "the keys here are"),
+        };
         self.push(Diagnostic::new(&code::UNKNOWN_KEY, entry.key, message).with_help(help));
     }
 

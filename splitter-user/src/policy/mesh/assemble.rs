@@ -207,6 +207,7 @@ fn make_subset(
         },
         // A block that ejects none undoes what a wider policy asks for, and is gone then.
         eject: effective.ejection.filter(|eject| eject.max_percent > 0),
+        health: None,
     };
     (subset, SubsetPlaces { name: target.at, backends: places })
 }

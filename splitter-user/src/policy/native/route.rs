@@ -194,7 +194,7 @@ fn read_action(
     }
 }
 
-fn exclusive(reader: &mut Reader<'_>, second: Entry<'_>, first: Entry<'_>, help: &str) {
+pub(super) fn exclusive(reader: &mut Reader<'_>, second: Entry<'_>, first: Entry<'_>, help: &str) {
     let message = format!("`{}` and `{}` exclude each other", first.name, second.name);
     reader.push(
         Diagnostic::new(&code::EXCLUSIVE_KEYS, second.key, message)

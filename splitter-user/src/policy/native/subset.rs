@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use splitter_common::abi::{MAX_BACKENDS, MAX_SUBSETS};
 
 use super::connection;
+use super::health;
 use super::values::not_enforced;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Span};
@@ -28,7 +29,7 @@ pub(super) const CLIENT_KEYS: [(&str, ClientKey); 6] = [
 /// What plain `clientHash` hashes.
 pub(super) const DEFAULT_CLIENT_KEY: ClientKey = ClientKey::Netns;
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "backends",
     "balance",
     "maxConnections",
@@ -37,6 +38,7 @@ const KEYS: [&str; 8] = [
     "idleTimeout",
     "maxLifetime",
     "eject",
+    "health",
 ];
 const BALANCES: [(&str, Balance); 4] = [
     ("roundRobin", Balance::RoundRobin),
@@ -72,6 +74,7 @@ fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
         balance: Balance::default(),
         connection: Connection::default(),
         eject: None,
+        health: None,
     };
     let mut places = SubsetPlaces { name: entry.key, backends: Vec::new() };
     let Some(fields) = reader.fields(entry.value, "a subset", &KEYS) else {
@@ -87,6 +90,7 @@ fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
     }
     subset.connection = connection::read(reader, &fields);
     subset.eject = fields.value("eject").and_then(|node| connection::read_ejection(reader, node));
+    subset.health = fields.get("health").and_then(|entry| health::read(reader, entry));
     (subset, places)
 }
 

@@ -4,15 +4,18 @@
 //! left out, addresses and free strings in quotes.
 
 use std::fmt::{self, Display, Formatter};
+use std::ops::RangeInclusive;
 
 use super::egress::MODES;
+use super::health::{DEFAULT_STATUSES, start_word};
 use super::subset::CLIENT_KEYS;
 use super::values::{Duration, Percent};
 use crate::policy::document::{API_VERSION, EGRESS, KIND};
 use crate::policy::mesh::resource::OutboundMode;
 use crate::policy::model::{
     Abort, Action, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Fault, Frontend,
-    Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
+    HealthCheck, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Probe, Protocol, Route,
+    Service, Split, Subset,
 };
 use crate::policy::scalar::{Meaning, meaning};
 
@@ -134,8 +137,11 @@ fn write_subset(f: &mut Formatter<'_>, subset: &Subset) -> fmt::Result {
     for (key, value) in connection_values(&subset.connection) {
         writeln!(f, "      {key}: {value}")?;
     }
-    match &subset.eject {
-        Some(eject) => writeln!(f, "      eject: {}", eject_value(eject)),
+    if let Some(eject) = &subset.eject {
+        writeln!(f, "      eject: {}", eject_value(eject))?;
+    }
+    match &subset.health {
+        Some(check) => writeln!(f, "      health: {}", health_value(check)),
         None => Ok(()),
     }
 }
@@ -191,6 +197,54 @@ pub(crate) fn eject_value(eject: &Ejection) -> String {
     let pairs = all(eject).into_iter().zip(all(&Ejection::default()));
     let asked = pairs.filter(|(value, default)| value != default).map(|(value, _)| value);
     Mapping(asked.collect()).to_string()
+}
+
+/// The value of `health`, without its defaults.
+pub(crate) fn health_value(check: &HealthCheck) -> String {
+    let all = |it: &HealthCheck| {
+        [
+            ("port", it.port.map_or_else(String::new, |port| port.to_string())),
+            ("interval", Duration(it.interval_ms).to_string()),
+            ("timeout", Duration(it.timeout_ms).to_string()),
+            ("healthyThreshold", it.healthy_threshold.to_string()),
+            ("unhealthyThreshold", it.unhealthy_threshold.to_string()),
+            ("jitter", format!("{}%", it.jitter_percent)),
+            ("start", start_word(it.starts_unhealthy).to_owned()),
+        ]
+    };
+    let pairs = all(check).into_iter().zip(all(&HealthCheck::new(Probe::Tcp)));
+    let asked = pairs.filter(|(value, default)| value != default).map(|(value, _)| value);
+    Mapping(std::iter::once(probe_value(&check.probe)).chain(asked).collect()).to_string()
+}
+
+fn probe_value(probe: &Probe) -> (&'static str, String) {
+    match probe {
+        Probe::Tcp => ("tcp", Mapping(Vec::new()).to_string()),
+        Probe::Http { path, host, statuses } => {
+            let default = [DEFAULT_STATUSES];
+            let statuses = (*statuses != default).then(|| show_statuses(statuses));
+            let values = [
+                ("path", Some(Quoted(path).to_string())),
+                ("host", host.as_ref().map(|host| Quoted(host).to_string())),
+                ("status", statuses),
+            ];
+            let given = values.into_iter().filter_map(|(key, value)| Some((key, value?)));
+            ("http", Mapping(given.collect()).to_string())
+        }
+        Probe::Command { program, arguments } => {
+            let words = std::iter::once(program).chain(arguments);
+            let words: Vec<String> = words.map(|word| Quoted(word).to_string()).collect();
+            ("command", Mapping(vec![("exec", format!("[{}]", words.join(", ")))]).to_string())
+        }
+    }
+}
+
+fn show_statuses(statuses: &[RangeInclusive<u16>]) -> String {
+    let show = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    };
+    format!("[{}]", statuses.iter().map(show).collect::<Vec<_>>().join(", "))
 }
 
 fn write_route(f: &mut Formatter<'_>, service: &Service, route: &Route) -> fmt::Result {

@@ -264,6 +264,7 @@ fn web(weights: &[u32], pick: Pick, n_backends: u16) -> Service {
         balance: Balance::RoundRobin,
         connection: Connection::default(),
         eject: None,
+        health: None,
     };
     let weights = weights.iter().copied().enumerate().collect::<Vec<_>>();
     Service {
