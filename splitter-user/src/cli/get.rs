@@ -11,6 +11,7 @@ use super::reading::{ReadingOptions, VipOptions, load_files};
 use super::weight::show_weights;
 use super::{Exit, print, print_json};
 use crate::daemon::control::{Request, Response, RouteView, ServiceView};
+use crate::daemon::health::HealthCounts;
 use crate::policy::native::to_yaml;
 
 /// Options of `get`.
@@ -139,7 +140,13 @@ fn rows(service: &ServiceView) -> Vec<[String; 4]> {
             1 => " (1 match)".to_owned(),
             n => format!(" ({n} matches)"),
         };
-        [name, frontends, format!("{}{clients}", route.name), action]
+        let health = service.health.filter(|_| index == 0).map(show_health).unwrap_or_default();
+        [name, frontends, format!("{}{clients}", route.name), format!("{action}{health}")]
     };
     service.routes.iter().enumerate().map(row).collect()
+}
+
+/// How many of a service's checked backends are healthy.
+fn show_health(counts: HealthCounts) -> String {
+    format!("  ({} of {} checked backends healthy)", counts.healthy, counts.total())
 }

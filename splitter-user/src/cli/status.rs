@@ -8,6 +8,7 @@ use super::client::{Address, Answer, unexpected};
 use super::weight::show_weights;
 use super::{Exit, Output, print, print_json};
 use crate::daemon::control::{Request, Response};
+use crate::daemon::health::{HealthCounts, HealthStatus, HealthSummary};
 use crate::daemon::resolver::DnsStatus;
 use crate::daemon::status::{HookStatus, ServiceStatus, Status, SubsetStatus};
 
@@ -71,6 +72,7 @@ fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
     write_overrides(text, &status.overrides)?;
     write_overrides(text, &status.documents)?;
     write_dns(text, &status.dns)?;
+    write_health(text, &status.health)?;
     writeln!(text, "cgroup      {cgroup}")?;
     for hook in &status.hooks {
         writeln!(text, "hook        {:<13} {}", hook.hook, show_hook(hook))?;
@@ -114,6 +116,18 @@ fn write_dns(text: &mut String, dns: &DnsStatus) -> fmt::Result {
         "names       {names} resolved again and again: {lookups} lookups, {failures} failed, \
          {changed_answers} changed answers"
     )
+}
+
+fn write_health(text: &mut String, health: &HealthSummary) -> fmt::Result {
+    let HealthCounts { healthy, unhealthy, not_probed } = health.backends;
+    if health.backends.total() == 0 {
+        return Ok(());
+    }
+    write!(text, "health      {healthy} healthy, {unhealthy} unhealthy")?;
+    if not_probed > 0 {
+        write!(text, ", {not_probed} not probed")?;
+    }
+    writeln!(text, ": {} probes", health.probes)
 }
 
 fn show_hook(hook: &HookStatus) -> String {
@@ -171,8 +185,23 @@ fn write_subset(text: &mut String, subset: &SubsetStatus) -> fmt::Result {
             text,
             "    backend {address:<16} {count:>12} connections  {share}, weight {weight}"
         )?;
+        if let Some(health) = &backend.health {
+            writeln!(text, "      {}", show_health(health))?;
+        }
     }
     Ok(())
+}
+
+/// What a backend is, and why.
+fn show_health(health: &HealthStatus) -> String {
+    let HealthStatus { state, seconds, probes, successes, failures, .. } = health;
+    let last = match (probes, &health.last_error) {
+        (0, _) => "no probe yet".to_owned(),
+        (_, Some(error)) if *failures > 0 => format!("last {failures} failed: {error}"),
+        _ => format!("last {successes} succeeded"),
+    };
+    let took = health.last_microseconds.map(|us| format!(", in {us} us")).unwrap_or_default();
+    format!("{state} for {seconds} s, {probes} probes, {last}{took}")
 }
 
 /// Parts per million as a percentage with two digits behind the point.
@@ -185,6 +214,21 @@ fn show_share(ppm: Option<u32>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn health_is_told_with_its_reason() {
+        let mut health = HealthStatus { state: "healthy".to_owned(), ..HealthStatus::default() };
+        assert_eq!(show_health(&health), "healthy for 0 s, 0 probes, no probe yet");
+        health.probes = 7;
+        health.successes = 5;
+        health.last_microseconds = Some(80);
+        health.last_error = Some("refused".to_owned());
+        let told = "healthy for 0 s, 7 probes, last 5 succeeded, in 80 us";
+        assert_eq!(show_health(&health), told);
+        (health.successes, health.failures) = (0, 2);
+        let told = "healthy for 0 s, 7 probes, last 2 failed: refused, in 80 us";
+        assert_eq!(show_health(&health), told);
+    }
 
     #[test]
     fn shares_are_rounded_to_two_digits() {

@@ -37,6 +37,24 @@ impl CgroupTree {
     }
 }
 
+impl CgroupTree {
+    /// Whether sockets that this process makes now are of a cgroup, or of one below it. Also where
+    /// that is not known.
+    pub(crate) fn holds_this_process(&self, cgroup: &Path) -> bool {
+        let own = fs::read_to_string("/proc/self/cgroup");
+        let own = own.ok().and_then(|text| own_cgroup(&text).map(str::to_owned));
+        let identity = |path: &Path| fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
+        let (Some(own), Some(wanted)) = (own, identity(cgroup)) else { return true };
+        let own = self.mount.join(own.trim_start_matches('/'));
+        own.ancestors().any(|path| identity(path) == Some(wanted))
+    }
+}
+
+/// The path in the cgroup2 hierarchy of `/proc/PID/cgroup`.
+fn own_cgroup(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
 impl CgroupSource for CgroupTree {
     fn find(&self, path: &str) -> Option<Cgroup> {
         let relative = path.trim_matches('/');
@@ -65,6 +83,20 @@ fn unescape(field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_own_cgroup_is_that_of_the_second_version() {
+        let hybrid = "12:net_cls,net_prio:/a\n1:name=systemd:/b\n0::/system.slice/c.service\n";
+        assert_eq!(own_cgroup(hybrid), Some("/system.slice/c.service"));
+        assert_eq!(own_cgroup("1:name=systemd:/b\n"), None);
+    }
+
+    #[test]
+    fn every_process_is_below_the_root() {
+        let tree = CgroupTree::find_mount().unwrap();
+        assert!(tree.holds_this_process(tree.mount()));
+        assert!(!tree.holds_this_process(Path::new("/proc")));
+    }
 
     #[test]
     fn the_mount_is_found_in_unified_and_hybrid_layouts() {

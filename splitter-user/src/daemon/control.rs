@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dump::Dump;
 use super::engine::LiveExplanation;
+use super::health::HealthCounts;
 use super::status::Status;
 use crate::diff::Difference;
 use crate::policy::diagnostic::{Diagnostic, Label, Severity};
@@ -235,6 +236,9 @@ pub(crate) struct ServiceView {
     pub(crate) subsets: BTreeMap<String, Vec<String>>,
     /// Routes in their order.
     pub(crate) routes: Vec<RouteView>,
+    /// What its checked backends are, where some are checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<HealthCounts>,
     /// The service as a native document, where details were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) document: Option<String>,

@@ -11,6 +11,7 @@ mod documents;
 pub(crate) mod dump;
 pub(crate) mod engine;
 mod files;
+pub(crate) mod health;
 mod hooks;
 mod overrides;
 mod privileges;

@@ -10,6 +10,7 @@ use super::control::{
 };
 use super::dump;
 use super::engine::{ChangeError, Engine, Outcome, Running, Stand};
+use super::health::HealthBook;
 use super::hooks::KernelHooks;
 use super::resolver::DnsStatus;
 use super::status::{self, ProgramStatus, Scope, Survey, describe_action};
@@ -127,6 +128,10 @@ pub(crate) struct Circumstances {
     pub(crate) dns: DnsStatus,
     /// Why the last answers of the resolver changed nothing, if so.
     pub(crate) dns_problem: Option<String>,
+    /// What is known of checked backends.
+    pub(crate) health: HealthBook,
+    /// Why backends are not checked, if so.
+    pub(crate) health_problem: Option<String>,
 }
 
 /// Carries a task out.
@@ -140,7 +145,7 @@ pub(crate) fn answer(
         Task::ApplyDocuments(sources) => engine.apply_documents(&sources).map(applied_documents),
         Task::Remove(services) => engine.remove(&services).map(applied),
         Task::Weight { target, weights } => weigh(engine, &target, &weights),
-        Task::Get { services, details } => get(engine, &services, details),
+        Task::Get { services, details } => get(engine, circumstances, &services, details),
         Task::Compare { loaded, sources } => engine.stand(&loaded, &sources).map(compared),
         Task::CompareDocuments(sources) => engine.stand_documents(&sources).map(compared),
         Task::Hosts => hosts(engine),
@@ -266,7 +271,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn get(engine: &KernelEngine, services: &[String], details: bool) -> Result<Answer, ChangeError> {
+fn get(
+    engine: &KernelEngine,
+    circumstances: &Circumstances,
+    services: &[String],
+    details: bool,
+) -> Result<Answer, ChangeError> {
     if let Some(reason) = engine.degraded() {
         return Err(ChangeError::Degraded(reason.to_owned()));
     }
@@ -276,13 +286,14 @@ fn get(engine: &KernelEngine, services: &[String], details: bool) -> Result<Answ
         let find = |name: &String| engine.find(name).cloned();
         services.iter().map(find).collect::<Result<_, _>>()?
     };
+    let health = circumstances.health.clone();
     Ok(Answer::later(move || {
-        let services = running.iter().map(|running| view(running, details)).collect();
+        let services = running.iter().map(|running| view(running, &health, details)).collect();
         Response::Services { services }
     }))
 }
 
-fn view(running: &Running, details: bool) -> ServiceView {
+fn view(running: &Running, health: &HealthBook, details: bool) -> ServiceView {
     let service = &running.service;
     let addresses = |subset: &policy::model::Subset| {
         subset.backends.iter().map(|backend| backend.addr.to_string()).collect()
@@ -298,6 +309,7 @@ fn view(running: &Running, details: bool) -> ServiceView {
         frontends: service.frontends.iter().map(ToString::to_string).collect(),
         subsets: detailed().map(|s| (s.name.clone(), addresses(s))).collect(),
         routes: service.routes.iter().map(route).collect(),
+        health: Some(health.count(&service.name)).filter(|counts| counts.total() > 0),
         document: details.then(|| to_yaml(service)),
     }
 }
@@ -307,7 +319,7 @@ fn full_status(
     circumstances: &Circumstances,
     scope: &Scope<'_>,
 ) -> Result<Survey, ChangeError> {
-    let mut survey = status::survey(engine, scope)?;
+    let mut survey = status::survey(engine, &circumstances.health, scope)?;
     let status = &mut survey.status;
     status.programs = engine.hooks_mut().program_sizes().into_iter().map(program).collect();
     status.cgroup = super::show(engine.hooks().cgroup());
@@ -317,6 +329,7 @@ fn full_status(
     status.problems.extend(circumstances.reload_problem.clone());
     status.problems.extend(circumstances.dns_problem.clone());
     status.problems.extend(status::dns_problems(&circumstances.dns));
+    status.problems.extend(circumstances.health_problem.clone());
     status.dns.clone_from(&circumstances.dns);
     status.problems.extend(status::hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)

@@ -14,8 +14,10 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::access::Access;
+use super::cgroups::CgroupTree;
 use super::control::Response;
 use super::files::PolicyFiles;
+use super::health::{Health, Target, Verdict, checks_of};
 use super::requests::{Answer, Circumstances, Job, KernelEngine, Task, answer, chain, log_applied};
 use super::resolver::Resolver;
 use super::server::{self, Call};
@@ -23,6 +25,7 @@ use super::start::{load_policy, tell_systemd};
 use super::status::hook_problems;
 use super::watch::Watch;
 use crate::kernel::HookLog;
+use crate::policy::model::{Frontend, Protocol};
 use crate::publish::Mark;
 
 /// How often named cgroups are looked up again, where some are named.
@@ -46,10 +49,18 @@ pub(super) struct Daemon {
     circumstances: Circumstances,
     files: PolicyFiles,
     resolver: Resolver,
+    checks: Checks,
     /// What was last said to be wrong with the hooks.
     hook_problems: Vec<String>,
     /// Receives the end of a grace period that is waited for.
     grace: Option<oneshot::Receiver<Mark>>,
+}
+
+/// What the health of backends needs.
+pub(super) struct Checks {
+    pub(super) health: Health,
+    /// Tells whether the daemon's own connections are split.
+    pub(super) cgroups: CgroupTree,
 }
 
 /// Everything that wakes the event loop.
@@ -69,8 +80,10 @@ impl Daemon {
         circumstances: Circumstances,
         files: PolicyFiles,
         resolver: Resolver,
+        checks: Checks,
     ) -> Self {
-        Self { engine, circumstances, files, resolver, hook_problems: Vec::new(), grace: None }
+        let (hook_problems, grace) = (Vec::new(), None);
+        Self { engine, circumstances, files, resolver, checks, hook_problems, grace }
     }
 
     /// Serves until a signal or a request ends it.
@@ -88,6 +101,7 @@ impl Daemon {
         }
         let mut wakers = self.wakers(calls)?;
         self.resolver.follow(&self.engine.documents().lookups);
+        self.follow_checks();
         self.free_retired();
         self.tell_ready();
         loop {
@@ -135,10 +149,14 @@ impl Daemon {
             Some(()) = wakers.terminate.recv() => return Some(Last::Signal),
             Some(()) = wakers.interrupt.recv() => return Some(Last::Signal),
             () = self.resolver.changed() => self.take_answers(),
+            verdict = self.checks.health.verdict(), if self.circumstances.health_problem.is_none() => {
+                self.take_verdict(verdict);
+            }
             _ = wakers.cgroups.tick(), if self.engine.names_cgroups() => self.refresh_cgroups(),
             _ = wakers.hooks.tick() => self.mend_attachment(),
             mark = ended(&mut self.grace) => self.release(mark),
         }
+        self.follow_checks();
         None
     }
 
@@ -174,6 +192,38 @@ impl Daemon {
         });
         self.resolver.follow(&self.engine.documents().lookups);
         self.free_retired();
+    }
+
+    /// Tells the health checks what the policy asks for now.
+    fn follow_checks(&mut self) {
+        let changed = self.engine.take_changed_checks();
+        if changed.is_empty() {
+            return;
+        }
+        let Self { engine, checks: Checks { health, cgroups }, .. } = self;
+        let is_inside = cgroups.holds_this_process(engine.hooks().cgroup());
+        let is_caught =
+            |addr| is_inside && engine.is_frontend(&Frontend { addr, protocol: Protocol::Tcp });
+        for (name, service) in changed {
+            let checks = service.map(|service| checks_of(&service, is_caught));
+            health.follow(&name, checks.unwrap_or_default());
+        }
+    }
+
+    /// Takes in that a backend is something else now.
+    fn take_verdict(&mut self, verdict: Option<Verdict>) {
+        let Some(Verdict { target: Target { service, subset, addr }, is_healthy, why }) = verdict
+        else {
+            let problem = "the health checks ended by themselves; restart the daemon";
+            error!("{problem}");
+            self.circumstances.health_problem = Some(problem.to_owned());
+            return;
+        };
+        if is_healthy {
+            info!(%service, %subset, %addr, "healthy: {why}");
+        } else {
+            warn!(%service, %subset, %addr, "unhealthy: {why}");
+        }
     }
 
     fn reload(&mut self, why: &str) {

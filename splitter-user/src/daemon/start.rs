@@ -18,12 +18,13 @@ use super::cgroups::CgroupTree;
 use super::documents::Documents;
 use super::engine::{ChangeError, Engine, Origin};
 use super::files::PolicyFiles;
+use super::health::Health;
 use super::hooks::KernelHooks;
 use super::overrides::Overrides;
 use super::privileges::drop_privileges;
 use super::requests::{Circumstances, KernelEngine, chain, log_applied};
 use super::resolver::{DnsStatus, Pace, Resolver, Upstream};
-use super::serve::{Daemon, Ending};
+use super::serve::{Checks, Daemon, Ending};
 use super::{server, show};
 use crate::kernel::{self, HookLog, LogLevel, PinDir};
 use crate::policy::diagnostic::render;
@@ -83,19 +84,22 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         "running"
     );
     let policy = files.paths().iter().map(|path| show(path)).collect();
+    let health = Health::start().context("start the health checks")?;
     let circumstances = Circumstances {
         started,
         policy,
         reload_problem: None,
         dns: DnsStatus::default(),
         dns_problem: None,
+        health: health.book(),
+        health_problem: None,
     };
     let on_exit = settings.on_exit;
     let socket = settings.socket.clone();
     let known = engine.documents().answers.clone();
     let upstream = Upstream::of_node(settings.vip_ranges);
     let resolver = Resolver::new(upstream, Pace::default(), known);
-    let daemon = Daemon::new(engine, circumstances, files, resolver);
+    let daemon = Daemon::new(engine, circumstances, files, resolver, Checks { health, cgroups });
     let ending = serve(daemon, settings.access, listener, log)?;
     tell_systemd(&[NotifyState::Stopping]);
     finish(ending, on_exit, &socket)

@@ -9,6 +9,7 @@ use splitter_common::abi::Reason;
 
 use super::engine::weights::{main_split, named};
 use super::engine::{ChangeError, Engine, PeerNameHooks, Running};
+use super::health::{HealthBook, HealthStatus, HealthSummary, ServiceHealth};
 use super::resolver::DnsStatus;
 use crate::compile::{Note, name_ids, service_id};
 use crate::policy::model::{Action, Outbound, Service, Subset};
@@ -51,6 +52,9 @@ pub(crate) struct Status {
     pub(crate) documents: Vec<String>,
     /// What the resolver does.
     pub(crate) dns: DnsStatus,
+    /// All health checks in short.
+    #[serde(default)]
+    pub(crate) health: HealthSummary,
     /// Connections to frontends that were not rewritten, by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
     /// Services in detail.
@@ -158,6 +162,9 @@ pub(crate) struct BackendStatus {
     pub(crate) connections: u64,
     /// Its share of those of the subset, in parts per million.
     pub(crate) share_ppm: Option<u32>,
+    /// Its health, where it is checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<HealthStatus>,
 }
 
 /// Which services to tell of.
@@ -171,17 +178,21 @@ pub(crate) struct Survey {
     /// All but the services.
     pub(crate) status: Status,
     counters: Counters,
+    health: HealthBook,
     services: Vec<(Running, Option<Indices>)>,
 }
 
 impl Survey {
     /// The status with its services.
     pub(crate) fn describe(self) -> Status {
-        let Self { mut status, counters, services } = self;
+        let Self { mut status, counters, health, services } = self;
+        status.health = health.summary();
+        status.problems.append(&mut status.health.problems);
         let describe = |(running, indices): &(Running, Option<Indices>)| {
             let indices = indices.iter().flat_map(Indices::iter).collect();
             let counters = ServiceCounters { indices, counters: &counters };
-            describe_service(running, &counters)
+            let health = health.of(&running.service.name);
+            describe_service(running, &counters, &health)
         };
         status.services = services.iter().map(describe).collect();
         status
@@ -191,6 +202,7 @@ impl Survey {
 /// The part of the status that the tables and the policy tell.
 pub(crate) fn survey<M: Maps, H: PeerNameHooks>(
     engine: &Engine<M, H>,
+    health: &HealthBook,
     scope: &Scope<'_>,
 ) -> Result<Survey, ChangeError> {
     let counters = engine.publisher().maps().counters();
@@ -224,7 +236,7 @@ pub(crate) fn survey<M: Maps, H: PeerNameHooks>(
         n_omitted: omitted,
         ..Status::default()
     };
-    Ok(Survey { status, counters, services })
+    Ok(Survey { status, counters, health: health.clone(), services })
 }
 
 fn degraded_problem(reason: &str) -> String {
@@ -303,14 +315,18 @@ impl ServiceCounters<'_> {
     }
 }
 
-fn describe_service(running: &Running, counters: &ServiceCounters<'_>) -> ServiceStatus {
+fn describe_service(
+    running: &Running,
+    counters: &ServiceCounters<'_>,
+    health: &ServiceHealth,
+) -> ServiceStatus {
     let service = &running.service;
     ServiceStatus {
         name: service.name.clone(),
         origin: running.origin.to_string(),
         frontends: service.frontends.iter().map(ToString::to_string).collect(),
         routes: describe_routes(service, counters),
-        subsets: describe_subsets(service, counters),
+        subsets: describe_subsets(service, counters, health),
         notes: running.notes.iter().map(describe_note).collect(),
     }
 }
@@ -334,7 +350,11 @@ pub(crate) fn describe_action(service: &Service, action: &Action) -> (String, Ve
     }
 }
 
-fn describe_subsets(service: &Service, counters: &ServiceCounters<'_>) -> Vec<SubsetStatus> {
+fn describe_subsets(
+    service: &Service,
+    counters: &ServiceCounters<'_>,
+    health: &ServiceHealth,
+) -> Vec<SubsetStatus> {
     let names = service.subsets.iter().map(|subset| subset.name.as_str());
     let ids = name_ids(names);
     let counts: Vec<u64> = ids.iter().map(|id| counters.get(CounterOwner::Subset(*id))).collect();
@@ -346,7 +366,7 @@ fn describe_subsets(service: &Service, counters: &ServiceCounters<'_>) -> Vec<Su
             connections,
             share_ppm: share_ppm(connections, total),
             asked_ppm: asked_ppm(service, ordinal),
-            backends: describe_backends(subset, id, counters),
+            backends: describe_backends(subset, id, counters, health),
         })
         .collect()
 }
@@ -363,6 +383,7 @@ fn describe_backends(
     subset: &Subset,
     id: u32,
     counters: &ServiceCounters<'_>,
+    health: &ServiceHealth,
 ) -> Vec<BackendStatus> {
     let count = |addr| counters.get(CounterOwner::Backend(id, crate::compile::backend_image(addr)));
     let counts: Vec<u64> = subset.backends.iter().map(|backend| count(backend.addr)).collect();
@@ -374,6 +395,7 @@ fn describe_backends(
             weight: backend.weight,
             connections,
             share_ppm: share_ppm(connections, total),
+            health: health.get(&(subset.name.clone(), backend.addr)).cloned(),
         })
         .collect()
 }

@@ -174,6 +174,11 @@ impl<M: Maps> Publisher<M> {
         self.services.get(&id).map(|placed| placed.image.as_ref())
     }
 
+    /// Whether connections to an address are decided by the policy.
+    pub fn has_frontend(&self, key: &FrontendKey) -> bool {
+        self.frontends.contains_key(key)
+    }
+
     /// The counters of a service.
     pub fn counters(&self, id: ServiceId) -> Option<Counters> {
         self.services.get(&id).map(Placed::counters)

@@ -8,6 +8,7 @@
 
 mod ask;
 mod change;
+mod checks;
 mod documents;
 mod names;
 mod neighbours;
@@ -38,6 +39,7 @@ use crate::policy::model::Service;
 use crate::policy::{Source, VipRanges};
 use crate::publish::{Change, PublishError, Published, Publisher};
 use crate::tables::Maps;
+use checks::CheckedServices;
 
 /// The hooks that only services with `getpeername: frontend` need.
 pub(crate) trait PeerNameHooks {
@@ -187,6 +189,7 @@ pub(crate) struct Engine<M, H> {
     running: BTreeMap<String, Running>,
     /// Names of services that name cgroups.
     cgroup_users: BTreeSet<String>,
+    checked: CheckedServices,
     /// Services with `getpeername: frontend`.
     n_answering: usize,
     /// Why the text of what runs is not known, if so.
@@ -214,6 +217,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             vip_ranges: VipRanges::default(),
             running: BTreeMap::new(),
             cgroup_users: BTreeSet::new(),
+            checked: CheckedServices::default(),
             degraded: None,
         }
     }
@@ -337,6 +341,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         let removed: HashSet<ServiceId> = removed.iter().copied().collect();
         self.running.retain(|name, _| !removed.contains(&service_id(name)));
         self.cgroup_users.retain(|name| self.running.contains_key(name));
+        self.checked.removed(|name| self.running.contains_key(name));
     }
 
     fn answering_after(&self, changes: &[Change]) -> usize {
@@ -400,6 +405,8 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         } else {
             self.cgroup_users.remove(&name);
         }
+        let old = self.running.get(&name).map(|running| running.service.as_ref());
+        self.checked.installed(old, &service);
         self.running.insert(name, Running { service, origin, notes, cgroups });
     }
 }
