@@ -5,6 +5,8 @@
 
 mod command;
 mod http;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
