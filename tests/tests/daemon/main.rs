@@ -6,6 +6,7 @@ mod agreement;
 mod detach;
 mod documents;
 mod files;
+mod health;
 mod refusals;
 mod restarts;
 mod rights;
