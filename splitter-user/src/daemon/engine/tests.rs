@@ -1,5 +1,6 @@
 //! The engine on tables in memory.
 
+mod checks;
 mod documents;
 mod mesh;
 
