@@ -3,8 +3,8 @@
 use std::io;
 
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, set_capabilities,
-    set_capabilities_secure_bits, set_no_new_privs,
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, capabilities_secure_bits,
+    set_capabilities, set_capabilities_secure_bits, set_no_new_privs,
 };
 
 /// Attach to a cgroup, read and write maps.
@@ -18,7 +18,8 @@ pub(crate) fn drop_privileges() -> io::Result<()> {
     // or is so without a right to more, and hands on at most the two.
     if before.effective.contains(CapabilitySet::SETPCAP) {
         let no_root = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
-        set_capabilities_secure_bits(no_root)?;
+        // Others may be locked, and those that are cannot be cleared.
+        set_capabilities_secure_bits(capabilities_secure_bits()? | no_root)?;
     }
     let permitted = before.permitted & NEEDED;
     let sets =
