@@ -8,12 +8,16 @@
 //!
 //! Index 0 of every arena is reserved and means "none", so a zeroed record refers to nothing.
 
+mod life;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::addr::{Addr, PortBe};
 
+pub use life::*;
+
 /// Number of this layout. Raised with every change of this file's types or meanings.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of the maps, as they stand in the object, in pins and in `bpftool map`.
 ///
@@ -43,7 +47,14 @@ pub mod map {
     /// allocated counters. Not a per-CPU map: user space reads it without system calls, and the
     /// kernel takes half the memory for it.
     pub const COUNTERS: &str = "COUNTERS";
-    /// Socket storage, [`super::SocketState`]: what was dialled, for services that ask for it.
+    /// Array of [`super::Conduct`], mmap-able.
+    pub const CONDUCTS: &str = "CONDUCTS";
+    /// Array of [`super::Fault`], mmap-able.
+    pub const FAULTS: &str = "FAULTS";
+    /// Array of [`super::State`], mmap-able.
+    pub const STATES: &str = "STATES";
+    /// Socket storage, [`super::SocketState`]: of sockets that are followed, or that answer
+    /// `getpeername()` with what they dialled.
     pub const SOCKETS: &str = "SOCKETS";
 }
 
@@ -82,6 +93,8 @@ macro_rules! layout {
         };
     };
 }
+
+use layout;
 
 /// What a client dials. Key of [`map::FRONTENDS`]; compared by its bytes.
 #[repr(C)]
@@ -234,11 +247,15 @@ pub struct Route {
     /// [`action`] number.
     pub action: u8,
     /// Always zero.
-    pub pad: [u8; 9],
+    pub pad: u8,
+    /// Index into [`map::FAULTS`]; 0 where the route makes none.
+    pub fault: u32,
+    /// Index into [`map::STATES`]; 0 where connections are not followed.
+    pub state: u32,
 }
 layout!(Route, size 32, {
     choice @ 0: 8, id @ 8: 4, client @ 12: 4, counter @ 16: 4, errno @ 20: 2, action @ 22: 1,
-    pad @ 23: 9,
+    pad @ 23: 1, fault @ 24: 4, state @ 28: 4,
 });
 
 /// What a route does with a connection.
@@ -263,6 +280,8 @@ pub mod pick {
     pub const CLIENT: u8 = 4;
     /// The first subset, from the last one on, whose threshold is above the client's hash.
     pub const THRESHOLD: u8 = 5;
+    /// Of two random slots of the wheel, the backend with fewer live connections.
+    pub const LEAST: u8 = 6;
 }
 
 /// What stands for the client in an affinity hash.
@@ -357,12 +376,14 @@ pub struct Subset {
     pub n_backends: u16,
     /// Number of records at `backends`, those included that no choice ever reaches.
     pub n_listed: u16,
+    /// Index into [`map::CONDUCTS`]; 0 where connections are not followed.
+    pub conduct: u32,
     /// Always zero.
-    pub pad: [u32; 2],
+    pub pad: u32,
 }
 layout!(Subset, size 32, {
     choice @ 0: 8, id @ 8: 4, backends @ 12: 4, counter @ 16: 4, n_backends @ 20: 2,
-    n_listed @ 22: 2, pad @ 24: 8,
+    n_listed @ 22: 2, conduct @ 24: 4, pad @ 28: 4,
 });
 
 /// Where a connection goes.
@@ -379,25 +400,6 @@ pub struct Backend {
     pub counter: u32,
 }
 layout!(Backend, size 24, { addr @ 0: 16, port_be @ 16: 2, pad @ 18: 2, counter @ 20: 4 });
-
-/// What `getpeername` needs to know of a rewritten socket. Value of [`map::SOCKETS`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct SocketState {
-    /// What the client dialled.
-    pub frontend: Addr,
-    /// Where the connection went; the state counts only while this is the socket's peer.
-    pub backend: Addr,
-    /// Dialled port.
-    pub frontend_port_be: PortBe,
-    /// Port of the backend.
-    pub backend_port_be: PortBe,
-    /// Always zero.
-    pub pad: u32,
-}
-layout!(SocketState, size 40, {
-    frontend @ 0: 16, backend @ 16: 16, frontend_port_be @ 32: 2, backend_port_be @ 34: 2, pad @ 36: 4,
-});
 
 /// Why a connection to a known frontend was not rewritten. The number is the counter's index.
 ///
@@ -416,12 +418,26 @@ pub enum Reason {
     /// A record refers to nothing; the connection fails with `EHOSTUNREACH`. Never seen unless the
     /// maps were changed by something other than the daemon.
     Broken = 5,
+    /// The route fails the connection on purpose.
+    Aborted = 6,
+    /// The subset has as many connections as it may have.
+    OverLimit = 7,
+    /// No backend of the chosen subset may be chosen: all are down, draining or ejected.
+    NoneUsable = 8,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::NoRoute, Self::Passed, Self::Rejected, Self::EmptySubset, Self::Broken];
+    pub const ALL: [Self; 8] = [
+        Self::NoRoute,
+        Self::Passed,
+        Self::Rejected,
+        Self::EmptySubset,
+        Self::Broken,
+        Self::Aborted,
+        Self::OverLimit,
+        Self::NoneUsable,
+    ];
 
     /// The word for it in metrics, JSON and `docs/operations.md`.
     #[must_use]
@@ -432,6 +448,9 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::EmptySubset => "empty-subset",
             Self::Broken => "broken",
+            Self::Aborted => "aborted",
+            Self::OverLimit => "over-limit",
+            Self::NoneUsable => "none-usable",
         }
     }
 }

@@ -12,13 +12,16 @@
     clippy::panic
 )]
 
+mod followed;
+
 use core::borrow::Borrow;
 
 use crate::abi::{
-    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, FrontendKey, MAX_ROUTES, MAX_SPLIT, Match, Plan,
-    PlanPair, Reason, Route, Subset, action, match_flag, pick, plan_flag,
+    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, Conduct, Fault, FrontendKey, MAX_ROUTES,
+    MAX_SPLIT, Match, Plan, PlanPair, Reason, Route, Subset, action, match_flag, pick, plan_flag,
 };
 use crate::hash::{bucket, scale, subset_bucket};
+use crate::life::Cells;
 
 /// `ECONNREFUSED`: nothing serves here. `errno.h` of every Linux architecture that splitter runs on.
 pub const ECONNREFUSED: u16 = 111;
@@ -34,6 +37,10 @@ pub trait World {
     type Wheel: WheelRef;
     /// A backend, or a reference to one where a copy is dear.
     type Backend: Copy + Borrow<Backend>;
+    /// A conduct, or a reference to one.
+    type Conduct: Copy + Borrow<Conduct>;
+    /// A handle on one state.
+    type State: Cells;
 
     /// Index of the plan pair of a dialled address; `None` for addresses without a policy.
     fn frontend(&self, key: &FrontendKey) -> Option<u32>;
@@ -55,6 +62,14 @@ pub trait World {
     fn subset(&self, index: u32) -> Option<Subset>;
     /// A backend.
     fn backend(&self, index: u32) -> Option<Self::Backend>;
+    /// A conduct.
+    fn conduct(&self, index: u32) -> Option<Self::Conduct>;
+    /// A fault.
+    fn fault(&self, index: u32) -> Option<Fault>;
+    /// Indices of two states, from a cell.
+    fn two_states(&self, cell: u32) -> Option<u64>;
+    /// A state.
+    fn state(&self, index: u32) -> Option<Self::State>;
 
     /// Effective user id of the client in the low half, group id in the high half.
     fn uid_gid(&self) -> u64;
@@ -66,6 +81,8 @@ pub trait World {
     fn client(&self, key: u8) -> u64;
     /// A random number.
     fn random(&self) -> u32;
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    fn now_ns(&self) -> u64;
 }
 
 /// One wheel, looked up once.
@@ -109,8 +126,23 @@ pub struct Decision<B> {
     pub answer_frontend: bool,
     /// Where [`Verdict::Rewrite`] goes.
     pub backend: Option<B>,
+    /// What a followed connection has to do with; zeros where it is not followed.
+    pub followed: Followed,
     /// What to count.
     pub tally: Tally,
+}
+
+/// What a followed connection has to do with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// What the subset asks of it, in [`crate::abi::map::CONDUCTS`]; 0 where it is not followed.
+    pub conduct: u32,
+    /// Ordinal of the backend in its subset.
+    pub ordinal: u32,
+    /// Where the route counts, in [`crate::abi::map::STATES`]; 0 for nowhere.
+    pub route: u32,
+    /// By how many milliseconds its handshake is delayed on purpose, if it is followed.
+    pub delay_ms: u32,
 }
 
 /// What is to be done with a connection.
@@ -130,7 +162,8 @@ impl<B> Decision<B> {
     #[inline(always)]
     fn new(verdict: Verdict) -> Self {
         let tally = Tally::default();
-        Self { verdict, errno: 0, answer_frontend: false, backend: None, tally }
+        let followed = Followed { conduct: 0, ordinal: 0, route: 0, delay_ms: 0 };
+        Self { verdict, errno: 0, answer_frontend: false, backend: None, followed, tally }
     }
 
     #[inline(always)]
@@ -154,7 +187,7 @@ impl<B> Decision<B> {
 pub fn decide<W: World>(world: &W, key: &FrontendKey) -> Decision<W::Backend> {
     let Some(plan) = find_plan(world, key) else { return Decision::new(Verdict::Miss) };
     match first_route(world, &plan) {
-        Some(route) => follow(world, &plan, &route),
+        Some(route) => follow(world, &plan, &route, key.protocol),
         None => Decision::new(Verdict::Pass).because(Reason::NoRoute),
     }
 }
@@ -236,38 +269,59 @@ fn takes<W: World>(world: &W, client: &Client, wanted: &Match) -> bool {
     differs == 0
 }
 
-/// Carries out a route's action.
+/// Carries out a route's faults and its action.
 #[inline(always)]
-fn follow<W: World>(world: &W, plan: &Plan, route: &Route) -> Decision<W::Backend> {
-    let mut decision = match route.action {
-        action::SPLIT => split(world, plan, route),
-        action::PASS => Decision::new(Verdict::Pass).because(Reason::Passed),
-        action::REJECT => Decision::reject(Reason::Rejected, route.errno),
-        _ => Decision::broken(),
+fn follow<W: World>(world: &W, plan: &Plan, route: &Route, protocol: u8) -> Decision<W::Backend> {
+    let struck = if route.fault == 0 { 0 } else { followed::strike(world, route.fault) };
+    let mut decision = match struck as u16 {
+        0 => act(world, plan, route, protocol),
+        errno => Decision::reject(Reason::Aborted, errno),
     };
+    decision.followed.delay_ms = (struck >> 32) as u32;
     decision.tally.route = route.counter;
     decision
 }
 
+/// Carries out a route's action.
+#[inline(always)]
+fn act<W: World>(world: &W, plan: &Plan, route: &Route, protocol: u8) -> Decision<W::Backend> {
+    match route.action {
+        action::SPLIT => split(world, plan, route, protocol),
+        action::PASS => Decision::new(Verdict::Pass).because(Reason::Passed),
+        action::REJECT => Decision::reject(Reason::Rejected, route.errno),
+        _ => Decision::broken(),
+    }
+}
+
 /// Both levels of a split: the subset, then the backend inside it.
 #[inline(always)]
-fn split<W: World>(world: &W, plan: &Plan, route: &Route) -> Decision<W::Backend> {
-    let Some(subset) = choose(world, route.choice, plan.subset_salt())
-        .and_then(|ordinal| world.subset(plan.subsets.wrapping_add(ordinal)))
+fn split<W: World>(world: &W, plan: &Plan, route: &Route, protocol: u8) -> Decision<W::Backend> {
+    let Some(index) = choose(world, route.choice, plan.subset_salt())
+        .map(|ordinal| plan.subsets.wrapping_add(ordinal))
     else {
         return Decision::broken();
     };
-    let mut decision = serve(world, &subset, plan.backend_salt());
+    let Some(subset) = world.subset(index) else { return Decision::broken() };
+    let mut decision = serve(world, (&subset, index), plan.backend_salt(), protocol);
     decision.answer_frontend = plan.flags & plan_flag::ANSWER_FRONTEND != 0;
+    decision.followed.route = if decision.followed.conduct == 0 { 0 } else { route.state };
     decision.tally.subset = subset.counter;
     decision
 }
 
 /// A backend of the chosen subset.
 #[inline(always)]
-fn serve<W: World>(world: &W, subset: &Subset, salt: u64) -> Decision<W::Backend> {
+fn serve<W: World>(
+    world: &W,
+    (subset, index): (&Subset, u32),
+    salt: u64,
+    protocol: u8,
+) -> Decision<W::Backend> {
     if subset.n_backends == 0 {
         return Decision::reject(Reason::EmptySubset, ECONNREFUSED);
+    }
+    if subset.conduct != 0 {
+        return followed::serve(world, (subset, index), salt, protocol);
     }
     let Some(backend) = choose(world, subset.choice, salt)
         .and_then(|ordinal| world.backend(subset.backends.wrapping_add(ordinal)))
@@ -286,7 +340,7 @@ fn choose<W: World>(world: &W, choice: Choice, salt: u64) -> Option<u32> {
     match choice.pick {
         pick::ONLY => Some(u32::from(choice.only)),
         pick::THRESHOLD => below_threshold(world, choice, salt),
-        pick::TICKET | pick::RANDOM | pick::CLIENT => slot(world, choice, salt),
+        pick::TICKET | pick::RANDOM | pick::LEAST | pick::CLIENT => slot(world, choice, salt),
         _ => None,
     }
 }
@@ -297,7 +351,7 @@ fn slot<W: World>(world: &W, choice: Choice, salt: u64) -> Option<u32> {
     let wheel = world.wheel(choice.wheel)?;
     let at = match choice.pick {
         pick::TICKET => wheel.take_ticket().checked_rem(u64::from(wheel.n_slots()))? as u32,
-        pick::RANDOM => scale(world.random(), wheel.n_slots()),
+        pick::RANDOM | pick::LEAST => scale(world.random(), wheel.n_slots()),
         _ => scale(bucket(salt, world.client(choice.client)), wheel.n_slots()),
     };
     let bits = wheel.slot_bits();

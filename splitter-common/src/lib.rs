@@ -11,3 +11,4 @@ pub mod abi;
 pub mod addr;
 pub mod decide;
 pub mod hash;
+pub mod life;

@@ -4,11 +4,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use splitter_common::abi::{
-    Backend, COMMAND_LEN, Choice, FrontendKey, INLINE_WORDS, MAX_ROUTES, Match, Plan, PlanPair,
-    Reason, Route, Subset, TCP, Wheel, action, match_flag, pick,
+    Backend, COMMAND_LEN, Choice, Conduct, Fault, FrontendKey, INLINE_WORDS, MAX_ROUTES, Match,
+    Plan, PlanPair, Reason, Route, STATE_CELLS, Subset, TCP, Wheel, action, match_flag, pick,
 };
 use splitter_common::addr::{Addr, PortBe};
 use splitter_common::decide::{Decision, Verdict, WheelRef, World, decide};
+use splitter_common::life::Cells;
 
 const KEY: FrontendKey = FrontendKey {
     addr: Addr::from_v4([127, 10, 0, 1]),
@@ -29,6 +30,9 @@ struct Tables {
     cells: Vec<u64>,
     subsets: Vec<Subset>,
     backends: Vec<Backend>,
+    conducts: Vec<Conduct>,
+    faults: Vec<Fault>,
+    states: Vec<u64>,
     client: Client,
 }
 
@@ -39,6 +43,25 @@ struct Client {
     cgroups: Vec<u64>,
     hashed: u64,
     random: u32,
+}
+
+/// A state all of whose cells have one value, which nothing changes.
+struct Constant(u64);
+
+impl Cells for Constant {
+    fn load(&self, cell: usize) -> u64 {
+        assert!(cell < STATE_CELLS);
+        self.0
+    }
+    fn add(&self, cell: usize, _n: u64) -> u64 {
+        self.load(cell)
+    }
+    fn replace(&self, cell: usize, old: u64, _new: u64) -> bool {
+        self.load(cell) == old
+    }
+    fn take_ticket(&self, cell: usize) -> u64 {
+        self.load(cell)
+    }
 }
 
 struct Handle(Wheel);
@@ -68,6 +91,8 @@ fn get<T: Copy>(records: &[T], index: u32) -> Option<T> {
 impl World for Tables {
     type Wheel = Handle;
     type Backend = Backend;
+    type Conduct = Conduct;
+    type State = Constant;
 
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {
         (*key == KEY).then_some(0)
@@ -98,6 +123,21 @@ impl World for Tables {
     }
     fn backend(&self, index: u32) -> Option<Backend> {
         get(&self.backends, index)
+    }
+    fn conduct(&self, index: u32) -> Option<Conduct> {
+        get(&self.conducts, index)
+    }
+    fn fault(&self, index: u32) -> Option<Fault> {
+        get(&self.faults, index)
+    }
+    fn two_states(&self, cell: u32) -> Option<u64> {
+        self.cell(cell)
+    }
+    fn state(&self, index: u32) -> Option<Constant> {
+        get(&self.states, index).map(Constant)
+    }
+    fn now_ns(&self) -> u64 {
+        5
     }
     fn uid_gid(&self) -> u64 {
         self.client.uid_gid
@@ -149,15 +189,19 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 fn route() -> impl Strategy<Value = Route> {
-    (choice(), index(), any::<u16>(), 0_u8..5).prop_map(|(choice, client, errno, action)| Route {
-        choice,
-        id: 1,
-        client,
-        counter: 100,
-        errno,
-        action,
-        pad: [0; 9],
-    })
+    (choice(), index(), any::<u16>(), 0_u8..5, index()).prop_map(
+        |(choice, client, errno, action, fault)| Route {
+            choice,
+            id: 1,
+            client,
+            counter: 100,
+            errno,
+            action,
+            pad: 0,
+            fault: fault & 7,
+            state: 0,
+        },
+    )
 }
 
 fn client_match() -> impl Strategy<Value = Match> {
@@ -183,14 +227,33 @@ fn wheel() -> impl Strategy<Value = Wheel> {
 }
 
 fn subset() -> impl Strategy<Value = Subset> {
-    (choice(), index(), 0_u16..3).prop_map(|(choice, backends, n_backends)| Subset {
-        choice,
-        id: 1,
-        backends,
-        counter: 101,
-        n_backends,
-        n_listed: n_backends,
-        pad: [0; 2],
+    (choice(), index(), 0_u16..3, index()).prop_map(|(choice, backends, n_backends, conduct)| {
+        Subset {
+            choice,
+            id: 1,
+            backends,
+            counter: 101,
+            n_backends,
+            n_listed: n_backends,
+            conduct,
+            pad: 0,
+        }
+    })
+}
+
+fn conduct() -> impl Strategy<Value = Conduct> {
+    let limits = (0_u32..3, 0_u16..3);
+    (0_u32..6, index(), limits, any::<u8>()).prop_map(|(state, states, limits, flags)| {
+        let (max_connections, min_healthy) = limits;
+        let rest = Conduct { errno: 113, flags, min_healthy, ..Conduct::default() };
+        Conduct { state, states, max_connections, ..rest }
+    })
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let share = || prop_oneof![Just(0), 1_u32..=1_000_000];
+    (any::<u64>(), 0_u32..6, share(), share()).prop_map(|(seed, state, abort_ppm, delay_ppm)| {
+        Fault { seed, state, abort_ppm, delay_ppm, delay_ms: 9, errno: 111, pad: [0; 3] }
     })
 }
 
@@ -221,10 +284,12 @@ fn tables() -> impl Strategy<Value = Tables> {
     let policy = (index(), index(), 0_u64..4, vec(plan(), 0..6), vec(route(), 0..6));
     let rest = (vec(client_match(), 0..6), vec(wheel(), 0..6), vec(any::<u64>(), 0..6));
     let ends = (vec(subset(), 0..6), vec(backend(), 0..6), client());
-    (policy, rest, ends).prop_map(|(policy, rest, ends)| {
+    let lives = (vec(conduct(), 0..6), vec(fault(), 0..6), vec(0_u64..9, 0..6));
+    (policy, rest, ends, lives).prop_map(|(policy, rest, ends, lives)| {
         let (older, newer, generation, plans, routes) = policy;
         let (matches, wheels, cells) = rest;
         let (subsets, backends, client) = ends;
+        let (conducts, faults, states) = lives;
         let pair = PlanPair::new(older, newer);
         Tables {
             pair,
@@ -236,6 +301,9 @@ fn tables() -> impl Strategy<Value = Tables> {
             cells,
             subsets,
             backends,
+            conducts,
+            faults,
+            states,
             client,
         }
     })
@@ -247,7 +315,16 @@ fn assert_sane(decision: &Decision<Backend>) {
         (Verdict::Pass, vec![Reason::NoRoute as u32, Reason::Passed as u32]),
         (
             Verdict::Reject,
-            vec![Reason::Rejected as u32, Reason::EmptySubset as u32, Reason::Broken as u32],
+            [
+                Reason::Rejected,
+                Reason::EmptySubset,
+                Reason::Broken,
+                Reason::Aborted,
+                Reason::OverLimit,
+                Reason::NoneUsable,
+            ]
+            .map(|reason| reason as u32)
+            .to_vec(),
         ),
         (Verdict::Rewrite, vec![0]),
     ];

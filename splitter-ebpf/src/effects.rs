@@ -1,16 +1,17 @@
-//! Carries out what a decision wants done besides the rewrite: counting and remembering.
+//! Carries out what a decision wants done besides the rewrite: counting, failing, forgetting.
 
 use aya_ebpf::{
     Global,
+    bindings::bpf_sock,
     helpers::generated::{bpf_get_smp_processor_id, bpf_set_retval},
     programs::SockAddrContext,
 };
 use splitter_common::{
-    abi::{Backend, FrontendKey, SocketState, commit_flag},
+    abi::{SocketState, commit_flag},
     decide::Tally,
 };
 
-use crate::{atomic, maps};
+use crate::{atomic, follow, maps};
 
 /// Number of counters of each CPU. Set by the loader.
 #[unsafe(no_mangle)]
@@ -48,35 +49,33 @@ pub(crate) fn set_errno(errno: u16) {
     unsafe { bpf_set_retval(-i32::from(errno)) };
 }
 
-/// Remembers what the socket dialled.
+/// Gives back what an earlier connect of the same socket holds and never used, so that this connect
+/// may have it.
 #[inline(always)]
-pub(crate) fn remember(ctx: &SockAddrContext, dialled: &FrontendKey, backend: &Backend) {
-    let mut state = SocketState {
-        frontend: dialled.addr,
-        backend: backend.addr,
-        frontend_port_be: dialled.port_be,
-        backend_port_be: backend.port_be,
-        pad: 0,
-    };
-    // SAFETY: the context's socket is live during the hook; the helper copies `state` when it
-    // creates the storage.
-    unsafe {
-        let stored = maps::SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut state));
-        if !stored.is_null() {
-            // An older connect of the same socket left its state.
-            *stored = state;
-        }
+pub(crate) fn take_up(ctx: &SockAddrContext) {
+    if let Some((_, state)) = left_behind(ctx) {
+        follow::let_go(state);
     }
 }
 
 /// Forgets what the socket dialled before, where any service keeps state at all.
 #[inline(always)]
 pub(crate) fn forget(ctx: &SockAddrContext) {
-    let Some(commit) = maps::COMMIT.get(0) else { return };
-    if commit.flags & commit_flag::SOCKET_STATE != 0 {
-        // SAFETY: the context's socket is live during the hook; having no state is no error.
+    if let Some((sk, _)) = left_behind(ctx) {
+        // SAFETY: the context's socket is live during the hook.
         unsafe {
-            let _nothing_stored = maps::SOCKETS.delete((*ctx.sock_addr).__bindgen_anon_1.sk);
+            let _was_there = maps::SOCKETS.delete(sk);
         }
     }
+}
+
+/// The socket and what an earlier connect left on it.
+#[inline(always)]
+fn left_behind(ctx: &SockAddrContext) -> Option<(*mut bpf_sock, &'static mut SocketState)> {
+    if maps::COMMIT.get(0)?.flags & commit_flag::SOCKET_STATE == 0 {
+        return None;
+    }
+    // SAFETY: the context of the running hook.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    follow::stored(sk).map(|state| (sk, state))
 }

@@ -1,7 +1,8 @@
 //! The kernel half: cgroup hooks that ask the decision and apply its answer.
 //!
 //! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
-//! [`tables`] lets the decision read the [`maps`], [`effects`] counts and remembers.
+//! [`tables`] lets the decision read the [`maps`], [`effects`] counts and remembers, [`start`] and
+//! [`follow`] keep up with followed connections.
 //! No choice is made here; all of them are made by `splitter_common::decide`.
 #![no_std]
 #![no_main]
@@ -11,11 +12,17 @@
 
 mod atomic;
 mod effects;
+mod follow;
 mod maps;
 mod sock_addr;
+mod start;
+mod state;
 mod tables;
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
+    programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+};
 use sock_addr::{V4, V6};
 
 /// `connect(2)` on an `AF_INET` socket.
@@ -40,6 +47,28 @@ pub(crate) fn split_peername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub(crate) fn split_peername6(ctx: SockAddrContext) -> i32 {
     sock_addr::getpeername::<V6>(&ctx)
+}
+
+/// Callbacks of TCP sockets.
+#[sock_ops]
+pub(crate) fn follow_sockets(ctx: SockOpsContext) -> u32 {
+    follow::callback(ctx.ops);
+    1
+}
+
+/// `close(2)`, and the end of a process, of any socket.
+#[cgroup_sock(sock_release)]
+pub(crate) fn release_sockets(ctx: SockContext) -> i32 {
+    if let Some(state) = follow::stored(ctx.sock) {
+        follow::let_go(state);
+    }
+    1
+}
+
+/// Packets that leave.
+#[cgroup_skb(egress)]
+pub(crate) fn delay_packets(ctx: SkBuffContext) -> i32 {
+    i32::from(!follow::drops(ctx.skb.skb))
 }
 
 /// Unreachable: nothing in the programs can panic, and a test looks for panic symbols.

@@ -8,7 +8,8 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use splitter_common::abi::{
-    Backend, Commit, FrontendKey, Match, Plan, PlanPair, Route, SocketState, Subset, Wheel,
+    Backend, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route, SocketState, State,
+    Subset, Wheel,
 };
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through a mapping, without a system call.
@@ -44,9 +45,18 @@ pub(crate) static SUBSETS: Array<Subset> = Array::with_max_entries(1, MMAPABLE);
 /// Backends.
 #[map]
 pub(crate) static BACKENDS: Array<Backend> = Array::with_max_entries(1, MMAPABLE);
+/// What followed subsets ask of their connections.
+#[map]
+pub(crate) static CONDUCTS: Array<Conduct> = Array::with_max_entries(1, MMAPABLE);
+/// Failures that routes make on purpose.
+#[map]
+pub(crate) static FAULTS: Array<Fault> = Array::with_max_entries(1, MMAPABLE);
+/// What goes on at followed subsets, backends and routes.
+#[map]
+pub(crate) static STATES: Array<State> = Array::with_max_entries(1, MMAPABLE);
 /// What happened: the counters of the first CPU, then of the second, and so on.
 #[map]
 pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
-/// What was dialled, for sockets of services that ask for it. Freed with the socket.
+/// What is known of sockets that are followed or answer what they dialled. Freed with the socket.
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();

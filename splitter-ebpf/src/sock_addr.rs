@@ -6,11 +6,11 @@
 use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 use aya_log_ebpf::debug;
 use splitter_common::{
-    abi::{Backend, FrontendKey},
+    abi::{Backend, FrontendKey, socket_flag},
     decide::{Tally, Verdict, decide},
 };
 
-use crate::{effects, maps, tables::Maps};
+use crate::{effects, maps, start, tables::Maps};
 
 /// What a hook answers to let the call go on.
 const PROCEED: i32 = 1;
@@ -97,6 +97,7 @@ fn dialled<F: Family>(ctx: &SockAddrContext) -> FrontendKey {
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     let key = dialled::<F>(ctx);
+    effects::take_up(ctx);
     let decision = decide(&Maps { ctx: ctx.sock_addr }, &key);
     if matches!(decision.verdict, Verdict::Miss) {
         effects::forget(ctx);
@@ -109,8 +110,9 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     );
     effects::count(&decision.tally);
     match decision.backend {
-        Some(backend) if decision.answer_frontend => {
-            effects::remember(ctx, &key, backend);
+        Some(backend) if decision.answer_frontend || decision.followed.conduct != 0 => {
+            let followed = &decision.followed;
+            start::remember(ctx.sock_addr, &key, backend, followed, decision.answer_frontend);
             rewrite::<F>(ctx, backend);
         }
         Some(backend) => {
@@ -147,7 +149,9 @@ pub(crate) fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
         }
         let sa = ctx.sock_addr;
         let backend: Words = bytemuck::cast((*state).backend);
-        if F::addr(sa) == backend
+        let answers = (*state).flags & socket_flag::ANSWER_FRONTEND != 0;
+        if answers
+            && F::addr(sa) == backend
             && (*sa).user_port & 0xffff == u32::from((*state).backend_port_be.0)
         {
             F::set_addr(sa, bytemuck::cast((*state).frontend));

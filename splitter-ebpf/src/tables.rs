@@ -13,13 +13,14 @@ use aya_ebpf::{
 };
 use splitter_common::{
     abi::{
-        Backend, COMMAND_LEN, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel, client_key,
+        Backend, COMMAND_LEN, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route, Subset,
+        Wheel, client_key,
     },
     decide::{WheelRef, World},
     hash::mix,
 };
 
-use crate::{atomic, maps};
+use crate::{atomic, follow, maps, state::MapState};
 
 /// The maps, as seen by the task that runs the hook.
 pub(crate) struct Maps {
@@ -38,6 +39,8 @@ fn copy<T: Copy>(map: &Array<T>, index: u32) -> Option<T> {
 impl World for Maps {
     type Wheel = MapWheel;
     type Backend = &'static Backend;
+    type Conduct = &'static Conduct;
+    type State = MapState;
 
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {
@@ -98,6 +101,31 @@ impl World for Maps {
     #[inline(always)]
     fn backend(&self, index: u32) -> Option<&'static Backend> {
         maps::BACKENDS.get(index)
+    }
+
+    #[inline(always)]
+    fn conduct(&self, index: u32) -> Option<&'static Conduct> {
+        maps::CONDUCTS.get(index)
+    }
+
+    #[inline(always)]
+    fn fault(&self, index: u32) -> Option<Fault> {
+        copy(&maps::FAULTS, index)
+    }
+
+    #[inline(always)]
+    fn two_states(&self, cell: u32) -> Option<u64> {
+        self.cell(cell)
+    }
+
+    #[inline(always)]
+    fn state(&self, index: u32) -> Option<MapState> {
+        MapState::get(index)
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        follow::now_ns()
     }
 
     #[inline(always)]

@@ -6,7 +6,8 @@
 //! how people talk to it.
 //!
 //! [`rehearsal`] has a policy in plain memory, where [`simulate`] and [`explain`] ask the very
-//! decision that the kernel runs; [`diff`] compares models.
+//! decision that the kernel runs; [`diff`] compares models. [`sockets`] finds and closes connections
+//! that were rewritten.
 
 pub mod cli;
 pub mod compile;
@@ -18,5 +19,6 @@ pub mod policy;
 pub mod publish;
 pub mod rehearsal;
 pub mod simulate;
+pub mod sockets;
 pub mod tables;
 mod telemetry;

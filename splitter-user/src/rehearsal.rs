@@ -141,6 +141,7 @@ impl Role {
             cgroups: self.cgroups(n, cgroups),
             process: self.process.unwrap_or(n),
             netns: self.netns.unwrap_or(u64::from(n)),
+            now_ns: 0,
         }
     }
 

@@ -235,13 +235,15 @@ fn service() -> impl Strategy<Value = Service> {
     let body = any::<bool>().prop_flat_map(|v4| (frontends(v4), vec(subset(v4), 1..6)));
     let name = (proptest::option::of(name()), name());
     let peer = select(vec![PeerName::Backend, PeerName::Frontend]);
-    (name, peer, body).prop_flat_map(|((namespace, name), getpeername, (frontends, subsets))| {
+    (name, peer, any::<bool>(), body).prop_flat_map(|(name, getpeername, outcomes, body)| {
+        let ((namespace, name), (frontends, subsets)) = (name, body);
         let name = namespace.map_or(name.clone(), |namespace| format!("{namespace}/{name}"));
         let subsets = unique(subsets, |subset| &subset.name);
         vec(route(subsets.len()), 1..5).prop_map(move |routes| Service {
             name: name.clone(),
             frontends: frontends.clone(),
             getpeername,
+            outcomes,
             subsets: subsets.clone(),
             routes: unique(routes, |route| &route.name),
         })

@@ -304,7 +304,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result
 }
 
 /// The binary under test: `SPLITTER_BIN`, or what was built beside this test's executable.
-fn find_binary() -> Result<PathBuf> {
+pub fn find_binary() -> Result<PathBuf> {
     if let Some(binary) = env::var_os("SPLITTER_BIN") {
         return fs::canonicalize(&binary)
             .with_context(|| format!("SPLITTER_BIN={}", binary.display()));

@@ -2,10 +2,11 @@
 
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::thread;
 
 use anyhow::{Context as _, Result};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::peers::reset_on_close;
 
@@ -64,4 +65,15 @@ pub fn dial(addr: SocketAddr) -> io::Result<(SocketAddr, u16)> {
     stream.read_exact(&mut port)?;
     reset_on_close(&stream)?;
     Ok((stream.peer_addr()?, u16::from_be_bytes(port)))
+}
+
+/// Listens at an address whose backlog is full: whoever connects from here on is not answered.
+pub fn full_listener(addr: &str) -> Result<(OwnedFd, TcpStream)> {
+    let addr: SocketAddr = addr.parse()?;
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &addr)?;
+    listen(&socket, 0)?;
+    // A backlog of 0 has room for one.
+    Ok((socket, TcpStream::connect(addr)?))
 }

@@ -6,13 +6,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
+use splitter_common::abi::State;
 use splitter_user::compile::image::{ServiceId, ServiceImage};
 use splitter_user::compile::{Cgroup, Cgroups, Compiler, service_id};
 use splitter_user::kernel::{Attachment, Hook, KernelMaps, Loaded, LogLevel, PinDir, load};
 use splitter_user::policy::model::Policy;
 use splitter_user::policy::{self, Source};
 use splitter_user::publish::{Change, CounterOwner, Published, Publisher};
-use splitter_user::tables::{Maps as _, Sizes};
+use splitter_user::tables::{Arena, Maps as _, Sizes, read};
 
 use crate::place::{Place, cgroup2_mount};
 
@@ -60,6 +61,16 @@ impl Node {
         let gone = self.publisher.services().filter(|id| !kept.contains(id));
         let puts = images.into_iter().map(|image| Change::Put(Arc::new(image)));
         Ok(gone.map(Change::Remove).chain(puts).collect())
+    }
+
+    /// What goes on at the subsets, backends and routes of a followed service.
+    pub fn states(&self, service: &str) -> Result<BTreeMap<CounterOwner, State>> {
+        let states = self.publisher.states(service_id(service)).context("it is not followed")?;
+        let state = |(owner, index)| {
+            let state = read(self.publisher.maps(), Arena::States, index);
+            Ok((owner, state.context("a state out of range")?))
+        };
+        states.iter().map(state).collect()
     }
 
     /// The counts of a service, by owner.

@@ -60,7 +60,8 @@ pub fn ask_port(addr: &str) -> io::Result<u16> {
     Ok(u16::from_be_bytes(port))
 }
 
-pub(crate) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+/// Makes the kernel reset the connection when its socket is closed.
+pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let size = libc::socklen_t::try_from(size_of::<libc::linger>()).unwrap_or(0);
     // SAFETY: a live descriptor and an option value of its type and size.

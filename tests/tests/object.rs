@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind};
 use splitter_common::abi::{
-    Backend, Commit, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel, map,
+    Backend, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route, State, Subset,
+    Wheel, map,
 };
 use splitter_common::decide::{Verdict, World, decide};
 use splitter_tests::node::{compile, parse, two_versions};
@@ -16,12 +17,14 @@ use splitter_user::kernel::embedded;
 use splitter_user::publish::{Change, Publisher};
 use splitter_user::tables::Sizes;
 use splitter_user::tables::memory::MemoryMaps;
-use splitter_user::tables::world::{Client, HostWheel, HostWorld, Tickets};
+use splitter_user::tables::world::{Client, HostState, HostWheel, HostWorld, Tickets};
 
 /// `BPF_STX | BPF_ATOMIC | BPF_DW`.
 const ATOMIC: u8 = 0xdb;
 /// `BPF_ADD | BPF_FETCH`, in the immediate of an atomic instruction.
 const FETCH_ADD: i32 = 0x01;
+/// `BPF_CMPXCHG`, likewise.
+const COMPARE_AND_SWAP: i32 = 0xf1;
 /// `BPF_ALU64 | BPF_MOD | BPF_X`.
 const MODULO: u8 = 0x9f;
 /// The frame pointer.
@@ -95,6 +98,9 @@ fn maps_are_as_the_abi_says() -> Result<()> {
         (map::SUBSETS, 2, 4, size_of::<Subset>()),
         (map::BACKENDS, 2, 4, size_of::<Backend>()),
         (map::COUNTERS, 2, 4, 8),
+        (map::CONDUCTS, 2, 4, size_of::<Conduct>()),
+        (map::FAULTS, 2, 4, size_of::<Fault>()),
+        (map::STATES, 2, 4, size_of::<State>()),
     ];
     for (name, kind, key, value) in expected {
         let symbol = elf.symbols().find(|s| s.name() == Ok(name)).context(name)?;
@@ -128,7 +134,7 @@ fn tickets_are_taken_by_an_atomic_fetch_and_add() -> Result<()> {
     for (section, code) in code(&elf()?)? {
         for (at, instruction) in code.iter().enumerate().filter(|(_, i)| i.code == ATOMIC) {
             ensure!(
-                instruction.immediate == FETCH_ADD,
+                [FETCH_ADD, COMPARE_AND_SWAP].contains(&instruction.immediate),
                 "{section}:{at}: an add that fetches nothing"
             );
             // A ticket is what is divided by the wheel's length next, possibly after moves.
@@ -167,6 +173,8 @@ impl Counting<'_> {
 impl<'a> World for Counting<'a> {
     type Wheel = HostWheel<'a, MemoryMaps>;
     type Backend = Backend;
+    type Conduct = Conduct;
+    type State = HostState<'a, MemoryMaps>;
 
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {
         self.count(self.inner.frontend(key))
@@ -197,6 +205,21 @@ impl<'a> World for Counting<'a> {
     }
     fn backend(&self, index: u32) -> Option<Backend> {
         self.count(self.inner.backend(index))
+    }
+    fn conduct(&self, index: u32) -> Option<Conduct> {
+        self.count(self.inner.conduct(index))
+    }
+    fn fault(&self, index: u32) -> Option<Fault> {
+        self.count(self.inner.fault(index))
+    }
+    fn two_states(&self, cell: u32) -> Option<u64> {
+        self.count(self.inner.two_states(cell))
+    }
+    fn state(&self, index: u32) -> Option<Self::State> {
+        self.count(self.inner.state(index))
+    }
+    fn now_ns(&self) -> u64 {
+        self.inner.now_ns()
     }
     fn uid_gid(&self) -> u64 {
         self.inner.uid_gid()

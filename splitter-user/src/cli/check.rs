@@ -131,7 +131,6 @@ fn remark(service: &str, note: &Note) -> Remark {
             (place, format!("shares are rounded by up to {error_ppm} parts per million"))
         }
         Note::NoCgroup { place, path } => (place, format!("the cgroup {path} does not exist")),
-        Note::NotEnforced { place, key } => (place, format!("`{key}` is not enforced yet")),
     };
     Remark { service: service.to_owned(), place: place.clone(), message }
 }

@@ -13,6 +13,7 @@ mod dump;
 mod explain;
 mod get;
 mod hosts;
+mod namespaces;
 mod reading;
 mod run;
 mod simulate;
@@ -64,6 +65,9 @@ enum Verb {
     Simulate(simulate::Options),
     /// Show why a connection goes where it goes.
     Explain(explain::Options),
+    /// Enter network namespaces for a daemon, which starts this itself.
+    #[command(hide = true)]
+    Namespaces,
 }
 
 /// How a verb that was used rightly ended. Wrong usage ends in `clap`, with status 2.
@@ -100,6 +104,7 @@ pub fn main() -> ExitCode {
         Verb::Diff(options) => diff::run(&options),
         Verb::Simulate(options) => simulate::run(&options),
         Verb::Explain(options) => explain::run(&options),
+        Verb::Namespaces => namespaces::run(),
     };
     match result {
         Ok(Exit::Success) => ExitCode::SUCCESS,

@@ -89,6 +89,15 @@ struct SizeOptions {
     /// Most counters.
     #[arg(long, value_name = "N", value_parser = size_parser(MAX_RECORDS))]
     max_counters: Option<u32>,
+    /// Most subsets whose connections are followed.
+    #[arg(long, value_name = "N", value_parser = size_parser(MAX_RECORDS))]
+    max_conducts: Option<u32>,
+    /// Most routes that fail connections on purpose.
+    #[arg(long, value_name = "N", value_parser = size_parser(MAX_RECORDS))]
+    max_faults: Option<u32>,
+    /// Most followed subsets, backends and routes together.
+    #[arg(long, value_name = "N", value_parser = size_parser(MAX_RECORDS))]
+    max_states: Option<u32>,
 }
 
 /// Maps larger than this fail in the kernel with messages that help nobody.
@@ -114,6 +123,9 @@ impl SizeOptions {
             backends: or(self.max_backends, derived.backends),
             counters: or(self.max_counters, derived.counters)
                 .saturating_add(splitter_common::abi::FIRST_COUNTER),
+            conducts: or(self.max_conducts, derived.conducts),
+            faults: or(self.max_faults, derived.faults),
+            states: or(self.max_states, derived.states),
         }
     }
 }

@@ -9,8 +9,10 @@ use super::weight::show_weights;
 use super::{Exit, Output, print, print_json};
 use crate::daemon::control::{Request, Response};
 use crate::daemon::health::{HealthCounts, HealthStatus, HealthSummary};
+use crate::daemon::outcomes::{OutOfUse, Outcomes};
 use crate::daemon::resolver::DnsStatus;
 use crate::daemon::status::{HookStatus, ServiceStatus, Status, SubsetStatus};
+use crate::daemon::sweep::SweepStatus;
 
 /// Names of services that a line has at most.
 const MOST_NAMES: usize = 16;
@@ -73,6 +75,7 @@ fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
     write_overrides(text, &status.documents)?;
     write_dns(text, &status.dns)?;
     write_health(text, &status.health)?;
+    write_sweep(text, &status.sweep)?;
     writeln!(text, "cgroup      {cgroup}")?;
     for hook in &status.hooks {
         writeln!(text, "hook        {:<13} {}", hook.hook, show_hook(hook))?;
@@ -130,6 +133,25 @@ fn write_health(text: &mut String, health: &HealthSummary) -> fmt::Result {
     writeln!(text, ": {} probes", health.probes)
 }
 
+fn write_sweep(text: &mut String, sweep: &SweepStatus) -> fmt::Result {
+    let SweepStatus { services, closed_idle, closed_too_old, rounds, namespaces, .. } = sweep;
+    if *services > 0 || *rounds > 0 {
+        writeln!(
+            text,
+            "closed      {closed_idle} idle, {closed_too_old} too old, as {services} services ask: \
+             {rounds} rounds, the last through {namespaces} network namespaces"
+        )?;
+    }
+    if sweep.hidden > 0 {
+        let hidden = sweep.hidden;
+        writeln!(text, "            {hidden} processes' network namespaces cannot be looked at")?;
+    }
+    match &sweep.confined {
+        Some(why) => writeln!(text, "            {why}"),
+        None => Ok(()),
+    }
+}
+
 fn show_hook(hook: &HookStatus) -> String {
     if !hook.wanted && hook.state == "detached" {
         return "not needed".to_owned();
@@ -161,6 +183,9 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> fmt::Result {
             "  route {:<20} {:>12} connections  {action}",
             route.name, route.connections
         )?;
+        if let Some(outcomes) = &route.outcomes {
+            write_outcomes(text, "    ", outcomes)?;
+        }
     }
     for subset in &service.subsets {
         write_subset(text, subset)?;
@@ -185,11 +210,59 @@ fn write_subset(text: &mut String, subset: &SubsetStatus) -> fmt::Result {
             text,
             "    backend {address:<16} {count:>12} connections  {share}, weight {weight}"
         )?;
+        if let Some(why) = &backend.out_of_use {
+            writeln!(text, "      gets none: {}", show_out_of_use(why))?;
+        }
+        if let Some(outcomes) = &backend.outcomes {
+            write_outcomes(text, "      ", outcomes)?;
+        }
         if let Some(health) = &backend.health {
             writeln!(text, "      {}", show_health(health))?;
         }
     }
     Ok(())
+}
+
+/// What came of connections: those that stand, those that failed by kind, and times.
+fn write_outcomes(text: &mut String, indent: &str, outcomes: &Outcomes) -> fmt::Result {
+    let Outcomes { live, pending, established, abandoned, closed, reset, lost, .. } = outcomes;
+    write!(text, "{indent}live {live} ({pending} pending), established {established}")?;
+    let failures = [
+        ("refused", outcomes.refused),
+        ("timed out", outcomes.timed_out),
+        ("unreachable", outcomes.unreachable),
+        ("abandoned", *abandoned),
+    ];
+    let ends = [("closed", *closed), ("reset", *reset), ("lost", *lost)];
+    for (what, n) in failures.into_iter().chain(ends).filter(|(_, n)| *n > 0) {
+        write!(text, ", {what} {n}")?;
+    }
+    writeln!(text)?;
+    if *established == 0 {
+        return Ok(());
+    }
+    let below = |percent| {
+        let longest = || "of more than 4 s".to_owned();
+        outcomes.latency_us(percent).map_or_else(longest, |us| format!("below {us} us"))
+    };
+    write!(text, "{indent}handshakes {} (50 %), {} (99 %)", below(50), below(99))?;
+    if let Some(rtt) = outcomes.rtt_us() {
+        let Outcomes { retransmits, bytes_sent, bytes_received, .. } = outcomes;
+        write!(
+            text,
+            "; round trips {rtt} us, {retransmits} segments sent again, {bytes_sent} bytes sent, \
+             {bytes_received} received"
+        )?;
+    }
+    writeln!(text)
+}
+
+fn show_out_of_use(why: &OutOfUse) -> String {
+    match why {
+        OutOfUse::Down => "its health checks fail".to_owned(),
+        OutOfUse::Draining => "it is draining".to_owned(),
+        OutOfUse::Ejected { for_ms } => format!("ejected for another {for_ms} ms"),
+    }
 }
 
 /// What a backend is, and why.

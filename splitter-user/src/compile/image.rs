@@ -5,7 +5,7 @@
 //! no names: an image can be read back from the maps.
 
 use smallvec::SmallVec;
-use splitter_common::abi::{FrontendKey, Match};
+use splitter_common::abi::{Conduct, Fault, FrontendKey, Match};
 use splitter_common::addr::{Addr, PortBe};
 
 use super::slots::Slots;
@@ -32,6 +32,58 @@ pub struct ServiceImage {
     pub subsets: SmallVec<[SubsetImage; 2]>,
 }
 
+/// What some services need of the kernel besides the connect hooks. Each costs sockets that no policy
+/// is about a little, so it is there only while it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// `getpeername` answers the frontend.
+    PeerName,
+    /// Connections are followed from their start to their end.
+    Follow,
+    /// What `connect()` reserves is given back at the latest when the socket closes.
+    Release,
+    /// First packets are dropped.
+    Delay,
+}
+
+impl Need {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::PeerName, Self::Follow, Self::Release, Self::Delay];
+}
+
+impl ServiceImage {
+    /// Whether the service needs something.
+    pub fn needs(&self, need: Need) -> bool {
+        match need {
+            Need::PeerName => self.answer_frontend,
+            Need::Follow => self.is_followed(),
+            Need::Release => self.reserves(),
+            Need::Delay => self.delays(),
+        }
+    }
+
+    fn delays(&self) -> bool {
+        let faults = self.routes.iter().filter_map(|route| route.fault.as_deref());
+        faults.into_iter().any(|fault| fault.delay_ppm != 0)
+    }
+
+    /// Whether its connections are followed.
+    pub fn is_followed(&self) -> bool {
+        self.subsets.iter().any(|subset| subset.conduct.is_some())
+            || self.routes.iter().any(|route| route.fault.is_some())
+    }
+
+    /// Whether its sockets keep state.
+    pub fn keeps_state(&self) -> bool {
+        self.answer_frontend || self.is_followed()
+    }
+
+    fn reserves(&self) -> bool {
+        let conducts = self.subsets.iter().filter_map(|subset| subset.conduct.as_deref());
+        conducts.into_iter().any(|conduct| conduct.max_connections != 0)
+    }
+}
+
 /// One compiled route. A route with several matches becomes several of these with one `id`, which
 /// share their wheel and counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +94,8 @@ pub struct RouteImage {
     pub client: Option<Match>,
     /// What becomes of the connection.
     pub action: ActionImage,
+    /// Failures made on purpose; its state is left 0.
+    pub fault: Option<Box<Fault>>,
 }
 
 /// What becomes of a connection.
@@ -64,6 +118,8 @@ pub enum ChoiceImage {
     Ticket(Slots),
     /// A random slot.
     Random(Slots),
+    /// Of two random slots, the backend with fewer live connections.
+    Least(Slots),
     /// The slot at the client's hash.
     Client {
         /// `abi::client_key` number.
@@ -84,7 +140,10 @@ impl ChoiceImage {
     /// The slots of a choice that has a wheel.
     pub fn slots(&self) -> Option<&Slots> {
         match self {
-            Self::Ticket(slots) | Self::Random(slots) | Self::Client { slots, .. } => Some(slots),
+            Self::Ticket(slots)
+            | Self::Random(slots)
+            | Self::Least(slots)
+            | Self::Client { slots, .. } => Some(slots),
             Self::Only(_) | Self::Threshold { .. } => None,
         }
     }
@@ -97,6 +156,9 @@ pub struct SubsetImage {
     pub id: u32,
     /// `None` where no backend may be chosen: the subset's share is rejected.
     pub choice: Option<ChoiceImage>,
+    /// What is asked of its connections, where they are followed; its states are left 0. Of all
+    /// subsets of a service or of none.
+    pub conduct: Option<Box<Conduct>>,
     /// At most `abi::MAX_BACKENDS`. Those without weight are listed and never chosen.
     pub backends: SmallVec<[BackendImage; 2]>,
 }

@@ -2,10 +2,10 @@
 //!
 //! What depends on the node, the ids of cgroups, is handed in.
 
+mod conduct;
 pub mod image;
 mod maglev;
 pub mod slots;
-mod unenforced;
 pub mod wheel;
 
 use std::collections::BTreeMap;
@@ -57,13 +57,6 @@ pub enum Note {
         /// Path from the v2 root.
         path: String,
     },
-    /// The policy asks for something that is not done yet.
-    NotEnforced {
-        /// Route or subset.
-        place: String,
-        /// What is asked for, by its key in a native policy.
-        key: &'static str,
-    },
 }
 
 /// Weights by ordinal.
@@ -85,7 +78,8 @@ impl Compiler {
     /// Compiles one service.
     pub fn compile(&mut self, service: &Service) -> (ServiceImage, Vec<Note>) {
         let id = service_id(&service.name);
-        let mut notes = unenforced::find(service);
+        let follow = conduct::is_followed(service);
+        let mut notes = Vec::new();
         let subset_ids = name_ids(service.subsets.iter().map(|subset| subset.name.as_str()));
         let route_ids = name_ids(service.routes.iter().map(|route| route.name.as_str()));
         let subsets = service.subsets.iter().zip(subset_ids);
@@ -98,7 +92,9 @@ impl Compiler {
             id,
             frontends,
             answer_frontend: service.getpeername == PeerName::Frontend,
-            subsets: subsets.map(|(s, id)| self.compile_subset(s, id, &mut notes)).collect(),
+            subsets: subsets
+                .map(|(s, id)| self.compile_subset(s, id, follow, &mut notes))
+                .collect(),
             routes: SmallVec::new(),
         };
         for (route, id) in routes {
@@ -122,12 +118,14 @@ impl Compiler {
                 ActionImage::Split(self.compile_split(service, &route.name, split, notes))
             }
         };
+        let fault = conduct::fault(&service.name, &route.name, &route.fault);
         if route.matches.is_empty() {
-            images.push(RouteImage { id, client: None, action });
+            images.push(RouteImage { id, client: None, action, fault });
             return;
         }
         let client = |wanted| Some(self.compile_match(&route.name, wanted, notes));
-        let image = |client| RouteImage { id, client, action: action.clone() };
+        let image =
+            |client| RouteImage { id, client, action: action.clone(), fault: fault.clone() };
         images.extend(route.matches.iter().map(client).map(image));
     }
 
@@ -174,18 +172,29 @@ impl Compiler {
         }
     }
 
-    fn compile_subset(&mut self, subset: &Subset, id: u32, notes: &mut Vec<Note>) -> SubsetImage {
+    fn compile_subset(
+        &mut self,
+        subset: &Subset,
+        id: u32,
+        follow: bool,
+        notes: &mut Vec<Note>,
+    ) -> SubsetImage {
         let backends: SmallVec<[BackendImage; 2]> =
             subset.backends.iter().map(|backend| backend_image(backend.addr)).collect();
         let weights: Weights = subset.backends.iter().map(|backend| backend.weight).collect();
         let choice = is_usable(subset).then(|| match subset.balance {
+            // Without TCP there are no live connections to count.
+            Balance::LeastConnections if follow => {
+                self.choice(&subset.name, &weights, notes, ChoiceImage::Least)
+            }
             Balance::RoundRobin | Balance::LeastConnections => {
                 self.choice(&subset.name, &weights, notes, ChoiceImage::Ticket)
             }
             Balance::Random => self.choice(&subset.name, &weights, notes, ChoiceImage::Random),
             Balance::ClientHash(key) => hashed(client_number(key), &backends, &weights),
         });
-        SubsetImage { id, choice, backends }
+        let conduct = follow.then(|| Box::new(conduct::record(subset)));
+        SubsetImage { id, choice, conduct, backends }
     }
 
     /// A choice by wheel, or none where only one ordinal has a weight.

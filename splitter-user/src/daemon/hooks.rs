@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tracing::warn;
 
-use super::engine::PeerNameHooks;
+use super::engine::OptionalHooks;
 use super::status::HookStatus;
+use crate::compile::image::Need;
 use crate::kernel::{Attachment, Hook, HookState, Loaded, PinDir, PinError, ProgramSize};
 
 /// Loaded programs, where they are attached, and where all of it is pinned.
@@ -18,7 +19,8 @@ pub(crate) struct KernelHooks {
     pins: PinDir,
     /// Every hook with the id of our program there.
     programs: Vec<(Hook, u32)>,
-    peer_name: bool,
+    /// What services need besides.
+    needs: Vec<Need>,
 }
 
 impl KernelHooks {
@@ -30,7 +32,7 @@ impl KernelHooks {
             .map(|hook| Ok((hook, hook.program_id(&mut loaded)?)))
             .collect::<io::Result<_>>()
             .context("ask the kernel for the ids of the programs")?;
-        Ok(Self { attachment, loaded, pins, programs, peer_name: false })
+        Ok(Self { attachment, loaded, pins, programs, needs: Vec::new() })
     }
 
     /// Attaches what every service needs, or replaces an earlier daemon's programs there.
@@ -64,7 +66,8 @@ impl KernelHooks {
     }
 
     fn wants(&self, hook: Hook) -> bool {
-        self.peer_name || Hook::CONNECT.contains(&hook)
+        let is_needed = |need: &Need| hooks_of(*need).contains(&hook);
+        Hook::CONNECT.contains(&hook) || self.needs.iter().any(is_needed)
     }
 
     fn state(&self, hook: Hook, own: u32) -> HookStatus {
@@ -135,14 +138,25 @@ fn list_pins(dir: &Path) -> Vec<String> {
     links.into_iter().chain(maps).map(|path| super::show(&path)).collect()
 }
 
-impl PeerNameHooks for KernelHooks {
-    fn set_peer_name(&mut self, wanted: bool) -> io::Result<()> {
+impl OptionalHooks for KernelHooks {
+    fn set(&mut self, need: Need, wanted: bool) -> io::Result<()> {
+        let hooks = hooks_of(need);
+        self.needs.retain(|other| *other != need);
         if wanted {
-            self.attachment.attach(&mut self.loaded, &Hook::PEER_NAME)?;
+            self.attachment.attach(&mut self.loaded, hooks)?;
+            self.needs.push(need);
+            Ok(())
         } else {
-            self.attachment.detach(&Hook::PEER_NAME)?;
+            self.attachment.detach(hooks)
         }
-        self.peer_name = wanted;
-        Ok(())
+    }
+}
+
+const fn hooks_of(need: Need) -> &'static [Hook] {
+    match need {
+        Need::PeerName => &Hook::PEER_NAME,
+        Need::Follow => &Hook::FOLLOW,
+        Need::Release => &Hook::RELEASE,
+        Need::Delay => &Hook::DELAY,
     }
 }

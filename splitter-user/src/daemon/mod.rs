@@ -13,6 +13,7 @@ pub(crate) mod engine;
 mod files;
 pub(crate) mod health;
 mod hooks;
+pub(crate) mod outcomes;
 mod overrides;
 mod privileges;
 mod requests;
@@ -21,6 +22,7 @@ mod serve;
 mod server;
 mod start;
 pub(crate) mod status;
+pub(crate) mod sweep;
 mod watch;
 
 pub(crate) use files::policy_files;

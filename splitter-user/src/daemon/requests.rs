@@ -14,6 +14,7 @@ use super::health::HealthBook;
 use super::hooks::KernelHooks;
 use super::resolver::DnsStatus;
 use super::status::{self, ProgramStatus, Scope, Survey, describe_action};
+use super::sweep::SweepBook;
 use crate::diff::diff_services;
 use crate::kernel::KernelMaps;
 use crate::policy::diagnostic::Diagnostic;
@@ -132,6 +133,29 @@ pub(crate) struct Circumstances {
     pub(crate) health: HealthBook,
     /// Why backends are not checked, if so.
     pub(crate) health_problem: Option<String>,
+    /// What was closed, and what keeps others from being closed.
+    pub(crate) sweep: SweepBook,
+}
+
+impl Circumstances {
+    /// Those of a daemon that starts: nothing went wrong yet.
+    pub(crate) fn new(
+        started: Instant,
+        policy: Vec<String>,
+        health: HealthBook,
+        sweep: SweepBook,
+    ) -> Self {
+        Self {
+            started,
+            policy,
+            reload_problem: None,
+            dns: DnsStatus::default(),
+            dns_problem: None,
+            health,
+            health_problem: None,
+            sweep,
+        }
+    }
 }
 
 /// Carries a task out.
@@ -331,6 +355,8 @@ fn full_status(
     status.problems.extend(status::dns_problems(&circumstances.dns));
     status.problems.extend(circumstances.health_problem.clone());
     status.dns.clone_from(&circumstances.dns);
+    status.sweep = circumstances.sweep.read();
+    status.problems.extend(status.sweep.problem.take());
     status.problems.extend(status::hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)
 }

@@ -1,10 +1,12 @@
 //! The event loop: whatever may change the policy, one thing at a time.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixListener as StdListener;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
+use splitter_common::abi::standing;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,6 +25,7 @@ use super::resolver::Resolver;
 use super::server::{self, Call};
 use super::start::{load_policy, tell_systemd};
 use super::status::hook_problems;
+use super::sweep::Sweep;
 use super::watch::Watch;
 use crate::kernel::HookLog;
 use crate::policy::model::{Frontend, Protocol};
@@ -50,6 +53,7 @@ pub(super) struct Daemon {
     files: PolicyFiles,
     resolver: Resolver,
     checks: Checks,
+    sweep: Sweep,
     /// What was last said to be wrong with the hooks.
     hook_problems: Vec<String>,
     /// Receives the end of a grace period that is waited for.
@@ -59,6 +63,8 @@ pub(super) struct Daemon {
 /// What the health of backends needs.
 pub(super) struct Checks {
     pub(super) health: Health,
+    /// Backends that do not serve, as the verdicts have it.
+    pub(super) unhealthy: BTreeSet<Target>,
     /// Tells whether the daemon's own connections are split.
     pub(super) cgroups: CgroupTree,
 }
@@ -81,9 +87,10 @@ impl Daemon {
         files: PolicyFiles,
         resolver: Resolver,
         checks: Checks,
+        sweep: Sweep,
     ) -> Self {
         let (hook_problems, grace) = (Vec::new(), None);
-        Self { engine, circumstances, files, resolver, checks, hook_problems, grace }
+        Self { engine, circumstances, files, resolver, checks, sweep, hook_problems, grace }
     }
 
     /// Serves until a signal or a request ends it.
@@ -102,6 +109,7 @@ impl Daemon {
         let mut wakers = self.wakers(calls)?;
         self.resolver.follow(&self.engine.documents().lookups);
         self.follow_checks();
+        self.follow_terms();
         self.free_retired();
         self.tell_ready();
         loop {
@@ -157,6 +165,7 @@ impl Daemon {
             mark = ended(&mut self.grace) => self.release(mark),
         }
         self.follow_checks();
+        self.follow_terms();
         None
     }
 
@@ -200,13 +209,33 @@ impl Daemon {
         if changed.is_empty() {
             return;
         }
-        let Self { engine, checks: Checks { health, cgroups }, .. } = self;
+        let Self { engine, checks: Checks { health, cgroups, .. }, .. } = self;
         let is_inside = cgroups.holds_this_process(engine.hooks().cgroup());
         let is_caught =
             |addr| is_inside && engine.is_frontend(&Frontend { addr, protocol: Protocol::Tcp });
         for (name, service) in changed {
             let checks = service.map(|service| checks_of(&service, is_caught));
             health.follow(&name, checks.unwrap_or_default());
+        }
+        // A backend that came with the change has a standing of its own.
+        for target in self.checks.unhealthy.clone() {
+            self.stand_down(&target, true);
+        }
+    }
+
+    /// Tells who closes connections what the policy asks for now.
+    fn follow_terms(&mut self) {
+        for (service, terms) in self.engine.take_changed_terms() {
+            self.sweep.follow(&service, terms);
+        }
+    }
+
+    /// Lets connections avoid a backend that does not serve, or no longer.
+    fn stand_down(&mut self, target: &Target, is_down: bool) {
+        let Target { service, subset, addr } = target;
+        let stood = self.engine.set_standing(service, subset, *addr, (standing::DOWN, is_down));
+        if let Err(error) = stood {
+            error!(%service, %subset, %addr, "connections are not told of its health: {error}");
         }
     }
 
@@ -219,10 +248,18 @@ impl Daemon {
             self.circumstances.health_problem = Some(problem.to_owned());
             return;
         };
+        let target = Target { service, subset, addr };
+        self.stand_down(&target, !is_healthy);
+        let Target { service, subset, .. } = &target;
         if is_healthy {
             info!(%service, %subset, %addr, "healthy: {why}");
         } else {
             warn!(%service, %subset, %addr, "unhealthy: {why}");
+        }
+        if is_healthy {
+            self.checks.unhealthy.remove(&target);
+        } else {
+            self.checks.unhealthy.insert(target);
         }
     }
 

@@ -3,6 +3,7 @@
 //! The order of a start matters: policy first, hooks second, so that no connection meets a hook
 //! without a policy; and privileges are dropped when everything that needs them is open.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,6 +12,7 @@ use std::{fs, io};
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use sd_notify::NotifyState;
+use splitter_common::abi::standing;
 use tracing::{error, info, warn};
 
 use super::access::Access;
@@ -23,8 +25,9 @@ use super::hooks::KernelHooks;
 use super::overrides::Overrides;
 use super::privileges::drop_privileges;
 use super::requests::{Circumstances, KernelEngine, chain, log_applied};
-use super::resolver::{DnsStatus, Pace, Resolver, Upstream};
+use super::resolver::{Pace, Resolver, Upstream};
 use super::serve::{Checks, Daemon, Ending};
+use super::sweep::{Reach, Sweep};
 use super::{server, show};
 use crate::kernel::{self, HookLog, LogLevel, PinDir};
 use crate::policy::diagnostic::render;
@@ -75,6 +78,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         return Err(problem);
     }
     let log = attach(&mut engine, &settings)?;
+    let reach = Reach::open();
     drop_privileges().context("drop privileges")?;
     info!(
         generation = engine.publisher().generation(),
@@ -85,24 +89,24 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     );
     let policy = files.paths().iter().map(|path| show(path)).collect();
     let health = Health::start().context("start the health checks")?;
-    let circumstances = Circumstances {
-        started,
-        policy,
-        reload_problem: None,
-        dns: DnsStatus::default(),
-        dns_problem: None,
-        health: health.book(),
-        health_problem: None,
-    };
+    let sweep = start_sweep(&mut engine, reach)?;
+    let circumstances = Circumstances::new(started, policy, health.book(), sweep.book());
     let on_exit = settings.on_exit;
     let socket = settings.socket.clone();
     let known = engine.documents().answers.clone();
     let upstream = Upstream::of_node(settings.vip_ranges);
     let resolver = Resolver::new(upstream, Pace::default(), known);
-    let daemon = Daemon::new(engine, circumstances, files, resolver, Checks { health, cgroups });
+    let checks = Checks { health, cgroups, unhealthy: BTreeSet::new() };
+    let daemon = Daemon::new(engine, circumstances, files, resolver, checks, sweep);
     let ending = serve(daemon, settings.access, listener, log)?;
     tell_systemd(&[NotifyState::Stopping]);
     finish(ending, on_exit, &socket)
+}
+
+fn start_sweep(engine: &mut KernelEngine, reach: Reach) -> anyhow::Result<Sweep> {
+    let storage = engine.hooks_mut().loaded_mut().socket_storage();
+    let storage = storage.context("open the map of what sockets keep")?;
+    Sweep::start(reach, storage).context("start closing idle and old connections")
 }
 
 fn serve(
@@ -135,6 +139,8 @@ fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<Kern
     })?;
     let mut engine = Engine::new(publisher, hooks, Box::new(cgroups.clone()), overrides, documents);
     engine.set_vip_ranges(settings.vip_ranges);
+    // This daemon finds out for itself which backends serve.
+    engine.forget_standings(standing::DOWN).context("clear what is known of backends")?;
     Ok(engine)
 }
 
@@ -231,9 +237,9 @@ fn attach(engine: &mut KernelEngine, settings: &Settings) -> anyhow::Result<Opti
     hooks.attach_connect().context("attach the programs")?;
     hooks.pins().remove_other_layouts(&settings.sizes).context("remove maps of other sizes")?;
     // An adopted policy may need these from the first moment.
-    if engine.answers_peer_name() {
-        use super::engine::PeerNameHooks as _;
-        engine.hooks_mut().set_peer_name(true).context("attach the programs")?;
+    for need in engine.needs() {
+        use super::engine::OptionalHooks as _;
+        engine.hooks_mut().set(need, true).context("attach the programs")?;
     }
     if !settings.log_connections {
         return Ok(None);

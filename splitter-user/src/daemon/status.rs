@@ -5,16 +5,18 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use splitter_common::abi::Reason;
+use splitter_common::abi::{Reason, State};
 
 use super::engine::weights::{main_split, named};
-use super::engine::{ChangeError, Engine, PeerNameHooks, Running};
+use super::engine::{ChangeError, Engine, OptionalHooks, Running};
 use super::health::{HealthBook, HealthStatus, HealthSummary, ServiceHealth};
+use super::outcomes::{OutOfUse, Outcomes, monotonic_ns};
 use super::resolver::DnsStatus;
+use super::sweep::SweepStatus;
 use crate::compile::{Note, name_ids, service_id};
-use crate::policy::model::{Action, Outbound, Service, Subset};
+use crate::policy::model::{Action, Backend, Outbound, Service, Subset};
 use crate::publish::{CounterOwner, Counters as Indices};
-use crate::tables::Maps;
+use crate::tables::{Arena, Maps, read};
 
 /// Services that are told of in detail where nobody asked for some or for all.
 const FEW: usize = 32;
@@ -55,6 +57,8 @@ pub(crate) struct Status {
     /// All health checks in short.
     #[serde(default)]
     pub(crate) health: HealthSummary,
+    /// Connections that were closed.
+    pub(crate) sweep: SweepStatus,
     /// Connections to frontends that were not rewritten, by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
     /// Services in detail.
@@ -134,6 +138,8 @@ pub(crate) struct RouteStatus {
     pub(crate) weights: Vec<(String, u32)>,
     /// Connections that it took.
     pub(crate) connections: u64,
+    /// What came of them, where they are followed.
+    pub(crate) outcomes: Option<Outcomes>,
 }
 
 /// One subset.
@@ -162,6 +168,10 @@ pub(crate) struct BackendStatus {
     pub(crate) connections: u64,
     /// Its share of those of the subset, in parts per million.
     pub(crate) share_ppm: Option<u32>,
+    /// What came of them, where they are followed.
+    pub(crate) outcomes: Option<Outcomes>,
+    /// Why it gets none now, if so.
+    pub(crate) out_of_use: Option<OutOfUse>,
     /// Its health, where it is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) health: Option<HealthStatus>,
@@ -179,7 +189,7 @@ pub(crate) struct Survey {
     pub(crate) status: Status,
     counters: Counters,
     health: HealthBook,
-    services: Vec<(Running, Option<Indices>)>,
+    services: Vec<Surveyed>,
 }
 
 impl Survey {
@@ -188,9 +198,11 @@ impl Survey {
         let Self { mut status, counters, health, services } = self;
         status.health = health.summary();
         status.problems.append(&mut status.health.problems);
-        let describe = |(running, indices): &(Running, Option<Indices>)| {
+        let now_ns = monotonic_ns();
+        let describe = |surveyed: &Surveyed| {
+            let Surveyed { running, counters: indices, states } = surveyed;
             let indices = indices.iter().flat_map(Indices::iter).collect();
-            let counters = ServiceCounters { indices, counters: &counters };
+            let counters = ServiceCounters { indices, counters: &counters, states, now_ns };
             let health = health.of(&running.service.name);
             describe_service(running, &counters, &health)
         };
@@ -199,8 +211,27 @@ impl Survey {
     }
 }
 
+/// One service, copied.
+struct Surveyed {
+    running: Running,
+    counters: Option<Indices>,
+    /// Where its connections are followed.
+    states: HashMap<CounterOwner, State>,
+}
+
+impl Surveyed {
+    fn new<M: Maps, H: OptionalHooks>(engine: &Engine<M, H>, running: &Running) -> Self {
+        let (publisher, id) = (engine.publisher(), service_id(&running.service.name));
+        let states = publisher.states(id);
+        let states = states.iter().flat_map(Indices::iter);
+        let state = |(owner, index)| Some((owner, read(publisher.maps(), Arena::States, index)?));
+        let states = states.filter_map(state).collect();
+        Self { running: running.clone(), counters: publisher.counters(id), states }
+    }
+}
+
 /// The part of the status that the tables and the policy tell.
-pub(crate) fn survey<M: Maps, H: PeerNameHooks>(
+pub(crate) fn survey<M: Maps, H: OptionalHooks>(
     engine: &Engine<M, H>,
     health: &HealthBook,
     scope: &Scope<'_>,
@@ -208,10 +239,8 @@ pub(crate) fn survey<M: Maps, H: PeerNameHooks>(
     let counters = engine.publisher().maps().counters();
     let unread = counters.as_ref().err().map(|error| format!("read the counters: {error}"));
     let counters = Counters(counters.unwrap_or_default());
-    let indices =
-        |running: &Running| engine.publisher().counters(service_id(&running.service.name));
     let running = scope.choose(engine)?.into_iter();
-    let services: Vec<_> = running.map(|running| (running.clone(), indices(running))).collect();
+    let services: Vec<_> = running.map(|running| Surveyed::new(engine, running)).collect();
     let n_services = engine.publisher().services().count();
     let omitted = if scope.names.is_empty() { n_services - services.len() } else { 0 };
     let status = Status {
@@ -276,13 +305,13 @@ pub(crate) fn dns_problems(dns: &DnsStatus) -> Vec<String> {
         .collect()
 }
 
-fn map_usage<M: Maps, H: PeerNameHooks>(engine: &Engine<M, H>) -> Vec<MapStatus> {
+fn map_usage<M: Maps, H: OptionalHooks>(engine: &Engine<M, H>) -> Vec<MapStatus> {
     let usage = engine.publisher().usage().into_iter();
     usage.map(|(map, used, size)| MapStatus { map: map.to_owned(), used, size }).collect()
 }
 
 impl Scope<'_> {
-    fn choose<'e, M: Maps, H: PeerNameHooks>(
+    fn choose<'e, M: Maps, H: OptionalHooks>(
         &self,
         engine: &'e Engine<M, H>,
     ) -> Result<Vec<&'e Running>, ChangeError> {
@@ -307,9 +336,16 @@ impl Counters {
 struct ServiceCounters<'a> {
     indices: HashMap<CounterOwner, u32>,
     counters: &'a Counters,
+    states: &'a HashMap<CounterOwner, State>,
+    /// `CLOCK_MONOTONIC` when the states were read.
+    now_ns: u64,
 }
 
 impl ServiceCounters<'_> {
+    fn state(&self, owner: CounterOwner) -> Option<&State> {
+        self.states.get(&owner)
+    }
+
     fn get(&self, owner: CounterOwner) -> u64 {
         self.indices.get(&owner).map_or(0, |index| self.counters.get(*index))
     }
@@ -336,7 +372,8 @@ fn describe_routes(service: &Service, counters: &ServiceCounters<'_>) -> Vec<Rou
     let describe = |(route, id): (&crate::policy::model::Route, u32)| {
         let (action, weights) = describe_action(service, &route.action);
         let connections = counters.get(CounterOwner::Route(id));
-        RouteStatus { name: route.name.clone(), action, weights, connections }
+        let outcomes = counters.state(CounterOwner::Route(id)).map(Outcomes::of);
+        RouteStatus { name: route.name.clone(), action, weights, connections, outcomes }
     };
     service.routes.iter().zip(ids).map(describe).collect()
 }
@@ -385,19 +422,23 @@ fn describe_backends(
     counters: &ServiceCounters<'_>,
     health: &ServiceHealth,
 ) -> Vec<BackendStatus> {
-    let count = |addr| counters.get(CounterOwner::Backend(id, crate::compile::backend_image(addr)));
-    let counts: Vec<u64> = subset.backends.iter().map(|backend| count(backend.addr)).collect();
-    let total = counts.iter().sum();
-    let backends = subset.backends.iter().zip(counts);
-    backends
-        .map(|(backend, connections)| BackendStatus {
+    let owner = |addr| CounterOwner::Backend(id, crate::compile::backend_image(addr));
+    let count = |backend: &Backend| counters.get(owner(backend.addr));
+    let total = subset.backends.iter().map(count).sum();
+    let describe = |backend: &Backend| {
+        let connections = count(backend);
+        let state = counters.state(owner(backend.addr));
+        BackendStatus {
             address: backend.addr.to_string(),
             weight: backend.weight,
             connections,
             share_ppm: share_ppm(connections, total),
             health: health.get(&(subset.name.clone(), backend.addr)).cloned(),
-        })
-        .collect()
+            outcomes: state.map(Outcomes::of),
+            out_of_use: state.and_then(|state| OutOfUse::of(state, counters.now_ns)),
+        }
+    };
+    subset.backends.iter().map(describe).collect()
 }
 
 /// Rounded to the nearest; `None` of nothing.
@@ -416,7 +457,6 @@ fn describe_note(note: &Note) -> String {
         Note::NoCgroup { place, path } => {
             format!("the route `{place}` takes nobody by cgroup: {path} does not exist now")
         }
-        Note::NotEnforced { place, key } => format!("`{key}` of `{place}` is not enforced yet"),
     }
 }
 

@@ -114,6 +114,16 @@ pub enum How {
         /// Slots of the wheel.
         slots: u32,
     },
+    /// Of two slots at random, the one whose backend has fewer live connections.
+    Least {
+        /// Slots of the wheel.
+        slots: u32,
+    },
+    /// Those whose turn it was may not be chosen now.
+    SteppedOver {
+        /// How many.
+        others: usize,
+    },
     /// By the client's hash.
     Client {
         /// What stands for the client.
@@ -280,8 +290,9 @@ impl Story<'_> {
     }
 
     fn subset_look(&self) -> Option<(usize, Subset)> {
-        let looks = self.looks.iter().enumerate();
-        looks.rev().find_map(|(i, look)| match look {
+        let mut looks = self.looks.iter().enumerate();
+        // A followed subset is looked up again for every backend that is looked at.
+        looks.find_map(|(i, look)| match look {
             Look::Subset(subset) => Some((i, *subset)),
             _ => None,
         })
@@ -301,7 +312,15 @@ impl Story<'_> {
             _ => None,
         })?;
         let name = socket_addr(backend.addr, backend.port_be).to_string();
-        Some(Chosen { name, choice: how(subset.choice, plan.backend_salt(), &self.looks[at..]) })
+        let looks = &self.looks[at..];
+        let probed = looks.iter().filter(|look| matches!(look, Look::Probed)).count();
+        // Two are compared, and the one that is chosen is looked at once more.
+        let each = if subset.choice.pick == pick::LEAST { 3 } else { 1 };
+        let choice = match probed.saturating_sub(each) / each {
+            0 => how(subset.choice, plan.backend_salt(), looks),
+            others => How::SteppedOver { others },
+        };
+        Some(Chosen { name, choice })
     }
 }
 
@@ -329,6 +348,7 @@ fn how(choice: Choice, salt: u64, looks: &[Look]) -> How {
                 .zip(slots)
                 .map(|(random, slots)| How::Random { slot: u64::from(scale(random, slots)), slots })
         }
+        pick::LEAST => slots.map(|slots| How::Least { slots }),
         pick::CLIENT => client.zip(slots).map(|(client, slots)| {
             let slot = u64::from(scale(bucket(salt, client), slots));
             How::Client { key, client, slot, slots }

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 
 use splitter_common::abi::{
-    Backend, COMMAND_LEN, FrontendKey, Match, Plan, PlanPair, Route, Subset,
+    Backend, COMMAND_LEN, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route, Subset,
 };
 use splitter_common::decide::{WheelRef, World};
 
 use crate::tables::Maps;
-use crate::tables::world::{HostWheel, HostWorld};
+use crate::tables::world::{HostState, HostWheel, HostWorld};
 
 /// One look-up that the story needs, and what it found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,6 +21,9 @@ pub(super) enum Look {
     Ticket(u64),
     Cell(u64),
     Subset(Subset),
+    Fault(Fault),
+    /// Whether a backend of a followed subset may be chosen.
+    Probed,
     Backend(Backend),
     Client(u64),
     Random(u32),
@@ -46,6 +49,8 @@ impl<'a, M: Maps> Recorder<'a, M> {
 impl<'a, M: Maps> World for Recorder<'a, M> {
     type Wheel = RecordedWheel<'a, M>;
     type Backend = Backend;
+    type Conduct = Conduct;
+    type State = HostState<'a, M>;
 
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {
         self.inner.frontend(key)
@@ -80,6 +85,22 @@ impl<'a, M: Maps> World for Recorder<'a, M> {
     }
     fn backend(&self, index: u32) -> Option<Backend> {
         self.note(self.inner.backend(index), Look::Backend)
+    }
+    fn conduct(&self, index: u32) -> Option<Conduct> {
+        self.inner.conduct(index)
+    }
+    fn fault(&self, index: u32) -> Option<Fault> {
+        self.note(self.inner.fault(index), Look::Fault)
+    }
+    fn two_states(&self, cell: u32) -> Option<u64> {
+        self.looks.borrow_mut().push(Look::Probed);
+        self.inner.two_states(cell)
+    }
+    fn state(&self, index: u32) -> Option<HostState<'a, M>> {
+        self.inner.state(index)
+    }
+    fn now_ns(&self) -> u64 {
+        self.inner.now_ns()
     }
     fn uid_gid(&self) -> u64 {
         self.inner.uid_gid()

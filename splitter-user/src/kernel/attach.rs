@@ -26,15 +26,35 @@ pub enum Hook {
     PeerName4,
     /// `getpeername(2)` on `AF_INET6`.
     PeerName6,
+    /// Callbacks of TCP sockets.
+    SockOps,
+    /// The end of a socket.
+    SockRelease,
+    /// A packet that leaves.
+    Egress,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 4] = [Self::Connect4, Self::Connect6, Self::PeerName4, Self::PeerName6];
+    pub const ALL: [Self; 7] = [
+        Self::Connect4,
+        Self::Connect6,
+        Self::PeerName4,
+        Self::PeerName6,
+        Self::SockOps,
+        Self::SockRelease,
+        Self::Egress,
+    ];
     /// The hooks without which nothing is split.
     pub const CONNECT: [Self; 2] = [Self::Connect4, Self::Connect6];
     /// The hooks that only services with `getpeername: frontend` need.
     pub const PEER_NAME: [Self; 2] = [Self::PeerName4, Self::PeerName6];
+    /// The hooks that only services whose connections are followed need.
+    pub const FOLLOW: [Self; 1] = [Self::SockOps];
+    /// The hooks that only services with limits need.
+    pub const RELEASE: [Self; 1] = [Self::SockRelease];
+    /// The hooks that only services that delay connections need.
+    pub const DELAY: [Self; 1] = [Self::Egress];
 
     /// Name of the program in the object.
     pub const fn program(self) -> &'static str {
@@ -43,6 +63,9 @@ impl Hook {
             Self::Connect6 => "split_connect6",
             Self::PeerName4 => "split_peername4",
             Self::PeerName6 => "split_peername6",
+            Self::SockOps => "follow_sockets",
+            Self::SockRelease => "release_sockets",
+            Self::Egress => "delay_packets",
         }
     }
 
@@ -53,6 +76,9 @@ impl Hook {
             Self::Connect6 => "connect6",
             Self::PeerName4 => "getpeername4",
             Self::PeerName6 => "getpeername6",
+            Self::SockOps => "sock_ops",
+            Self::SockRelease => "sock_release",
+            Self::Egress => "egress",
         }
     }
 
@@ -70,6 +96,9 @@ impl Hook {
             Self::Connect6 => 11,
             Self::PeerName4 => 29,
             Self::PeerName6 => 30,
+            Self::SockOps => 3,
+            Self::SockRelease => 34,
+            Self::Egress => 1,
         }
     }
 }

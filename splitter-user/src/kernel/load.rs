@@ -5,14 +5,15 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::programs::{CgroupSockAddr, ProgramError};
+use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use rustix::time::{ClockId, clock_getres};
 use splitter_common::abi::{FrontendKey, map};
 
 use super::attach::Hook;
 use super::maps::n_counters;
 use super::pins::{PinDir, PinError};
-use super::{KernelMaps, object, sys};
+use super::{KernelMaps, btf, object, sys};
 use crate::tables::{Arena, Sizes};
 
 /// The kernel did not take the programs or maps.
@@ -48,6 +49,11 @@ pub enum LoadError {
         #[source]
         error: ProgramError,
     },
+    /// The kernel does not describe its types, or not those that are needed.
+    #[error(
+        "find out where the kernel keeps why a connection failed (needs CONFIG_DEBUG_INFO_BTF)"
+    )]
+    Types(#[source] io::Error),
     /// A map could not be used.
     #[error("use the map {name}")]
     Map {
@@ -104,6 +110,8 @@ pub fn load(pins: &PinDir, sizes: Sizes, log: LogLevel) -> Result<Loaded, LoadEr
     let object = object::embedded().ok_or(LoadError::NoObject)?;
     let maps_dir = pins.maps(&sizes)?;
     let level = log.number();
+    let sk_err = btf::member_offset("sock", "sk_err").map_err(LoadError::Types)?;
+    let ticks = ticks_per_second();
     let paths: Vec<(&str, PathBuf)> =
         pinned_maps().map(|name| (name, maps_dir.join(name))).collect();
     let mut loader = EbpfLoader::new();
@@ -112,6 +120,8 @@ pub fn load(pins: &PinDir, sizes: Sizes, log: LogLevel) -> Result<Loaded, LoadEr
         loader.map_max_entries("AYA_LOGS", 4_096);
     }
     loader.override_global("COUNTERS_PER_CPU", &sizes.counters, true);
+    loader.override_global("SK_ERR_OFFSET", &sk_err, true);
+    loader.override_global("TICKS_PER_SECOND", &ticks, true);
     for (name, entries) in map_sizes(&sizes)? {
         loader.map_max_entries(name, entries);
     }
@@ -120,8 +130,8 @@ pub fn load(pins: &PinDir, sizes: Sizes, log: LogLevel) -> Result<Loaded, LoadEr
     }
     let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
     for hook in Hook::ALL {
-        let program = program(&mut ebpf, hook);
-        program.load().map_err(|error| LoadError::Program { name: hook.program(), error })?;
+        let result = load_program(program(&mut ebpf, hook));
+        result.map_err(|error| LoadError::Program { name: hook.program(), error })?;
     }
     give_back_memory();
     Ok(Loaded { ebpf, sizes, maps_dir })
@@ -149,9 +159,24 @@ fn pinned_maps() -> impl Iterator<Item = &'static str> {
     Arena::ALL.map(Arena::map_name).into_iter().chain(others)
 }
 
-fn program(ebpf: &mut Ebpf, hook: Hook) -> &mut CgroupSockAddr {
-    let program = ebpf.program_mut(hook.program()).expect("the object has a program per hook");
-    program.try_into().expect("all programs are of this type")
+fn program(ebpf: &mut Ebpf, hook: Hook) -> &mut Program {
+    ebpf.program_mut(hook.program()).expect("the object has a program per hook")
+}
+
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Ticks of the kernel's timer per second, which the coarse clocks advance by (`CONFIG_HZ`).
+fn ticks_per_second() -> u32 {
+    let tick = clock_getres(ClockId::MonotonicCoarse);
+    u32::try_from(1_000_000_000 / tick.tv_nsec.max(1)).unwrap_or(u32::MAX)
 }
 
 impl Loaded {
@@ -171,6 +196,12 @@ impl Loaded {
         let counters = open(map::COUNTERS, 4, 8)?;
         KernelMaps::new(self.sizes, &arenas, frontends, &counters)
             .map_err(|error| LoadError::Map { name: map::COMMIT, error })
+    }
+
+    /// The map of what hooks store on sockets.
+    pub fn socket_storage(&self) -> Result<OwnedFd, LoadError> {
+        let error = |error| LoadError::Map { name: map::SOCKETS, error };
+        sys::open_pinned(&self.maps_dir.join(map::SOCKETS)).map_err(error)
     }
 
     /// The descriptor of a hook's program.

@@ -4,6 +4,7 @@
 //! is why traffic goes on when the daemon does not.
 
 mod attach;
+mod btf;
 mod load;
 mod log;
 mod maps;

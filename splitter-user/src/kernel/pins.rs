@@ -16,7 +16,7 @@ use splitter_common::abi::ABI_VERSION;
 
 use super::attach::Hook;
 use super::sys;
-use crate::tables::Sizes;
+use crate::tables::{Arena, Sizes};
 
 /// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -165,11 +165,10 @@ pub(super) fn remove_link(pin: &Path) -> io::Result<()> {
 
 /// Maps of another layout must never be taken for these, so the layout is their name.
 fn layout_name(sizes: &Sizes) -> String {
-    let Sizes { frontends, plans, routes, matches, wheels, cells, subsets, backends, counters } =
-        *sizes;
-    let all = [frontends, plans, routes, matches, wheels, cells, subsets, backends, counters];
-    let hash = all.iter().fold(u64::from(ABI_VERSION), |hash, size| {
-        splitter_common::hash::mix(hash, u64::from(*size))
+    let arenas = Arena::ALL.map(|arena| sizes.records(arena));
+    let all = arenas.into_iter().chain([sizes.frontends, sizes.counters]);
+    let hash = all.fold(u64::from(ABI_VERSION), |hash, size| {
+        splitter_common::hash::mix(hash, u64::from(size))
     });
     format!("maps-v{ABI_VERSION}-{hash:016x}")
 }

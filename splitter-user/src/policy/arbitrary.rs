@@ -70,13 +70,14 @@ fn service() -> impl Strategy<Value = Service> {
             subset.name = format!("v{i}");
         }
         let routes = prop::collection::vec(route(subsets.len()), 1..=3);
-        (Just(subsets), routes, getpeername.clone()).prop_map(
-            |(subsets, mut routes, getpeername)| {
+        let outcomes = prop::bool::weighted(0.2);
+        (Just(subsets), routes, getpeername.clone(), outcomes).prop_map(
+            |(subsets, mut routes, getpeername, outcomes)| {
                 for (i, route) in routes.iter_mut().enumerate() {
                     route.name = format!("r{i}");
                 }
                 let (name, frontends) = (String::new(), Vec::new());
-                Service { name, frontends, getpeername, subsets, routes }
+                Service { name, frontends, getpeername, outcomes, subsets, routes }
             },
         )
     })

@@ -36,6 +36,8 @@ pub struct Service {
     pub frontends: Vec<Frontend>,
     /// What `getpeername` answers on a rewritten socket.
     pub getpeername: PeerName,
+    /// Whether what comes of its connections is counted even where nothing else needs it.
+    pub outcomes: bool,
     /// Groups of backends, in the order of the text; at most `abi::MAX_SUBSETS`.
     pub subsets: Vec<Subset>,
     /// Tried in order; the first that takes the client counts. At least one. The number of

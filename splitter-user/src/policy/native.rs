@@ -41,7 +41,7 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, _: &Reading) -> Option
     let name = metadata.and_then(|node| read_name(reader, node));
     let spec = reader.required(document, "spec", "write `spec:` with `frontends` and `routes`");
     let spec = spec.and_then(|node| {
-        let keys = ["frontends", "subsets", "routes", "split", "getpeername"];
+        let keys = ["frontends", "subsets", "routes", "split", "getpeername", "outcomes"];
         reader.fields(node, "the spec", &keys)
     })?;
     let draft = read_spec(reader, &spec, name.unwrap_or_default());
@@ -94,7 +94,9 @@ fn read_spec(reader: &mut Reader<'_>, spec: &Fields<'_>, name: (String, Span)) -
     let getpeername = spec
         .value("getpeername")
         .and_then(|node| reader.word(node, "a value of `getpeername`", &PEER_NAMES));
+    let outcomes = spec.value("outcomes").and_then(|node| reader.boolean(node, "`outcomes`"));
     let service = Service {
+        outcomes: outcomes.unwrap_or(false),
         name,
         frontends: sort_frontends(reader, &places.frontends),
         getpeername: getpeername.unwrap_or_default(),

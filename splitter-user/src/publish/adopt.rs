@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use splitter_common::abi::{
-    Backend, Choice, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel, action, pick,
-    plan_flag,
+    Backend, Choice, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel,
+    action, pick, plan_flag,
 };
 
 use super::counters::Indices;
+use super::life::read_states;
 use super::place::{Few, Placed, PlacedWheel, WheelOwner};
 use crate::compile::image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, SubsetImage,
@@ -125,6 +126,7 @@ fn empty(plan: u32, record: &Plan, image: &ServiceImage) -> Placed {
         thresholds: Few::new(),
         wheels: SmallVec::new(),
         counters: Indices::default(),
+        life: None,
     }
 }
 
@@ -151,7 +153,11 @@ impl<M: Maps> Reader<'_, M> {
         } else {
             None
         };
-        self.image.subsets.push(SubsetImage { id: record.id, choice, backends });
+        let conduct = match record.conduct {
+            0 => None,
+            conduct => Some(self.read_conduct(conduct, u32::from(record.n_listed))?),
+        };
+        self.image.subsets.push(SubsetImage { id: record.id, choice, conduct, backends });
         Some(())
     }
 
@@ -163,6 +169,30 @@ impl<M: Maps> Reader<'_, M> {
         }
         let next = self.placed.backends.checked_add(u32::try_from(before).ok()?)?;
         (subset.n_listed == 0 || subset.backends == next).then_some(())
+    }
+
+    /// Reads a conduct, and the states of its subset and backends.
+    fn read_conduct(&mut self, index: u32, n_backends: u32) -> Option<Box<Conduct>> {
+        let record: Conduct = read(self.maps, Arena::Conducts, index)?;
+        let states = read_states(self.maps, record.states, n_backends)?;
+        let life = self.placed.life.get_or_insert_default();
+        life.conducts.push(index);
+        life.cells.push(record.states);
+        life.states.push(record.state);
+        states.into_iter().for_each(|state| life.states.push(state));
+        Some(Box::new(Conduct { state: 0, states: 0, ..record }))
+    }
+
+    /// Reads what a route does on purpose, and takes in its state.
+    fn read_life(&mut self, route: &Route) -> Option<Fault> {
+        if route.state != 0 {
+            let life = self.placed.life.get_or_insert_default();
+            life.states.push(route.state);
+            life.faults.push(route.fault);
+        }
+        // The record at 0 is all zeros.
+        let record: Fault = read(self.maps, Arena::Faults, route.fault)?;
+        Some(Fault { state: 0, ..record })
     }
 
     fn read_route(&mut self, index: u32) -> Option<()> {
@@ -183,7 +213,9 @@ impl<M: Maps> Reader<'_, M> {
         self.placed.thresholds.push(if thresholds { record.choice.wheel } else { 0 });
         self.placed.matches.push(record.client);
         self.placed.counters.push(record.counter);
-        self.image.routes.push(RouteImage { id: record.id, client, action });
+        let fault = self.read_life(&record)?;
+        let fault = (record.fault != 0).then(|| Box::new(fault));
+        self.image.routes.push(RouteImage { id: record.id, client, action, fault });
         Some(())
     }
 
@@ -193,6 +225,7 @@ impl<M: Maps> Reader<'_, M> {
             pick::ONLY => ChoiceImage::Only(choice.only),
             pick::TICKET => ChoiceImage::Ticket(self.read_wheel(choice.wheel, owner)?),
             pick::RANDOM => ChoiceImage::Random(self.read_wheel(choice.wheel, owner)?),
+            pick::LEAST => ChoiceImage::Least(self.read_wheel(choice.wheel, owner)?),
             pick::CLIENT => {
                 ChoiceImage::Client { key, slots: self.read_wheel(choice.wheel, owner)? }
             }

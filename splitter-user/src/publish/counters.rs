@@ -1,4 +1,4 @@
-//! Which counter counts for whom, in one service.
+//! Which counter counts for whom, and which state is whose, in one service.
 //!
 //! Kept as bare indices in the order of the image, which knows whose they are.
 
@@ -35,7 +35,8 @@ impl Counters {
     }
 }
 
-/// Indices into the counters map, one for each of [`owners`]; 0 where none was taken yet.
+/// Indices into the counters map or the states, one for each of [`owners`]; 0 where none was taken
+/// yet. None at all where the service has none of the kind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Indices(SmallVec<[u32; 8]>);
 
@@ -55,12 +56,12 @@ impl Indices {
         self.0.split_at(self.0.len() - n_routes)
     }
 
-    /// Keeps the counters of owners that the old image has, and takes others.
+    /// Keeps those of owners that the old image has, and takes others.
     pub(super) fn take(
         &mut self,
         image: &ServiceImage,
         old: Option<(&ServiceImage, &Self)>,
-        space: &mut Space,
+        (pool, space): (Pool, &mut Space),
     ) -> Result<(), NoRoom> {
         let known: ByOwner<u32> =
             old.map(|(image, old)| by_owner(image, old.0.iter().copied())).unwrap_or_default();
@@ -69,7 +70,7 @@ impl Indices {
             let kept = known.binary_search_by(|(owner, _)| owner.cmp(&same[0].0));
             let index = match kept {
                 Ok(at) => known[at].1,
-                Err(_) => space.take(Pool::Counters, 1)?,
+                Err(_) => space.take(pool, 1)?,
             };
             for (_, position) in same {
                 self.0[*position] = index;
@@ -79,14 +80,18 @@ impl Indices {
     }
 
     /// Those that `other` does not have.
-    pub(super) fn own_ranges(&self, other: Option<&Self>) -> impl Iterator<Item = Range> {
+    pub(super) fn own_ranges(
+        &self,
+        pool: Pool,
+        other: Option<&Self>,
+    ) -> impl Iterator<Item = Range> + use<> {
         let mut own = self.0.clone();
         own.sort_unstable();
         own.dedup();
         let mut others = other.map(|other| other.0.clone()).unwrap_or_default();
         others.sort_unstable();
         own.retain(|index| others.binary_search(index).is_err());
-        own.into_iter().map(|start| Range { pool: Pool::Counters, start, len: 1 })
+        own.into_iter().map(move |start| Range { pool, start, len: 1 })
     }
 }
 

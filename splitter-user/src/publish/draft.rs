@@ -34,7 +34,7 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn n_stateful(&self) -> usize {
-        self.placed.iter().filter(|placed| placed.image.answer_frontend).count()
+        self.placed.iter().filter(|placed| placed.image.keeps_state()).count()
     }
 }
 

@@ -19,6 +19,7 @@ mod adopt;
 mod counters;
 mod draft;
 mod fault;
+mod life;
 mod mend;
 mod place;
 mod space;
@@ -130,7 +131,7 @@ impl<M: Maps> Publisher<M> {
             .collect();
         let space = Space::with_used(maps.sizes(), FIRST_COUNTER, &used);
         let generation = committed(&maps).generation;
-        let n_stateful = found.services.values().filter(|p| p.image.answer_frontend).count();
+        let n_stateful = found.services.values().filter(|p| p.image.keeps_state()).count();
         let mut publisher = Self {
             maps,
             generation,
@@ -182,6 +183,27 @@ impl<M: Maps> Publisher<M> {
     /// The counters of a service.
     pub fn counters(&self, id: ServiceId) -> Option<Counters> {
         self.services.get(&id).map(Placed::counters)
+    }
+
+    /// The states of a followed service: indices into the states.
+    pub fn states(&self, id: ServiceId) -> Option<Counters> {
+        self.services.get(&id).and_then(Placed::states)
+    }
+
+    /// Sets or clears one of the [`splitter_common::abi::standing`] bits of a backend: the next
+    /// connection knows. Answers whether there is such a backend in a followed service.
+    pub fn set_standing(
+        &mut self,
+        id: ServiceId,
+        owner: CounterOwner,
+        bit: u64,
+        is_set: bool,
+    ) -> io::Result<bool> {
+        let states = self.states(id);
+        let mut states = states.iter().flat_map(Counters::iter);
+        let Some((_, index)) = states.find(|(other, _)| *other == owner) else { return Ok(false) };
+        life::set_standing(&mut self.maps, index, bit, is_set)?;
+        Ok(true)
     }
 
     /// Records in use and in all, by map name, the reserved ones included.
@@ -313,7 +335,7 @@ impl<M: Maps> Publisher<M> {
         }
         for id in draft.removed {
             if let Some(old) = self.services.remove(&id) {
-                self.n_stateful -= usize::from(old.image.answer_frontend);
+                self.n_stateful -= usize::from(old.image.keeps_state());
                 retired.extend(old.own_ranges(None));
             }
         }
@@ -326,6 +348,10 @@ impl<M: Maps> Publisher<M> {
     }
 
     fn retire(&mut self, ranges: Vec<Range>) {
+        for range in ranges.iter().filter(|range| range.pool == life::STATES) {
+            // Where this fails, the next owner's beginning does it.
+            let _later = life::end_epoch(&mut self.maps, range.start);
+        }
         self.last_mark += 1;
         self.retired.push((Mark(self.last_mark), ranges));
     }
@@ -343,7 +369,7 @@ impl<M: Maps> Publisher<M> {
                 Vec::new()
             }
             Entry::Occupied(mut entry) => {
-                self.n_stateful -= usize::from(entry.get().image.answer_frontend);
+                self.n_stateful -= usize::from(entry.get().image.keeps_state());
                 let retired = entry.get().own_ranges(Some(&placed));
                 entry.insert(placed);
                 retired

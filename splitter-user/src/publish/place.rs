@@ -9,6 +9,7 @@ use splitter_common::abi::{
 };
 
 use super::counters::{Counters, Indices};
+use super::life::Life;
 use super::space::{NoRoom, Pool, Range, Space};
 use crate::compile::image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceImage, SubsetImage,
@@ -62,6 +63,8 @@ pub(super) struct Placed {
     pub(super) thresholds: Few<u32>,
     pub(super) wheels: SmallVec<[PlacedWheel; 3]>,
     pub(super) counters: Indices,
+    /// Where the service is followed.
+    pub(super) life: Option<Box<Life>>,
 }
 
 impl Placed {
@@ -81,6 +84,7 @@ impl Placed {
             thresholds: smallvec![0; n],
             wheels: SmallVec::new(),
             counters: Indices::of(&image),
+            life: Life::of(&image),
             image,
         };
         match placed.take_room(old, space) {
@@ -98,7 +102,11 @@ impl Placed {
         self.routes = space.take(Pool::Arena(Arena::Routes), len(&image.routes))?;
         self.subsets = space.take(Pool::Arena(Arena::Subsets), len(&image.subsets))?;
         self.backends = space.take(Pool::Arena(Arena::Backends), n_backends(&image))?;
-        self.counters.take(&image, old.map(|old| (&*old.image, &old.counters)), space)?;
+        let counters = old.map(|old| (&*old.image, &old.counters));
+        self.counters.take(&image, counters, (Pool::Counters, space))?;
+        if let Some(life) = &mut self.life {
+            life.take(&image, old.and_then(Self::life), space)?;
+        }
         for subset in &image.subsets {
             if let Some(slots) = subset.choice.as_ref().and_then(ChoiceImage::slots) {
                 self.take_wheel(old, space, WheelOwner::Subset(subset.id), slots)?;
@@ -160,6 +168,17 @@ impl Placed {
         Counters { image: Arc::clone(&self.image), indices: self.counters.clone() }
     }
 
+    /// The states with their owners, where the service is followed.
+    pub(super) fn states(&self) -> Option<Counters> {
+        let life = self.life.as_ref()?;
+        Some(Counters { image: Arc::clone(&self.image), indices: life.states.clone() })
+    }
+
+    /// The image with the records of a followed service.
+    fn life(&self) -> Option<(&ServiceImage, &Life)> {
+        self.life.as_deref().map(|life| (&*self.image, life))
+    }
+
     pub(super) fn wheel(&self, owner: WheelOwner) -> Option<&PlacedWheel> {
         self.wheels.iter().find(|wheel| wheel.owner == owner)
     }
@@ -173,7 +192,12 @@ impl Placed {
                 ranges.extend(wheel.ranges());
             }
         }
-        ranges.extend(self.counters.own_ranges(other.map(|other| &other.counters)));
+        let others = other.map(|other| &other.counters);
+        ranges.extend(self.counters.own_ranges(Pool::Counters, others));
+        if let Some(life) = &self.life {
+            let others = other.and_then(|other| other.life.as_deref());
+            ranges.extend(life.own_ranges(&self.image, others));
+        }
         // Index 0 stands for what was never taken.
         ranges.retain(|range| range.start != 0 && range.len != 0);
         ranges
@@ -212,6 +236,9 @@ impl Placed {
         for (i, route) in self.image.routes.iter().enumerate() {
             self.write_route_parts(maps, i, route)?;
         }
+        if let Some(life) = &self.life {
+            life.write(maps, &self.image, old.and_then(|old| old.life.as_deref()))?;
+        }
         let (subsets, routes) = self.counters.of_subsets_and_routes(self.image.routes.len());
         let (subsets, backends) = self.subset_records(subsets);
         write_all(maps, Arena::Backends, self.backends, &backends)?;
@@ -242,9 +269,9 @@ impl Placed {
         let mut counters = counters.iter().copied();
         let (mut subsets, mut backends) = (SmallVec::new(), SmallVec::new());
         let mut first = self.backends;
-        for subset in &self.image.subsets {
+        for (i, subset) in self.image.subsets.iter().enumerate() {
             let own = counters.next().expect("every subset has a counter");
-            subsets.push(self.subset_record(subset, first, own));
+            subsets.push(self.subset_record(i, subset, first, own));
             let records = subset.backends.iter().zip(counters.by_ref());
             backends.extend(records.map(|(backend, counter)| backend_record(backend, counter)));
             first += len(&subset.backends);
@@ -252,7 +279,7 @@ impl Placed {
         (subsets, backends)
     }
 
-    fn subset_record(&self, subset: &SubsetImage, backends: u32, counter: u32) -> Subset {
+    fn subset_record(&self, i: usize, subset: &SubsetImage, backends: u32, counter: u32) -> Subset {
         let wheel = self.wheel(WheelOwner::Subset(subset.id)).map_or(0, |wheel| wheel.index);
         let n_listed = short(subset.backends.len());
         let choice = subset.choice.as_ref();
@@ -263,7 +290,8 @@ impl Placed {
             counter,
             n_backends: if choice.is_some() { n_listed } else { 0 },
             n_listed,
-            pad: [0; 2],
+            conduct: self.life.as_ref().map_or(0, |life| life.conducts[i]),
+            pad: 0,
         }
     }
 
@@ -281,7 +309,10 @@ impl Placed {
                 (action::SPLIT, 0, choice_record(choice, wheel, self.thresholds[i]))
             }
         };
-        Route { choice, id: route.id, client: self.matches[i], counter, errno, action, pad: [0; 9] }
+        let (fault, state) =
+            self.life.as_ref().map_or((0, 0), |life| (life.faults[i], life.of_routes()[i]));
+        let client = self.matches[i];
+        Route { choice, id: route.id, client, counter, errno, action, pad: 0, fault, state }
     }
 
     fn plan_record(&self, generation: u64) -> Plan {
@@ -312,6 +343,7 @@ fn choice_record(choice: &ChoiceImage, wheel: u32, thresholds: u32) -> Choice {
         ChoiceImage::Only(only) => Choice { pick: pick::ONLY, only: *only, wheel: 0, ..record },
         ChoiceImage::Ticket(_) => Choice { pick: pick::TICKET, ..record },
         ChoiceImage::Random(_) => Choice { pick: pick::RANDOM, ..record },
+        ChoiceImage::Least(_) => Choice { pick: pick::LEAST, ..record },
         ChoiceImage::Client { key, .. } => Choice { pick: pick::CLIENT, client: *key, ..record },
         ChoiceImage::Threshold { key, .. } => {
             Choice { pick: pick::THRESHOLD, client: *key, wheel: thresholds, ..record }

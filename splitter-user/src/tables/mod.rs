@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 use splitter_common::abi::{
-    AFFINITY_RANGE, Backend, Choice, Commit, FrontendKey, MAX_SPLIT, Match, Plan, PlanPair, Route,
-    Subset, Wheel, map,
+    AFFINITY_RANGE, Backend, Choice, Commit, Conduct, Fault, FrontendKey, MAX_SPLIT, Match, Plan,
+    PlanPair, Route, STATE_CELLS, State, Subset, Wheel, map,
 };
 
 use crate::compile::slots::{Slots, n_words};
@@ -40,11 +40,17 @@ pub enum Arena {
     Subsets,
     /// Backends.
     Backends,
+    /// What followed subsets ask of their connections.
+    Conducts,
+    /// Failures that routes make on purpose.
+    Faults,
+    /// What goes on at followed subsets, backends and routes.
+    States,
 }
 
 impl Arena {
     /// Every arena.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Commit,
         Self::PlanPairs,
         Self::Plans,
@@ -54,6 +60,9 @@ impl Arena {
         Self::Cells,
         Self::Subsets,
         Self::Backends,
+        Self::Conducts,
+        Self::Faults,
+        Self::States,
     ];
 
     /// Name of the kernel's map.
@@ -68,6 +77,9 @@ impl Arena {
             Self::Cells => map::CELLS,
             Self::Subsets => map::SUBSETS,
             Self::Backends => map::BACKENDS,
+            Self::Conducts => map::CONDUCTS,
+            Self::Faults => map::FAULTS,
+            Self::States => map::STATES,
         }
     }
 
@@ -83,6 +95,9 @@ impl Arena {
             Self::Cells => size_of::<u64>(),
             Self::Subsets => size_of::<Subset>(),
             Self::Backends => size_of::<Backend>(),
+            Self::Conducts => size_of::<Conduct>(),
+            Self::Faults => size_of::<Fault>(),
+            Self::States => size_of::<State>(),
         };
         bytes / size_of::<u64>()
     }
@@ -109,6 +124,12 @@ pub struct Sizes {
     pub backends: u32,
     /// Most counters.
     pub counters: u32,
+    /// Most subsets whose connections are followed.
+    pub conducts: u32,
+    /// Most routes that fail connections on purpose.
+    pub faults: u32,
+    /// Most followed subsets, backends and routes together.
+    pub states: u32,
 }
 
 impl Sizes {
@@ -119,6 +140,8 @@ impl Sizes {
     /// wheel of 100 slots), with half as much again for policies that are changing.
     pub const fn for_services(services: u32) -> Self {
         let room = services + services / 2 + 64;
+        // Their records are large, and few services are followed.
+        let followed = room / 8 + 64;
         Self {
             frontends: room,
             plans: room,
@@ -129,6 +152,9 @@ impl Sizes {
             subsets: room * 2,
             backends: room * 4,
             counters: room * 8,
+            conducts: followed * 2,
+            faults: followed,
+            states: followed * 7,
         }
     }
 
@@ -144,6 +170,9 @@ impl Sizes {
             Arena::Cells => self.cells,
             Arena::Subsets => self.subsets,
             Arena::Backends => self.backends,
+            Arena::Conducts => self.conducts,
+            Arena::Faults => self.faults,
+            Arena::States => self.states,
         }
     }
 }
@@ -237,7 +266,7 @@ pub fn write_all<T: Pod, M: Maps + ?Sized>(
 }
 
 /// Words of the longest record.
-const MOST_WORDS: usize = 8;
+const MOST_WORDS: usize = STATE_CELLS;
 
 /// The committed record.
 pub fn committed<M: Maps + ?Sized>(maps: &M) -> Commit {

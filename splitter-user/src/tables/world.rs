@@ -4,14 +4,15 @@
 //! the very records that the kernel reads.
 
 use std::cell::Cell;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use splitter_common::abi::{
-    Backend, COMMAND_LEN, Commit, FrontendKey, Match, Plan, PlanPair, Route, Subset, Wheel,
-    client_key,
+    Backend, COMMAND_LEN, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route,
+    Subset, Wheel, client_key,
 };
 use splitter_common::decide::{WheelRef, World};
 use splitter_common::hash::mix;
+use splitter_common::life::Cells;
 
 use super::{Arena, Maps, read};
 
@@ -30,6 +31,8 @@ pub struct Client {
     pub process: u32,
     /// Network namespace cookie.
     pub netns: u64,
+    /// When it connects, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub now_ns: u64,
 }
 
 /// Whether a decision moves the tickets.
@@ -67,6 +70,8 @@ pub struct HostWheel<'a, M: Maps> {
 impl<'a, M: Maps> World for HostWorld<'a, M> {
     type Wheel = HostWheel<'a, M>;
     type Backend = Backend;
+    type Conduct = Conduct;
+    type State = HostState<'a, M>;
 
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {
         // A look-up that fails is a miss to the kernel too.
@@ -108,6 +113,27 @@ impl<'a, M: Maps> World for HostWorld<'a, M> {
 
     fn backend(&self, index: u32) -> Option<Backend> {
         read(self.maps, Arena::Backends, index)
+    }
+
+    fn conduct(&self, index: u32) -> Option<Conduct> {
+        read(self.maps, Arena::Conducts, index)
+    }
+
+    fn fault(&self, index: u32) -> Option<Fault> {
+        read(self.maps, Arena::Faults, index)
+    }
+
+    fn two_states(&self, cell: u32) -> Option<u64> {
+        self.cell(cell)
+    }
+
+    fn state(&self, index: u32) -> Option<HostState<'a, M>> {
+        let is_there = index < self.maps.sizes().records(Arena::States);
+        is_there.then_some(HostState { maps: self.maps, index, tickets: self.tickets })
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.client.now_ns
     }
 
     fn uid_gid(&self) -> u64 {
@@ -167,5 +193,44 @@ impl<M: Maps> WheelRef for HostWheel<'_, M> {
             Tickets::Take => ticket.fetch_add(1, Ordering::SeqCst),
             Tickets::Peek => ticket.load(Ordering::SeqCst),
         }
+    }
+}
+
+/// A state in the tables.
+pub struct HostState<'a, M: Maps> {
+    maps: &'a M,
+    index: u32,
+    tickets: Tickets,
+}
+
+impl<M: Maps> HostState<'_, M> {
+    fn word(&self, cell: usize) -> &AtomicU64 {
+        &self.maps.words(Arena::States)[self.index as usize * Arena::States.record_words() + cell]
+    }
+}
+
+/// Where tickets are only looked at, nothing is taken or counted either.
+impl<M: Maps> Cells for HostState<'_, M> {
+    fn load(&self, cell: usize) -> u64 {
+        self.word(cell).load(Ordering::SeqCst)
+    }
+
+    fn add(&self, cell: usize, n: u64) -> u64 {
+        match self.tickets {
+            Tickets::Take => self.word(cell).fetch_add(n, Ordering::SeqCst),
+            Tickets::Peek => self.load(cell),
+        }
+    }
+
+    fn replace(&self, cell: usize, old: u64, new: u64) -> bool {
+        let (set, then) = (Ordering::SeqCst, Ordering::SeqCst);
+        match self.tickets {
+            Tickets::Take => self.word(cell).compare_exchange(old, new, set, then).is_ok(),
+            Tickets::Peek => self.load(cell) == old,
+        }
+    }
+
+    fn take_ticket(&self, cell: usize) -> u64 {
+        self.add(cell, 1)
     }
 }

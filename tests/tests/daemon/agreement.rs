@@ -93,6 +93,7 @@ fn this_client(site: &Site) -> Result<Client> {
         cgroups: ids,
         process: process::id(),
         netns: network_cookie()?,
+        now_ns: 0,
     })
 }
 
@@ -117,6 +118,11 @@ fn compare(
         };
         if decision.verdict == Verdict::Pass {
             ensure!(is_untouched(&answer, frontend), "connection {n}: {answer:?}");
+            continue;
+        }
+        if decision.verdict == Verdict::Reject {
+            let errno = answer.as_ref().err().and_then(io::Error::raw_os_error);
+            ensure!(errno == Some(decision.errno.into()), "connection {n}: {answer:?}");
             continue;
         }
         let wanted = backend_of(&decision, service)?;

@@ -12,6 +12,7 @@ mod restarts;
 mod rights;
 mod sizes;
 mod socket;
+mod sweep;
 mod weights;
 
 use anyhow::{Result, ensure};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChangeError, Engine, PeerNameHooks};
+use super::{ChangeError, Engine, OptionalHooks};
 use crate::compile::{Cgroups, frontend_key};
 use crate::explain::{Explanation, How, Names, explain};
 use crate::policy::model::{Frontend, Service};
@@ -37,7 +37,7 @@ pub(crate) struct LiveExplanation {
     pub(crate) explanation: Explanation,
 }
 
-impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
+impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// What an apply of the same arguments would change. Fails where that would be refused as
     /// wrong.
     pub(crate) fn stand(&self, loaded: &Loaded, sources: &[Source]) -> Result<Stand, ChangeError> {

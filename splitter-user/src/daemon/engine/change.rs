@@ -9,7 +9,7 @@ use tracing::warn;
 use super::neighbours::neighbours;
 use super::plan::Keep;
 use super::weights::reweigh;
-use super::{ChangeError, Engine, Origin, PeerNameHooks, Running, Target};
+use super::{ChangeError, Engine, OptionalHooks, Origin, Running, Target};
 use crate::compile::image::ServiceId;
 use crate::compile::service_id;
 use crate::daemon::control::{Applied, Weighted};
@@ -26,7 +26,7 @@ struct Reverse {
     gone: Vec<ServiceId>,
 }
 
-impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
+impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// Makes the policy files' content this; sources in higher layers than 0 are documents that were
     /// applied over them. Overrides whose base changed are dropped.
     pub(crate) fn replace_files(

@@ -1,11 +1,15 @@
 //! Which services' health checks may be others than they were.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Engine, PeerNameHooks};
-use crate::compile::frontend_key;
+use super::{Engine, OptionalHooks};
+use crate::compile::image::ServiceId;
+use crate::compile::{backend_image, frontend_key, name_ids, service_id};
 use crate::policy::model::{Frontend, Service};
+use crate::publish::CounterOwner;
 use crate::tables::Maps;
 
 /// Services with health checks, and what became of them since somebody asked.
@@ -54,13 +58,41 @@ impl CheckedServices {
     }
 }
 
-impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
+impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// Names of the services whose health checks may be others than when this was last asked, each
     /// with the service where it is still in force.
     pub(crate) fn take_changed_checks(&mut self) -> Vec<(String, Option<Arc<Service>>)> {
         let service = |name: &String| Some(Arc::clone(&self.running.get(name)?.service));
         let changed = self.checked.take().into_iter();
         changed.map(|name| (name.clone(), service(&name))).collect()
+    }
+
+    /// Lets connections avoid a backend for a reason, or no longer.
+    pub(crate) fn set_standing(
+        &mut self,
+        service: &str,
+        subset: &str,
+        addr: SocketAddr,
+        (bit, is_set): (u64, bool),
+    ) -> io::Result<()> {
+        let Some(running) = self.running.get(service) else { return Ok(()) };
+        let names = running.service.subsets.iter().map(|subset| subset.name.as_str());
+        let ids = name_ids(names.clone());
+        let Some((_, id)) = names.zip(ids).find(|(name, _)| *name == subset) else { return Ok(()) };
+        let owner = CounterOwner::Backend(id, backend_image(addr));
+        self.publisher.set_standing(service_id(service), owner, bit, is_set).map(drop)
+    }
+
+    /// Forgets what an earlier daemon knew of backends: this one finds out for itself.
+    pub(crate) fn forget_standings(&mut self, bit: u64) -> io::Result<()> {
+        let ids: Vec<ServiceId> = self.publisher.services().collect();
+        for id in ids {
+            let Some(states) = self.publisher.states(id) else { continue };
+            for (owner, _) in states.iter() {
+                self.publisher.set_standing(id, owner, bit, false)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether connections to an address are split.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::ask::Stand;
 use super::change::finish;
 use super::plan::{Keep, Plan, named_from};
-use super::{ChangeError, Engine, PeerNameHooks};
+use super::{ChangeError, Engine, OptionalHooks};
 use tracing::{info, warn};
 
 use crate::compile::image::ServiceId;
@@ -34,7 +34,7 @@ fn is_document(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_uppercase())
 }
 
-impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
+impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// Adds documents to those that are known, in place of those of the same kind, namespace and
     /// name. Services among them are applied as [`Engine::apply`] does, by the same commit.
     pub(crate) fn apply_documents(&mut self, new: &[Source]) -> Result<Outcome, ChangeError> {

@@ -14,6 +14,7 @@ mod names;
 mod neighbours;
 mod plan;
 mod rebase;
+mod terms;
 #[cfg(test)]
 mod tests;
 pub(super) mod weights;
@@ -32,7 +33,7 @@ use tracing::{debug, warn};
 use super::cgroups::CgroupSource;
 use super::documents::Documents;
 use super::overrides::Overrides;
-use crate::compile::image::ServiceId;
+use crate::compile::image::{Need, ServiceId};
 use crate::compile::{Cgroups, Compiler, Note, service_id};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::Service;
@@ -40,11 +41,21 @@ use crate::policy::{Source, VipRanges};
 use crate::publish::{Change, PublishError, Published, Publisher};
 use crate::tables::Maps;
 use checks::CheckedServices;
+use terms::TimedServices;
 
-/// The hooks that only services with `getpeername: frontend` need.
-pub(crate) trait PeerNameHooks {
+/// The hooks that only some services need.
+pub(crate) trait OptionalHooks {
     /// Attaches or detaches them.
-    fn set_peer_name(&mut self, wanted: bool) -> io::Result<()>;
+    fn set(&mut self, need: Need, wanted: bool) -> io::Result<()>;
+}
+
+/// How many services have each of [`Need::ALL`].
+type NeedCounts = [usize; Need::ALL.len()];
+
+/// What `some` have and `others` do not.
+fn differing(some: &NeedCounts, others: &NeedCounts) -> Vec<Need> {
+    let pairs = Need::ALL.into_iter().zip(some.iter().zip(others));
+    pairs.filter(|(_, (some, others))| **some > 0 && **others == 0).map(|(need, _)| need).collect()
 }
 
 /// A change could not be made. The running policy is what it was.
@@ -190,13 +201,14 @@ pub(crate) struct Engine<M, H> {
     /// Names of services that name cgroups.
     cgroup_users: BTreeSet<String>,
     checked: CheckedServices,
+    timed: TimedServices,
     /// Services with `getpeername: frontend`.
-    n_answering: usize,
+    needs: NeedCounts,
     /// Why the text of what runs is not known, if so.
     degraded: Option<String>,
 }
 
-impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
+impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// An engine whose maps run what an earlier daemon committed, until the first change.
     pub(crate) fn new(
         publisher: Publisher<M>,
@@ -205,9 +217,10 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         overrides: Overrides,
         documents: Documents,
     ) -> Self {
-        let answers = |id| publisher.image(id).is_some_and(|image| image.answer_frontend);
+        let needs = |need, id| publisher.image(id).is_some_and(|image| image.needs(need));
+        let count = |need| publisher.services().filter(|id| needs(need, *id)).count();
         Self {
-            n_answering: publisher.services().filter(|id| answers(*id)).count(),
+            needs: Need::ALL.map(count),
             publisher,
             hooks,
             cgroups,
@@ -218,6 +231,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             running: BTreeMap::new(),
             cgroup_users: BTreeSet::new(),
             checked: CheckedServices::default(),
+            timed: TimedServices::default(),
             degraded: None,
         }
     }
@@ -272,9 +286,10 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         self.overrides.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether some service needs the getpeername hooks.
-    pub(crate) fn answers_peer_name(&self) -> bool {
-        self.n_answering > 0
+    /// What some service needs.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = Need> + use<M, H> {
+        let counts = self.needs;
+        Need::ALL.into_iter().zip(counts).filter(|(_, n)| *n > 0).map(|(need, _)| need)
     }
 
     /// Whether cgroups have to be looked up again from time to time.
@@ -325,8 +340,8 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
             changes.push(Change::Put(Arc::new(image)));
             notes.push(found_notes);
         }
-        let answering = self.answering_after(&changes);
-        let published = self.publish(changes, answering)?;
+        let needs = self.needs_after(&changes);
+        let published = self.publish(changes, needs)?;
         for ((target, found), notes) in targets.into_iter().zip(cgroups).zip(notes) {
             self.install(target, found, notes);
         }
@@ -342,28 +357,36 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         self.running.retain(|name, _| !removed.contains(&service_id(name)));
         self.cgroup_users.retain(|name| self.running.contains_key(name));
         self.checked.removed(|name| self.running.contains_key(name));
+        self.timed.removed(|name| self.running.contains_key(name));
     }
 
-    fn answering_after(&self, changes: &[Change]) -> usize {
-        let answered = |id: ServiceId| {
-            usize::from(self.publisher.image(id).is_some_and(|image| image.answer_frontend))
-        };
-        changes.iter().fold(self.n_answering, |n, change| match change {
-            Change::Put(image) => n + usize::from(image.answer_frontend) - answered(image.id),
-            Change::Remove(id) => n - answered(*id),
-        })
+    fn needs_after(&self, changes: &[Change]) -> NeedCounts {
+        let mut counts = self.needs;
+        for (need, count) in Need::ALL.into_iter().zip(&mut counts) {
+            let needed = |id: ServiceId| {
+                usize::from(self.publisher.image(id).is_some_and(|image| image.needs(need)))
+            };
+            *count = changes.iter().fold(*count, |n, change| match change {
+                Change::Put(image) => n + usize::from(image.needs(need)) - needed(image.id),
+                Change::Remove(id) => n - needed(*id),
+            });
+        }
+        counts
     }
 
     /// The hooks of a service are there before its first connection and gone after its last.
     fn publish(
         &mut self,
         changes: Vec<Change>,
-        answering: usize,
+        needs: NeedCounts,
     ) -> Result<Published, ChangeError> {
         let before = self.publisher.generation();
-        let attach = answering > 0 && self.n_answering == 0;
-        if attach {
-            self.hooks.set_peer_name(true).map_err(ChangeError::Hooks)?;
+        let new = differing(&needs, &self.needs);
+        for (at, need) in new.iter().enumerate() {
+            if let Err(error) = self.hooks.set(*need, true) {
+                self.detach(&new[..at]);
+                return Err(ChangeError::Hooks(error));
+            }
         }
         let result = self.publisher.publish(changes);
         let generation = self.publisher.generation();
@@ -375,24 +398,22 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
                 Published { generation, changed: 0, removed: 0 }
             }
             Err(error) => {
-                if attach {
-                    self.detach_peer_name();
-                }
+                self.detach(&new);
                 return Err(change_error(error));
             }
         };
-        let detach = answering == 0 && self.n_answering > 0;
-        self.n_answering = answering;
-        if detach {
-            self.detach_peer_name();
-        }
+        let gone = differing(&self.needs, &needs);
+        self.needs = needs;
+        self.detach(&gone);
         Ok(published)
     }
 
     /// Hooks that stay without need cost time and change nothing, so this does not fail a change.
-    fn detach_peer_name(&mut self) {
-        if let Err(error) = self.hooks.set_peer_name(false) {
-            warn!("detach the getpeername hooks: {error}");
+    fn detach(&mut self, needs: &[Need]) {
+        for need in needs {
+            if let Err(error) = self.hooks.set(*need, false) {
+                warn!("detach hooks that no service needs any more: {error}");
+            }
         }
     }
 
@@ -407,6 +428,7 @@ impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
         }
         let old = self.running.get(&name).map(|running| running.service.as_ref());
         self.checked.installed(old, &service);
+        self.timed.installed(&service);
         self.running.insert(name, Running { service, origin, notes, cgroups });
     }
 }

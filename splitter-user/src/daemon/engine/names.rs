@@ -1,13 +1,13 @@
 //! Which running service a name means.
 
-use super::{ChangeError, Engine, PeerNameHooks, Running};
+use super::{ChangeError, Engine, OptionalHooks, Running};
 use crate::policy::suggest;
 use crate::tables::Maps;
 
 /// Most services that a message lists.
 const MOST_LISTED: usize = 20;
 
-impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
+impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// One service in force: the one of this name, or the only one of this name in any namespace.
     pub(crate) fn find(&self, name: &str) -> Result<&Running, ChangeError> {
         if let Some(running) = self.running.get(name) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::change::{check_together, running_source};
 use super::neighbours::neighbours;
 use super::rebase::rebase;
-use super::{ChangeError, Engine, Filed, Origin, PeerNameHooks, Target};
+use super::{ChangeError, Engine, Filed, OptionalHooks, Origin, Target};
 use crate::daemon::documents::Documents;
 use crate::daemon::overrides::{self, Override, fingerprint};
 use crate::daemon::resolver::Answers;
@@ -69,7 +69,7 @@ fn kept_target(kept: &Override, file: Option<&Filed>) -> Target {
     Target { service: Arc::clone(&kept.service), origin }
 }
 
-impl<M: Maps, H: PeerNameHooks> Engine<M, H> {
+impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// Takes addresses for hosts from these ranges.
     pub(crate) fn set_vip_ranges(&mut self, ranges: VipRanges) {
         self.vip_ranges = ranges;

@@ -25,8 +25,8 @@ struct FakeHooks {
     refuse: bool,
 }
 
-impl PeerNameHooks for FakeHooks {
-    fn set_peer_name(&mut self, wanted: bool) -> io::Result<()> {
+impl OptionalHooks for FakeHooks {
+    fn set(&mut self, _need: Need, wanted: bool) -> io::Result<()> {
         if self.refuse {
             return Err(io::Error::from_raw_os_error(1));
         }
@@ -327,7 +327,7 @@ fn getpeername_hooks_are_there_while_a_service_needs_them() {
     bench.engine.hooks_mut().refuse = true;
     let error = bench.apply(&answering("b", 2)).unwrap_err();
     assert!(matches!(error, ChangeError::Hooks(_)), "{error}");
-    assert!(!bench.engine.answers_peer_name());
+    assert_eq!(bench.engine.needs().count(), 0);
 }
 
 #[test]

@@ -92,10 +92,7 @@ fn read_simple(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<LoadBalancer
         Simple::Unspecified | Simple::RoundRobin => LoadBalancer::RoundRobin,
         Simple::Random => LoadBalancer::Random,
         Simple::Passthrough => LoadBalancer::Passthrough,
-        Simple::LeastRequest | Simple::LeastConn => {
-            reader.not_enforced(entry, "servers are chosen in turn");
-            LoadBalancer::LeastRequest
-        }
+        Simple::LeastRequest | Simple::LeastConn => LoadBalancer::LeastRequest,
     })
 }
 

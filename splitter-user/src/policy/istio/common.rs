@@ -16,13 +16,6 @@ const MAX_PREFIX: usize = 253;
 const MAX_INT32: u32 = i32::MAX.unsigned_abs();
 
 impl Reader<'_> {
-    /// Says that a field is read and not enforced yet; `meanwhile` is what happens until then.
-    pub(super) fn not_enforced(&mut self, entry: Entry<'_>, meanwhile: &str) {
-        let message = format!("`{}` is understood and not enforced yet", entry.name);
-        let diagnostic = Diagnostic::new(&code::NOT_ENFORCED, entry.key, message);
-        self.push(diagnostic.with_help(format!("until it is, {meanwhile}")));
-    }
-
     /// Says that a field has no meaning for a connection.
     pub(super) fn meaningless(&mut self, entry: Entry<'_>, help: &str) {
         let message = format!("`{}` has no meaning for a connection", entry.name);

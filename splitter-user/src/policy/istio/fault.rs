@@ -88,7 +88,6 @@ fn read_abort(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<Abort> {
     let message = "`abort` fails connections with ECONNREFUSED, where Istio answers requests";
     let help = "let the server answer with the status, where clients shall see one";
     reader.push(Diagnostic::new(&code::L7_POLICY, entry.key, message).with_help(help));
-    reader.not_enforced(entry, "no connection fails on purpose");
     let [errno, ..] = Errno::ALL;
     Some(Abort { ppm, errno })
 }
@@ -126,7 +125,6 @@ fn read_delay(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<Delay> {
     });
     let (ms, share) = answer.filter(|_| is_good)?;
     let ppm = effective(reader, entry, share)?;
-    reader.not_enforced(entry, "no connection is delayed on purpose");
     Some(Delay { ppm, ms: ms? })
 }
 

@@ -10,9 +10,6 @@ use crate::policy::mesh::resource::At;
 use crate::policy::model::Ejection;
 use crate::policy::reader::{Entry, Fields, Reader};
 
-const MEANWHILE: &str = "servers that fail stay in use; what is to count are connections that \
-                         fail, since HTTP statuses are not seen";
-
 /// `OutlierDetection`.
 const TABLE: &[Field] = &[
     field("consecutiveErrors"),
@@ -36,9 +33,6 @@ pub(super) fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<At<Eject
     });
     if !is_good {
         return None;
-    }
-    if ejection.max_percent > 0 {
-        reader.not_enforced(entry, MEANWHILE);
     }
     Some(At { value: ejection, at: reader.span(entry.value) })
 }

@@ -66,25 +66,10 @@ fn read_tcp(reader: &mut Reader<'_>, node: NodeId) -> Option<TcpSettings> {
     let fields = reader.object(node, "the tcp settings", TCP)?;
     Some(TcpSettings {
         max_connections: read_max(reader, &fields),
-        connect_timeout_ms: read_time(
-            reader,
-            &fields,
-            "connectTimeout",
-            "the kernel gives up after its own time, some 2 minutes",
-        ),
+        connect_timeout_ms: read_time(reader, &fields, "connectTimeout"),
         keepalive: read_keepalive(reader, &fields),
-        idle_timeout_ms: read_time(
-            reader,
-            &fields,
-            "idleTimeout",
-            "connections without data stay open",
-        ),
-        max_lifetime_ms: read_time(
-            reader,
-            &fields,
-            "maxConnectionDuration",
-            "connections stay open until one end closes them",
-        ),
+        idle_timeout_ms: read_time(reader, &fields, "idleTimeout"),
+        max_lifetime_ms: read_time(reader, &fields, "maxConnectionDuration"),
     })
 }
 
@@ -92,24 +77,16 @@ fn read_tcp(reader: &mut Reader<'_>, node: NodeId) -> Option<TcpSettings> {
 fn read_max(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<u32> {
     let entry = fields.get("maxConnections")?;
     let number = reader.int32(entry.value, "`maxConnections`").filter(|number| *number > 0)?;
-    reader.not_enforced(entry, "the number of connections is not limited");
     Some(number)
 }
 
 /// A time in milliseconds. An `idleTimeout` of `0s` is none.
-fn read_time(
-    reader: &mut Reader<'_>,
-    fields: &Fields<'_>,
-    name: &str,
-    meanwhile: &str,
-) -> Option<u32> {
+fn read_time(reader: &mut Reader<'_>, fields: &Fields<'_>, name: &str) -> Option<u32> {
     let entry = fields.get(name)?;
     if name == "idleTimeout" && reader.text(entry.value) == Some("0s") {
         return None;
     }
-    let ms = reader.duration_ms(entry.value, &format!("`{name}`"))?;
-    reader.not_enforced(entry, meanwhile);
-    Some(ms)
+    reader.duration_ms(entry.value, &format!("`{name}`"))
 }
 
 /// An empty block turns keepalive on, with the kernel's values.
@@ -124,7 +101,6 @@ fn read_keepalive(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Keepal
         })
     });
     let keepalive = keepalive.filter(|_| is_good)?;
-    reader.not_enforced(entry, "connections keep the keepalive that the client sets");
     Some(keepalive)
 }
 

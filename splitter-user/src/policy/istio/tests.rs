@@ -82,7 +82,7 @@ fn what_can_be_degraded_leaves_a_rule_complete() {
     let rule = "{timeout: 1s, fault: {abort: {httpStatus: 500, percentage: {value: 5}}}, \
                 route: [{destination: {host: a}}]}";
     let (service, said) = virtual_service(&format!("{{hosts: [a], http: [{rule}]}}"));
-    let expected = [code::L7_POLICY.id, code::L7_POLICY.id, code::NOT_ENFORCED.id];
+    let expected = [code::L7_POLICY.id, code::L7_POLICY.id];
     assert_eq!(codes(&said), expected);
     assert!(service.http[0].complete);
     let abort = service.http[0].fault.and_then(|fault| fault.abort).expect("an abort");

@@ -43,6 +43,7 @@ pub(super) fn assemble(parts: Parts<'_, '_>, report: &mut Report) -> Option<Draf
     }
     let at = routes.first().map_or(parts.at, |(plan, _)| plan.document);
     let mut service = Service {
+        outcomes: false,
         name: parts.name,
         frontends: parts.frontends,
         getpeername: PeerName::default(),

@@ -1,21 +1,12 @@
 //! Keys of a subset that are about its connections and about backends that fail.
 
-use super::values::{not_enforced, number_in};
+use super::values::number_in;
 use crate::policy::code;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::{Connection, Ejection, Keepalive};
 use crate::policy::reader::{Fields, Reader};
 use crate::policy::yaml::NodeId;
 
-/// Each key, and what happens while it is not enforced.
-const MEANWHILE: [(&str, &str); 6] = [
-    ("maxConnections", "any number of connections is made"),
-    ("connectTimeout", "`connect()` waits as long as the node's `tcp_syn_retries` lets it"),
-    ("keepalive", "sockets keep what their program and the node set"),
-    ("idleTimeout", "idle connections stay open"),
-    ("maxLifetime", "connections live until one of their ends closes them"),
-    ("eject", "a backend that fails keeps its share"),
-];
 /// Most probes: the kernel's `MAX_TCP_KEEPCNT`.
 const MAX_PROBES: u32 = 127;
 /// Longest times in seconds: the kernel's `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL`.
@@ -23,11 +14,6 @@ const MAX_KEEPALIVE_S: u32 = 32_767;
 
 /// Reads what is asked of the connections of a subset; wrong values are left out.
 pub(super) fn read(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Connection {
-    for (key, meanwhile) in MEANWHILE {
-        if let Some(entry) = fields.get(key) {
-            not_enforced(reader, entry.key, key, meanwhile);
-        }
-    }
     let max_connections = fields.value("maxConnections");
     let keepalive = fields.value("keepalive");
     Connection {

@@ -1,7 +1,7 @@
 //! `fault` of a route: failures made on purpose.
 
 use super::route::read_errno;
-use super::values::{not_enforced, share_ppm};
+use super::values::share_ppm;
 use crate::policy::model::{Abort, Delay, Fault};
 use crate::policy::reader::Reader;
 use crate::policy::yaml::NodeId;
@@ -17,12 +17,6 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<Fault> {
         return None;
     }
     let (abort, delay) = (fields.get("abort"), fields.get("delay"));
-    if let Some(entry) = abort {
-        not_enforced(reader, entry.key, "fault.abort", "no connection fails on purpose");
-    }
-    if let Some(entry) = delay {
-        not_enforced(reader, entry.key, "fault.delay", "no connection is delayed on purpose");
-    }
     let read_abort = abort.map(|entry| read_abort(reader, entry.value));
     let read_delay = delay.map(|entry| read_delay(reader, entry.value));
     let is_complete = read_abort != Some(None) && read_delay != Some(None);

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::route::exclusive;
-use super::values::{not_enforced, number_in};
+use super::values::number_in;
 use crate::policy::code;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::{HealthCheck, Probe};
@@ -31,8 +31,6 @@ const KEYS: [&str; 10] = [
 ];
 /// What a backend is before its first verdict, and whether that is unhealthy.
 const STARTS: [(&str, bool); 2] = [("healthy", false), ("unhealthy", true)];
-const MEANWHILE: &str =
-    "backends are checked and `status` shows the result, and one that fails keeps its share";
 
 /// The word of `start`.
 pub(super) fn start_word(starts_unhealthy: bool) -> &'static str {
@@ -41,7 +39,6 @@ pub(super) fn start_word(starts_unhealthy: bool) -> &'static str {
 
 /// Reads `health`. `None` where what is probed cannot be read; other wrong values are left out.
 pub(super) fn read(reader: &mut Reader<'_>, health: Entry<'_>) -> Option<HealthCheck> {
-    not_enforced(reader, health.key, "health", MEANWHILE);
     let fields = &reader.fields(health.value, "`health`", &KEYS)?;
     let probe = read_probe(reader, fields);
     let port = fields.value("port").and_then(|node| reader.port(node));

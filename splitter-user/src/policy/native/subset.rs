@@ -7,7 +7,6 @@ use splitter_common::abi::{MAX_BACKENDS, MAX_SUBSETS};
 
 use super::connection;
 use super::health;
-use super::values::not_enforced;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::document::SubsetPlaces;
@@ -181,12 +180,7 @@ fn check_weights(
 fn read_balance(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<Balance> {
     let node = entry.value;
     let Value::Mapping(_) = reader.value(node) else {
-        let balance = reader.word(node, "a way to balance", &BALANCES)?;
-        if balance == Balance::LeastConnections {
-            let meanwhile = "backends are chosen in turn, as with `roundRobin`";
-            not_enforced(reader, entry.key, "balance: leastConnections", meanwhile);
-        }
-        return Some(balance);
+        return reader.word(node, "a way to balance", &BALANCES);
     };
     let fields = reader.fields(node, "`balance`", &["clientHash"])?;
     let key = reader.required(&fields, "clientHash", "write `balance: {clientHash: uid}`")?;

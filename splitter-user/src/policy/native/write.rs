@@ -96,6 +96,9 @@ impl Display for Yaml<'_> {
         for frontend in &service.frontends {
             writeln!(f, "    - \"{frontend}\"")?;
         }
+        if service.outcomes {
+            writeln!(f, "  outcomes: true")?;
+        }
         if service.getpeername == PeerName::Frontend {
             writeln!(f, "  getpeername: frontend")?;
         }

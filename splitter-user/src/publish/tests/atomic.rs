@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use splitter_common::abi::{
-    Backend, COMMAND_LEN, FrontendKey, Match, Plan, PlanPair, Route, Subset,
+    Backend, COMMAND_LEN, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route, Subset,
 };
 use splitter_common::decide::{World, decide};
 
@@ -18,7 +18,7 @@ use super::fixture::{SIZES, Seen, clients, connect, fresh, keys, observe, put, s
 use crate::policy::arbitrary::policy;
 use crate::publish::Publisher;
 use crate::tables::memory::MemoryMaps;
-use crate::tables::world::{HostWheel, HostWorld, Tickets};
+use crate::tables::world::{HostState, HostWheel, HostWorld, Tickets};
 use crate::tables::{Arena, Grace, Maps, Sizes, committed, read};
 
 /// A write that is about to happen.
@@ -108,6 +108,8 @@ struct LateReader<'a> {
 impl<'a> World for LateReader<'a> {
     type Wheel = HostWheel<'a, MemoryMaps>;
     type Backend = Backend;
+    type Conduct = Conduct;
+    type State = HostState<'a, MemoryMaps>;
 
     fn frontend(&self, _key: &FrontendKey) -> Option<u32> {
         self.pair.map(|_| 0)
@@ -138,6 +140,21 @@ impl<'a> World for LateReader<'a> {
     }
     fn backend(&self, index: u32) -> Option<Backend> {
         self.now.backend(index)
+    }
+    fn conduct(&self, index: u32) -> Option<Conduct> {
+        self.now.conduct(index)
+    }
+    fn fault(&self, index: u32) -> Option<Fault> {
+        self.now.fault(index)
+    }
+    fn two_states(&self, cell: u32) -> Option<u64> {
+        self.now.two_states(cell)
+    }
+    fn state(&self, index: u32) -> Option<Self::State> {
+        self.now.state(index)
+    }
+    fn now_ns(&self) -> u64 {
+        self.now.now_ns()
     }
     fn uid_gid(&self) -> u64 {
         self.now.uid_gid()

@@ -25,6 +25,9 @@ pub(super) const SIZES: Sizes = Sizes {
     subsets: 64,
     backends: 256,
     counters: 400,
+    conducts: 64,
+    faults: 100,
+    states: 400,
 };
 
 /// The cgroups that exist; `/gone` does not.
@@ -42,6 +45,7 @@ pub(super) fn clients() -> Vec<Client> {
         cgroups: (1..=depth).collect(),
         process: uid + 100,
         netns: u64::from(gid),
+        now_ns: 0,
     };
     vec![
         client(0, 0, "", 1),

@@ -20,6 +20,9 @@ const TIGHT: Sizes = Sizes {
     subsets: 24,
     backends: 60,
     counters: 130,
+    conducts: 24,
+    faults: 24,
+    states: 110,
 };
 
 /// Whether a policy was published; if not, the table was full and nothing happened.
@@ -77,6 +80,9 @@ fn too_small(map: &str, size: u32) -> Sizes {
         "SUBSETS" => &mut sizes.subsets,
         "BACKENDS" => &mut sizes.backends,
         "COUNTERS" => &mut sizes.counters,
+        "CONDUCTS" => &mut sizes.conducts,
+        "FAULTS" => &mut sizes.faults,
+        "STATES" => &mut sizes.states,
         other => panic!("no map {other}"),
     };
     *field = size;

@@ -101,6 +101,10 @@ fn check_exactness(publisher: &Publisher<MemoryMaps>, service: &Service, n: u64)
             routes[route].pick(subset, &effective_weights(service, split));
         }
         let model = &service.subsets[subset];
+        // What is refused at a limit had its turn.
+        if model.connection.max_connections.is_some() {
+            continue;
+        }
         if let (Some(backend), Balance::RoundRobin) = (&decision.backend, model.balance) {
             let weights: Vec<u32> = model.backends.iter().map(|backend| backend.weight).collect();
             subsets[subset].pick(backend_position(model, backend), &weights);
@@ -127,6 +131,10 @@ fn check_outcome(
     };
     let ordinal = position(&counters.routes, seen.tally.route).expect("a route");
     assert_eq!(service.routes[ordinal].name, route.name);
+    if seen.tally.reason == Reason::Aborted as u32 {
+        assert_eq!(Some(seen.errno), route.fault.abort.map(|abort| abort.errno.number));
+        return;
+    }
     match &route.action {
         Action::Pass => {
             assert_eq!((seen.verdict, seen.tally.reason), (Verdict::Pass, Reason::Passed as u32));
@@ -148,6 +156,8 @@ fn check_split(service: &Service, counters: &Counters, split: &Split, seen: &Dec
     if let Some(backend) = &seen.backend {
         assert!(subset.backends[backend_position(subset, backend)].weight > 0);
         assert_eq!(seen.tally.reason, 0);
+    } else if seen.tally.reason == Reason::OverLimit as u32 {
+        assert!(subset.connection.max_connections.is_some(), "it has no limit");
     } else {
         assert!(!usable(subset));
         assert_eq!((seen.errno, seen.tally.reason), (ECONNREFUSED, Reason::EmptySubset as u32));
@@ -271,6 +281,7 @@ fn web(weights: &[u32], pick: Pick, n_backends: u16) -> Service {
         name: "web".to_owned(),
         frontends: vec![web_frontend()],
         getpeername: PeerName::Backend,
+        outcomes: false,
         subsets: (0..weights.len()).map(subset).collect(),
         routes: vec![Route {
             name: "all".to_owned(),

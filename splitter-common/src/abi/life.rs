@@ -1,0 +1,245 @@
+//! Records of connections that are followed: what is asked of them, what is going on, what came of
+//! them. The parent module's rules hold here too.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::layout;
+use crate::addr::{Addr, PortBe};
+
+/// What a followed subset asks of its connections. Value of [`super::map::CONDUCTS`]; never changed
+/// while a plan refers to it. Zero leaves the kernel's behaviour everywhere.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Conduct {
+    /// The subset's own [`State`].
+    pub state: u32,
+    /// First of consecutive cells in [`super::map::CELLS`], each of which holds the indices of the
+    /// [`State`]s of two backends, by ordinal, the even one in the low half.
+    pub states: u32,
+    /// Most connections at a time, from `connect()` to their end.
+    pub max_connections: u32,
+    /// Longest time to establish a connection, in milliseconds.
+    pub connect_timeout_ms: u32,
+    /// Failures in a row that eject a backend.
+    pub failures: u32,
+    /// Time of the first ejection, in milliseconds; the n-th takes n times as long.
+    pub ejection_ms: u32,
+    /// Time in which a backend that is back lives down one ejection, in milliseconds.
+    pub interval_ms: u32,
+    /// Most backends that are ejected at a time.
+    pub max_ejected: u16,
+    /// Where fewer backends than these are not ejected, ejection is ignored.
+    pub min_healthy: u16,
+    /// `TCP_KEEPIDLE`, in seconds.
+    pub keep_idle_s: u16,
+    /// `TCP_KEEPINTVL`, in seconds.
+    pub keep_interval_s: u16,
+    /// `errno` beyond a limit, positive.
+    pub errno: u16,
+    /// `TCP_KEEPCNT`.
+    pub keep_probes: u8,
+    /// [`conduct_flag`] bits.
+    pub flags: u8,
+}
+layout!(Conduct, size 40, {
+    state @ 0: 4, states @ 4: 4, max_connections @ 8: 4, connect_timeout_ms @ 12: 4,
+    failures @ 16: 4, ejection_ms @ 20: 4, interval_ms @ 24: 4, max_ejected @ 28: 2,
+    min_healthy @ 30: 2, keep_idle_s @ 32: 2, keep_interval_s @ 34: 2, errno @ 36: 2,
+    keep_probes @ 38: 1, flags @ 39: 1,
+});
+
+/// Bits of [`Conduct::flags`].
+pub mod conduct_flag {
+    /// `SO_KEEPALIVE`.
+    pub const KEEPALIVE: u8 = 1;
+}
+
+/// What goes on at a subset, a backend or a route, on five cache lines. Value of
+/// [`super::map::STATES`]. Kept for its owner through commits. Cells are changed atomically.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct State {
+    /// Indexed by the numbers in [`cell`].
+    pub cells: [u64; STATE_CELLS],
+}
+layout!(State, size 320, { cells @ 0: 320 });
+
+/// Cells of a [`State`].
+pub const STATE_CELLS: usize = 40;
+
+/// Numbers of cells of a [`State`].
+pub mod cell {
+    /// Connections of a subset or backend, from `connect()` to their end.
+    pub const LIVE: usize = 0;
+    /// Those of them that are not established yet.
+    pub const PENDING: usize = 1;
+    /// Of a backend: failures since the last connection that was established.
+    pub const FAILURES: usize = 2;
+    /// Of a backend: when an ejection ends, in nanoseconds of `CLOCK_MONOTONIC`; 0 where none is.
+    pub const EJECTED_UNTIL: usize = 3;
+    /// Of a backend: how many ejections count for the next one's length.
+    pub const EJECTIONS: usize = 4;
+    /// Of a backend: when the last ejection ended, as [`EJECTED_UNTIL`].
+    pub const RETURNED: usize = 5;
+    /// Of a subset: how many of its backends are ejected. Of a route: ticket of aborts.
+    pub const EJECTED: usize = 6;
+    /// Ticket of a route's aborts.
+    pub const ABORT_TICKET: usize = 6;
+    /// [`super::standing`] bits in the low half, written by user space only. In the high half the
+    /// epoch, another for each owner that the record had.
+    pub const STANDING: usize = 7;
+    /// First of the [`super::outcome`] cells.
+    pub const OUTCOMES: usize = 8;
+    /// Ticket of a route's delays.
+    pub const DELAY_TICKET: usize = 5;
+}
+
+/// Bits of the low half of [`cell::STANDING`].
+pub mod standing {
+    /// Health checks say that it does not serve.
+    pub const DOWN: u64 = 1;
+    /// It gets no new connections.
+    pub const DRAINING: u64 = 2;
+}
+
+/// What came of connections, as numbers of cells from [`cell::OUTCOMES`] on. Of backends and routes.
+pub mod outcome {
+    /// The handshake was completed.
+    pub const ESTABLISHED: usize = 0;
+    /// The backend refused it.
+    pub const REFUSED: usize = 1;
+    /// Nobody answered in time.
+    pub const TIMED_OUT: usize = 2;
+    /// It could not be established for another reason, such as no route to the backend.
+    pub const UNREACHABLE: usize = 3;
+    /// The client gave up before the handshake was completed.
+    pub const ABANDONED: usize = 4;
+    /// It ended in order, or by the client.
+    pub const CLOSED: usize = 5;
+    /// The backend reset it.
+    pub const RESET: usize = 6;
+    /// It was established, and then nobody answered any more.
+    pub const LOST: usize = 7;
+    /// Sum of the smoothed round-trip times at the ends of connections, in microseconds.
+    pub const RTT_US: usize = 8;
+    /// Segments that were sent again.
+    pub const RETRANSMITS: usize = 9;
+    /// Bytes that the backend acknowledged, as `tcpi_bytes_acked`.
+    pub const BYTES_SENT: usize = 10;
+    /// Bytes from the backend, as `tcpi_bytes_received`.
+    pub const BYTES_RECEIVED: usize = 11;
+    /// First of [`BUCKETS`] numbers of connections by the time that their handshake took.
+    pub const LATENCY: usize = 12;
+    /// The first bucket is for less than 2^4 us, each for less than twice as long as the one
+    /// before, and the last for all that took longer.
+    pub const BUCKETS: usize = 20;
+    /// Exponent of the first bucket's end, in microseconds.
+    pub const FIRST_BUCKET: u32 = 4;
+}
+const _: () = assert!(cell::OUTCOMES + outcome::LATENCY + outcome::BUCKETS == STATE_CELLS);
+
+/// Failures that a route makes on purpose. Value of [`super::map::FAULTS`]; never changed while a
+/// plan refers to it. Shares are in parts per million.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Fault {
+    /// Decides which connections of the share it is.
+    pub seed: u64,
+    /// The route's [`State`].
+    pub state: u32,
+    /// Share whose `connect()` fails.
+    pub abort_ppm: u32,
+    /// Share whose handshake begins later.
+    pub delay_ppm: u32,
+    /// By how much, in milliseconds.
+    pub delay_ms: u32,
+    /// `errno` of aborts, positive.
+    pub errno: u16,
+    /// Always zero.
+    pub pad: [u16; 3],
+}
+layout!(Fault, size 32, {
+    seed @ 0: 8, state @ 8: 4, abort_ppm @ 12: 4, delay_ppm @ 16: 4, delay_ms @ 20: 4,
+    errno @ 24: 2, pad @ 26: 6,
+});
+
+/// One [`State`] that a socket counts at. The epoch tells whether it is still the same owner's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct StateRef {
+    /// Index into [`super::map::STATES`]; 0 is none.
+    pub index: u32,
+    /// High half of [`cell::STANDING`] when the socket connected.
+    pub epoch: u32,
+}
+layout!(StateRef, size 8, { index @ 0: 4, epoch @ 4: 4 });
+
+/// What is known of a socket that was rewritten. Value of [`super::map::SOCKETS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct SocketState {
+    /// What the client dialled.
+    pub frontend: Addr,
+    /// Where the connection went; the state counts only while this is the socket's peer.
+    pub backend: Addr,
+    /// Dialled port.
+    pub frontend_port_be: PortBe,
+    /// Port of the backend.
+    pub backend_port_be: PortBe,
+    /// [`phase`] number.
+    pub phase: u8,
+    /// [`socket_flag`] bits.
+    pub flags: u8,
+    /// Always zero.
+    pub pad: u16,
+    /// When `connect()` was called, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub started_ns: u64,
+    /// Where the route counts.
+    pub route: StateRef,
+    /// Where the subset counts.
+    pub subset: StateRef,
+    /// Where the backend counts.
+    pub at_backend: StateRef,
+    /// Index into [`super::map::CONDUCTS`]. It holds while that record's subset is this one's.
+    pub conduct: u32,
+    /// Timeout of the first SYN, in ticks of the kernel's timer; 0 for the kernel's own.
+    pub syn_timeout: u32,
+    /// `TCP_USER_TIMEOUT` that the program set itself, in milliseconds, to be put back.
+    pub user_timeout_ms: u32,
+    /// Always zero.
+    pub pad2: u32,
+}
+layout!(SocketState, size 88, {
+    frontend @ 0: 16, backend @ 16: 16, frontend_port_be @ 32: 2, backend_port_be @ 34: 2,
+    phase @ 36: 1, flags @ 37: 1, pad @ 38: 2, started_ns @ 40: 8, route @ 48: 8, subset @ 56: 8,
+    at_backend @ 64: 8, conduct @ 72: 4, syn_timeout @ 76: 4, user_timeout_ms @ 80: 4,
+    pad2 @ 84: 4,
+});
+
+/// How far a followed connection is.
+pub mod phase {
+    /// Not followed: the socket only remembers what it dialled.
+    pub const NONE: u8 = 0;
+    /// `connect()` was called; no SYN has left yet.
+    pub const CALLED: u8 = 1;
+    /// The handshake is under way.
+    pub const CONNECTING: u8 = 2;
+    /// It is established.
+    pub const ESTABLISHED: u8 = 3;
+    /// It ended.
+    pub const ENDED: u8 = 4;
+}
+
+/// Bits of [`SocketState::flags`].
+pub mod socket_flag {
+    /// `getpeername` answers the frontend.
+    pub const ANSWER_FRONTEND: u8 = 1;
+    /// The subset's [`super::cell::LIVE`] was raised at `connect()`.
+    pub const HOLDS_SUBSET: u8 = 2;
+    /// The subset's [`super::cell::PENDING`] was raised at `connect()`.
+    pub const HOLDS_PENDING: u8 = 4;
+    /// `TCP_USER_TIMEOUT` was set, and is put back once the connection is established.
+    pub const TIMED: u8 = 8;
+    /// The first SYN is to be dropped.
+    pub const DROP_SYN: u8 = 16;
+}

@@ -1,0 +1,333 @@
+//! Following a connection: from `connect()` through the callbacks of its socket to its end.
+//!
+//! Only sockets that were rewritten to a followed subset have storage with a phase, and only they
+//! ask for callbacks beyond those that every socket has. The phase moves under the socket's lock,
+//! and each step is counted by whoever moves it, so everything is counted once.
+
+use aya_ebpf::{
+    Global,
+    bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops},
+    helpers::generated::{
+        bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
+        bpf_sock_ops_cb_flags_set,
+    },
+};
+use splitter_common::{
+    abi::{SocketState, cell, outcome, phase, socket_flag},
+    life::{self, Cells as _},
+};
+
+use crate::{maps, state::MapState};
+
+/// Where `sk_err` is in the kernel's `struct sock`. Set by the loader from the kernel's own types.
+#[unsafe(no_mangle)]
+static SK_ERR_OFFSET: Global<u32> = Global::new(0);
+
+/// `enum` of `include/uapi/linux/bpf.h`: callbacks.
+mod op {
+    pub(super) const TIMEOUT_INIT: u32 = 1;
+    pub(super) const TCP_CONNECT: u32 = 3;
+    pub(super) const ACTIVE_ESTABLISHED: u32 = 4;
+    pub(super) const STATE: u32 = 10;
+}
+
+/// `BPF_SOCK_OPS_STATE_CB_FLAG`.
+const STATE_FLAG: i32 = 1 << 2;
+/// `TCP_CLOSE`, the state of a socket that is no connection any more.
+const TCP_CLOSE: u32 = 7;
+/// Numbers of `errno.h`.
+mod errno {
+    pub(super) const ECONNRESET: u32 = 104;
+    pub(super) const EPIPE: u32 = 32;
+    pub(super) const ETIMEDOUT: u32 = 110;
+    pub(super) const ECONNREFUSED: u32 = 111;
+}
+
+/// The storage of a socket, where it has any.
+#[inline(always)]
+pub(crate) fn stored(sk: *mut bpf_sock) -> Option<&'static mut SocketState> {
+    look_up(sk, 0)
+}
+
+/// The storage of a socket, made of zeros where it has none. None where there is no memory.
+#[inline(always)]
+pub(crate) fn stored_or_new(sk: *mut bpf_sock) -> Option<&'static mut SocketState> {
+    look_up(sk, BPF_SK_STORAGE_GET_F_CREATE)
+}
+
+#[inline(always)]
+fn look_up(sk: *mut bpf_sock, flags: u32) -> Option<&'static mut SocketState> {
+    // The map's own type has a look-up by one kind of context only.
+    let map = (&raw const maps::SOCKETS).cast_mut();
+    // SAFETY: the caller's socket is live while the program runs.
+    unsafe {
+        let state =
+            bpf_sk_storage_get(map.cast(), sk.cast(), core::ptr::null_mut(), u64::from(flags));
+        state.cast::<SocketState>().as_mut()
+    }
+}
+
+/// A callback of any socket in the cgroup.
+#[inline(always)]
+pub(crate) fn callback(ops: *mut bpf_sock_ops) {
+    // SAFETY: the context of the running program, read field by field.
+    let (op, sk) = unsafe { ((*ops).op, (*ops).__bindgen_anon_2.sk) };
+    match op {
+        op::STATE => {
+            // SAFETY: as above. Of a change of state, the second argument is the new one.
+            let new = unsafe { (*ops).__bindgen_anon_1.args[1] };
+            if new != TCP_CLOSE {
+                return;
+            }
+        }
+        op::TIMEOUT_INIT | op::TCP_CONNECT | op::ACTIVE_ESTABLISHED => {}
+        _ => return,
+    }
+    if sk.is_null() {
+        return;
+    }
+    let Some(state) = stored(sk) else { return };
+    match op {
+        op::TCP_CONNECT => begin(ops, state),
+        op::TIMEOUT_INIT => time_first_syn(ops, state),
+        op::ACTIVE_ESTABLISHED => establish(ops, state),
+        _ => end(ops, sk, state),
+    }
+}
+
+/// The SYN is about to leave: from here on, the socket's way to its end is reported.
+#[inline(always)]
+fn begin(ops: *mut bpf_sock_ops, state: &mut SocketState) {
+    if state.phase != phase::CALLED {
+        return;
+    }
+    // SAFETY: the context of the running program.
+    unsafe { bpf_sock_ops_cb_flags_set(ops, STATE_FLAG) };
+    state.phase = phase::CONNECTING;
+    if let Some(backend) = MapState::resolve(state.at_backend) {
+        backend.add(cell::LIVE, 1);
+        backend.add(cell::PENDING, 1);
+    }
+    if let Some(subset) = MapState::resolve(state.subset) {
+        hold(state, &subset, socket_flag::HOLDS_SUBSET, cell::LIVE);
+        hold(state, &subset, socket_flag::HOLDS_PENDING, cell::PENDING);
+    }
+}
+
+/// Counts a socket at its subset, unless `connect()` reserved the place.
+#[inline(always)]
+fn hold(state: &mut SocketState, subset: &MapState, flag: u8, at: usize) {
+    if state.flags & flag == 0 {
+        state.flags |= flag;
+        subset.add(at, 1);
+    }
+}
+
+/// How long the first SYN is waited for.
+#[inline(always)]
+fn time_first_syn(ops: *mut bpf_sock_ops, state: &SocketState) {
+    if state.phase == phase::CONNECTING && state.syn_timeout != 0 {
+        // SAFETY: the context of the running program.
+        unsafe { (*ops).__bindgen_anon_1.reply = state.syn_timeout };
+    }
+}
+
+/// The handshake is complete.
+#[inline(always)]
+fn establish(ops: *mut bpf_sock_ops, state: &mut SocketState) {
+    if state.phase != phase::CONNECTING {
+        return;
+    }
+    state.phase = phase::ESTABLISHED;
+    let bucket = life::latency_bucket(now_ns().wrapping_sub(state.started_ns));
+    if let Some(backend) = MapState::resolve(state.at_backend) {
+        life::succeed(&backend);
+        life::give_back(&backend, cell::PENDING);
+        count(&backend, outcome::ESTABLISHED);
+        count_bucket(&backend, bucket);
+    }
+    if let Some(route) = MapState::resolve(state.route) {
+        count(&route, outcome::ESTABLISHED);
+        count_bucket(&route, bucket);
+    }
+    give_back_pending(state);
+    if state.flags & socket_flag::TIMED != 0 {
+        set_user_timeout(ops, state.user_timeout_ms);
+    }
+}
+
+/// The connection is over, whether it ever stood or not.
+#[inline(always)]
+fn end(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
+    let was = state.phase;
+    if was != phase::CONNECTING && was != phase::ESTABLISHED {
+        return;
+    }
+    state.phase = phase::ENDED;
+    let error = socket_error(sk);
+    let backend = MapState::resolve(state.at_backend);
+    let what = if was == phase::CONNECTING { failure(error) } else { ending(error) };
+    if let Some(backend) = &backend {
+        life::give_back(backend, cell::LIVE);
+        count_end(ops, backend, what);
+    }
+    if let Some(route) = &MapState::resolve(state.route) {
+        count_end(ops, route, what);
+    }
+    if was == phase::CONNECTING {
+        if let Some(backend) = &backend {
+            life::give_back(backend, cell::PENDING);
+            if what != outcome::ABANDONED {
+                blame(state, backend);
+            }
+        }
+        give_back_pending(state);
+    }
+    give_back_subset(state);
+}
+
+/// Whether a packet is dropped on purpose: the first SYN of a connection that is delayed. The kernel
+/// sends another when the timeout that the socket was given is over.
+#[inline(always)]
+pub(crate) fn drops(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context of the running program; a socket is used after it was found to be one.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return false;
+        }
+        let sk = bpf_sk_fullsock(sk);
+        if sk.is_null() {
+            return false;
+        }
+        let Some(state) = stored(sk) else { return false };
+        let drops = state.phase == phase::CONNECTING && state.flags & socket_flag::DROP_SYN != 0;
+        if drops {
+            state.flags &= !socket_flag::DROP_SYN;
+        }
+        drops
+    }
+}
+
+/// What a connection that was never established came to.
+#[inline(always)]
+fn failure(error: u32) -> usize {
+    match error {
+        0 => outcome::ABANDONED,
+        errno::ECONNREFUSED => outcome::REFUSED,
+        errno::ETIMEDOUT => outcome::TIMED_OUT,
+        _ => outcome::UNREACHABLE,
+    }
+}
+
+/// What a connection that was established came to.
+#[inline(always)]
+fn ending(error: u32) -> usize {
+    match error {
+        errno::ECONNRESET | errno::EPIPE => outcome::RESET,
+        errno::ETIMEDOUT => outcome::LOST,
+        _ => outcome::CLOSED,
+    }
+}
+
+/// Counts a failure against the backend, which may eject it.
+#[inline(always)]
+fn blame(state: &SocketState, backend: &MapState) {
+    let Some(subset) = MapState::resolve(state.subset) else { return };
+    let Some(conduct) = maps::CONDUCTS.get(state.conduct) else { return };
+    // The record may have become another subset's since.
+    if conduct.state == state.subset.index {
+        life::fail(conduct, backend, &subset, now_ns());
+    }
+}
+
+/// Gives back what a socket holds that called `connect()` and never sent a SYN.
+#[inline(always)]
+pub(crate) fn let_go(state: &mut SocketState) {
+    if state.phase == phase::CALLED {
+        state.phase = phase::ENDED;
+        give_back_pending(state);
+        give_back_subset(state);
+    }
+}
+
+#[inline(always)]
+fn give_back_pending(state: &mut SocketState) {
+    if state.flags & socket_flag::HOLDS_PENDING != 0 {
+        state.flags &= !socket_flag::HOLDS_PENDING;
+        if let Some(subset) = MapState::resolve(state.subset) {
+            life::give_back(&subset, cell::PENDING);
+        }
+    }
+}
+
+#[inline(always)]
+fn give_back_subset(state: &mut SocketState) {
+    if state.flags & socket_flag::HOLDS_SUBSET != 0 {
+        state.flags &= !socket_flag::HOLDS_SUBSET;
+        if let Some(subset) = MapState::resolve(state.subset) {
+            life::give_back(&subset, cell::LIVE);
+        }
+    }
+}
+
+#[inline(always)]
+fn count(state: &MapState, what: usize) {
+    state.add(cell::OUTCOMES + what, 1);
+}
+
+#[inline(always)]
+fn count_bucket(state: &MapState, bucket: usize) {
+    state.add(cell::OUTCOMES + outcome::LATENCY + bucket, 1);
+}
+
+/// Counts how a connection ended, and what the kernel knows of it by then.
+#[inline(always)]
+fn count_end(ops: *mut bpf_sock_ops, state: &MapState, what: usize) {
+    // SAFETY: the context of the running program, read field by field.
+    let (rtt, again, sent, received) = unsafe {
+        ((*ops).srtt_us >> 3, (*ops).total_retrans, (*ops).bytes_acked, (*ops).bytes_received)
+    };
+    count(state, what);
+    let sums = [
+        (outcome::RTT_US, u64::from(rtt)),
+        (outcome::RETRANSMITS, u64::from(again)),
+        (outcome::BYTES_SENT, sent),
+        (outcome::BYTES_RECEIVED, received),
+    ];
+    for (cell, n) in sums {
+        if n != 0 {
+            state.add(cell::OUTCOMES + cell, n);
+        }
+    }
+}
+
+/// `sk_err`: why the socket's connection is over; 0 where the client closed it.
+#[inline(always)]
+fn socket_error(sk: *mut bpf_sock) -> u32 {
+    // SAFETY: the context's socket, seen as the kernel's own type, whose members may be read.
+    unsafe {
+        let sk = bpf_skc_to_tcp_sock(sk.cast()).cast::<u8>();
+        if sk.is_null() {
+            return 0;
+        }
+        sk.add(SK_ERR_OFFSET.load() as usize).cast::<u32>().read_volatile()
+    }
+}
+
+/// `TCP_USER_TIMEOUT` in milliseconds; 0 is the kernel's own behaviour.
+#[inline(always)]
+fn set_user_timeout(ops: *mut bpf_sock_ops, ms: u32) {
+    const IPPROTO_TCP: i32 = 6;
+    const TCP_USER_TIMEOUT: i32 = 18;
+    let mut ms = ms;
+    // SAFETY: the option is a number of four bytes.
+    unsafe { bpf_setsockopt(ops.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut ms).cast(), 4) };
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { bpf_ktime_get_ns() }
+}

@@ -1,0 +1,141 @@
+//! The start of a connection that leaves something on its socket: what it dialled, where it
+//! counts, and the options that its subset asks for.
+
+use aya_ebpf::{
+    Global,
+    bindings::bpf_sock_addr,
+    helpers::generated::{bpf_getsockopt, bpf_setsockopt},
+};
+use splitter_common::{
+    abi::{Backend, Conduct, FrontendKey, SocketState, StateRef, conduct_flag, phase, socket_flag},
+    decide::Followed,
+    life,
+};
+
+use crate::{follow, maps, state::MapState};
+
+/// Ticks of the kernel's timer per second (`CONFIG_HZ`). Set by the loader.
+#[unsafe(no_mangle)]
+static TICKS_PER_SECOND: Global<u32> = Global::new(0);
+
+/// Numbers of `socket.h` and `tcp.h`: level, then option.
+mod option {
+    pub(super) const KEEPALIVE: (i32, i32) = (1, 9);
+    pub(super) const KEEP_IDLE: (i32, i32) = (6, 4);
+    pub(super) const KEEP_INTERVAL: (i32, i32) = (6, 5);
+    pub(super) const KEEP_PROBES: (i32, i32) = (6, 6);
+    pub(super) const USER_TIMEOUT: (i32, i32) = (6, 18);
+}
+
+/// Remembers what the socket dialled and, where its connection is followed, where it counts.
+///
+/// Not inlined: connections that leave nothing behind have less code.
+#[inline(never)]
+pub(crate) fn remember(
+    ctx: *mut bpf_sock_addr,
+    dialled: &FrontendKey,
+    backend: &Backend,
+    followed: &Followed,
+    answer_frontend: bool,
+) {
+    // SAFETY: the context of the running hook.
+    let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
+    let Some(state) = follow::stored_or_new(sk) else { return };
+    state.frontend = dialled.addr;
+    state.backend = backend.addr;
+    state.frontend_port_be = dialled.port_be;
+    state.backend_port_be = backend.port_be;
+    state.phase = phase::NONE;
+    state.flags = if answer_frontend { socket_flag::ANSWER_FRONTEND } else { 0 };
+    if followed.conduct != 0
+        && let Some(conduct) = maps::CONDUCTS.get(followed.conduct)
+    {
+        begin(ctx, state, conduct, followed);
+    }
+}
+
+/// What is known of a followed connection before its first packet.
+#[inline(always)]
+fn begin(ctx: *mut bpf_sock_addr, state: &mut SocketState, conduct: &Conduct, followed: &Followed) {
+    state.started_ns = follow::now_ns();
+    state.conduct = followed.conduct;
+    state.route = reference(followed.route);
+    state.subset = reference(conduct.state);
+    state.at_backend = reference(backend_state(conduct, followed.ordinal));
+    state.syn_timeout = 0;
+    if conduct.max_connections != 0 {
+        state.flags |= socket_flag::HOLDS_SUBSET;
+    }
+    if conduct.connect_timeout_ms != 0 {
+        state.flags |= socket_flag::TIMED;
+        state.user_timeout_ms = number(ctx, option::USER_TIMEOUT);
+        set(ctx, option::USER_TIMEOUT, conduct.connect_timeout_ms);
+        // The kernel doubles the time from one SYN to the next: the second is sent halfway, and
+        // the timer that gives up runs out at the end.
+        state.syn_timeout = ticks(conduct.connect_timeout_ms / 2);
+    }
+    if followed.delay_ms != 0 {
+        state.flags |= socket_flag::DROP_SYN;
+        state.syn_timeout = ticks(followed.delay_ms);
+    }
+    if conduct.flags & conduct_flag::KEEPALIVE != 0 {
+        set_keepalive(ctx, conduct);
+    }
+    // The rest is in place now.
+    state.phase = phase::CALLED;
+}
+
+/// Index of a backend's state.
+#[inline(always)]
+fn backend_state(conduct: &Conduct, ordinal: u32) -> u32 {
+    let cell = maps::CELLS.get(conduct.states.wrapping_add(ordinal >> 1)).copied().unwrap_or(0);
+    life::one_of_two(cell, ordinal)
+}
+
+#[inline(always)]
+fn reference(index: u32) -> StateRef {
+    let epoch = MapState::get(index).map_or(0, |state| state.epoch());
+    StateRef { index, epoch }
+}
+
+/// Milliseconds in ticks, at least one.
+#[inline(always)]
+fn ticks(ms: u32) -> u32 {
+    let ticks = u64::from(ms) * u64::from(TICKS_PER_SECOND.load()) / 1_000;
+    if ticks == 0 { 1 } else { ticks as u32 }
+}
+
+/// TCP keepalive, for the whole connection.
+#[inline(always)]
+fn set_keepalive(ctx: *mut bpf_sock_addr, conduct: &Conduct) {
+    let set_some = |option, value: u32| {
+        if value != 0 {
+            set(ctx, option, value);
+        }
+    };
+    set(ctx, option::KEEPALIVE, 1);
+    set_some(option::KEEP_IDLE, u32::from(conduct.keep_idle_s));
+    set_some(option::KEEP_INTERVAL, u32::from(conduct.keep_interval_s));
+    set_some(option::KEEP_PROBES, u32::from(conduct.keep_probes));
+}
+
+/// Sets an option that is a number.
+#[inline(always)]
+fn set(ctx: *mut bpf_sock_addr, (level, option): (i32, i32), value: u32) {
+    let mut value = value;
+    // SAFETY: the option is a number of four bytes. What the kernel refuses stays as it was.
+    unsafe {
+        bpf_setsockopt(ctx.cast(), level, option, (&raw mut value).cast(), 4);
+    }
+}
+
+/// An option that is a number; 0 where it cannot be read.
+#[inline(always)]
+fn number(ctx: *mut bpf_sock_addr, (level, option): (i32, i32)) -> u32 {
+    let mut value = 0_u32;
+    // SAFETY: as for `set`.
+    unsafe {
+        bpf_getsockopt(ctx.cast(), level, option, (&raw mut value).cast(), 4);
+    }
+    value
+}

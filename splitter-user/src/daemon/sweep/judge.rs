@@ -1,0 +1,124 @@
+//! Whether a connection is to be closed. Pure: the time is handed in.
+
+use super::asked::Terms;
+use crate::sockets::State;
+
+/// What the kernel's times may be behind by: a tick of its slowest timer, in nanoseconds.
+const TICK_NS: u64 = 10_000_000;
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// No data went either way for too long.
+    Idle,
+    /// It began too long ago.
+    TooOld,
+}
+
+/// What is known of a connection that was established.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// Where in its life.
+    pub(super) state: State,
+    /// Milliseconds since data went either way.
+    pub(super) idle_ms: u32,
+    /// Whether nothing waits to be read or acknowledged.
+    pub(super) is_quiet: bool,
+    /// When `connect()` was called, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub(super) started_ns: u64,
+}
+
+/// What is to be done with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is to be closed.
+    Close(Reason),
+    /// It stays, until it is looked at again, in nanoseconds of `CLOCK_MONOTONIC`; `u64::MAX` where
+    /// it need not be.
+    KeepUntil(u64),
+}
+
+/// Judges a connection at a time, in nanoseconds of `CLOCK_MONOTONIC`.
+pub(super) fn judge(seen: &Seen, terms: &Terms, now_ns: u64) -> Verdict {
+    let old = terms.lifetime_ns().map(|lifetime| seen.started_ns.saturating_add(lifetime));
+    if old.is_some_and(|old| old <= now_ns) {
+        return Verdict::Close(Reason::TooOld);
+    }
+    // One side has ended already otherwise, and it is the other's turn.
+    let idle = terms.idle_ns().filter(|_| seen.state == State::Established);
+    let left = idle.map(|idle| idle.saturating_sub(u64::from(seen.idle_ms) * 1_000_000));
+    let idle = match (idle, left) {
+        // Data are on their way that somebody does not take; nobody knows for how long.
+        (Some(idle), Some(0)) if !seen.is_quiet => Some(now_ns.saturating_add(idle)),
+        (_, Some(0)) => return Verdict::Close(Reason::Idle),
+        (_, left) => left.map(|left| now_ns.saturating_add(left + TICK_NS)),
+    };
+    Verdict::KeepUntil(old.into_iter().chain(idle).min().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const NOW: u64 = 10_000 * MS;
+
+    const QUIET: Seen = Seen {
+        state: State::Established,
+        idle_ms: 300,
+        is_quiet: true,
+        started_ns: NOW - 4_000 * MS,
+    };
+
+    fn terms(idle_ms: Option<u32>, lifetime_ms: Option<u32>) -> Terms {
+        Terms { idle_ms, lifetime_ms }
+    }
+
+    #[test]
+    fn idle_connections_are_closed_once_their_time_is_over() {
+        let at = |idle_ms| judge(&Seen { idle_ms, ..QUIET }, &terms(Some(500), None), NOW);
+        assert_eq!(at(0), Verdict::KeepUntil(NOW + 500 * MS + TICK_NS));
+        assert_eq!(at(499), Verdict::KeepUntil(NOW + MS + TICK_NS));
+        assert_eq!(at(500), Verdict::Close(Reason::Idle));
+        assert_eq!(at(u32::MAX), Verdict::Close(Reason::Idle));
+    }
+
+    #[test]
+    fn data_on_their_way_keep_a_connection() {
+        let seen = Seen { idle_ms: 900, is_quiet: false, ..QUIET };
+        let kept = Verdict::KeepUntil(NOW + 500 * MS);
+        assert_eq!(judge(&seen, &terms(Some(500), None), NOW), kept);
+    }
+
+    #[test]
+    fn half_closed_connections_are_not_idle() {
+        for state in [State::CloseWait, State::Closing] {
+            let seen = Seen { state, idle_ms: 900, ..QUIET };
+            assert_eq!(judge(&seen, &terms(Some(1), None), NOW), Verdict::KeepUntil(u64::MAX));
+        }
+    }
+
+    #[test]
+    fn age_counts_whatever_a_connection_does() {
+        for state in [State::Established, State::CloseWait, State::Closing] {
+            let seen = Seen { state, idle_ms: 0, is_quiet: false, ..QUIET };
+            let at = |ms| judge(&seen, &terms(None, Some(ms)), NOW);
+            assert_eq!(at(4_000), Verdict::Close(Reason::TooOld));
+            assert_eq!(at(4_001), Verdict::KeepUntil(NOW + MS));
+        }
+    }
+
+    #[test]
+    fn the_first_of_both_times_counts() {
+        let at = |idle, lifetime| judge(&QUIET, &terms(Some(idle), Some(lifetime)), NOW);
+        assert_eq!(at(1_000, 4_100), Verdict::KeepUntil(NOW + 100 * MS));
+        assert_eq!(at(350, 4_100), Verdict::KeepUntil(NOW + 50 * MS + TICK_NS));
+        assert_eq!(at(300, 4_100), Verdict::Close(Reason::Idle));
+        assert_eq!(at(300, 4_000), Verdict::Close(Reason::TooOld));
+    }
+
+    #[test]
+    fn who_asks_for_nothing_keeps_connections() {
+        assert_eq!(judge(&QUIET, &Terms::default(), NOW), Verdict::KeepUntil(u64::MAX));
+    }
+}

@@ -1,0 +1,122 @@
+//! Connections that are closed because they are idle for too long, or too old.
+//!
+//! A thread of its own lists the followed sockets of every network namespace, because that takes
+//! its time where there are many of either, and because it blocks. It is told what a service asks
+//! of its connections whenever that may be something else. While no service asks, it sleeps.
+//!
+//! A connection is known by the state that its backend counts at. One whose backend left the
+//! policy is nobody's, and is not closed.
+
+mod asked;
+mod judge;
+mod round;
+mod schedule;
+mod status;
+
+pub(crate) use asked::Terms;
+pub(crate) use status::{SweepBook, SweepStatus};
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+
+use splitter_common::abi::StateRef;
+use tracing::{error, warn};
+
+use super::requests::chain;
+use crate::sockets::{Namespaces, Opener};
+use round::Sweeper;
+
+/// This very program, also where its file was replaced.
+const PROGRAM: &str = "/proc/self/exe";
+
+/// What one service asks of its connections, by the state of each backend.
+struct Order {
+    service: Arc<str>,
+    terms: Vec<(StateRef, Terms)>,
+}
+
+/// The namespaces that will be reached, and why not all, if so.
+pub(crate) struct Reach {
+    namespaces: Namespaces,
+    confined: Option<String>,
+}
+
+impl Reach {
+    /// Starts the process that enters namespaces, for which the capabilities that are about to be
+    /// dropped are needed. Whether a service will ever ask is not known by then.
+    pub(crate) fn open() -> Self {
+        match Opener::start(Path::new(PROGRAM)) {
+            Ok(opener) => Self { namespaces: Namespaces::All(opener), confined: None },
+            Err(error) => {
+                let why = chain(&error);
+                warn!("{why}");
+                Self { namespaces: Namespaces::Own, confined: Some(why) }
+            }
+        }
+    }
+
+    /// Id of the process that enters namespaces.
+    fn opener(&self) -> Option<u32> {
+        match &self.namespaces {
+            Namespaces::All(opener) => Some(opener.pid()),
+            Namespaces::Own => None,
+        }
+    }
+}
+
+/// The running thread. It ends when this is dropped.
+pub(crate) struct Sweep {
+    /// `None` only while this is dropped.
+    orders: Option<Sender<Order>>,
+    ending: Arc<AtomicBool>,
+    book: SweepBook,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sweep {
+    /// Starts the thread, which inherits what the calling one may do. `storage` is the map of
+    /// [`splitter_common::abi::SocketState`].
+    pub(crate) fn start(reach: Reach, storage: OwnedFd) -> io::Result<Self> {
+        let (orders, receiver) = mpsc::channel();
+        let ending = Arc::new(AtomicBool::new(false));
+        let book = SweepBook::new(reach.opener(), reach.confined);
+        let sweeper = Sweeper::new(reach.namespaces, storage, book.clone(), Arc::clone(&ending));
+        let thread = thread::Builder::new()
+            .name("splitter-sweep".to_owned())
+            .spawn(move || sweeper.run(&receiver))?;
+        Ok(Self { orders: Some(orders), ending, book, thread: Some(thread) })
+    }
+
+    /// Makes this what a service asks of its connections; nothing where it is gone.
+    pub(crate) fn follow(&self, service: &str, terms: Vec<(StateRef, Terms)>) {
+        let order = Order { service: service.into(), terms };
+        if self.orders.as_ref().is_some_and(|orders| orders.send(order).is_err()) {
+            let problem = "the thread that closes idle and old connections ended by itself; \
+                           restart the daemon";
+            error!("{problem}");
+            self.book.set_problem(Some(problem.to_owned()));
+        }
+    }
+
+    /// What was closed, and what keeps others from being closed.
+    pub(crate) fn book(&self) -> SweepBook {
+        self.book.clone()
+    }
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        // A round that is under way skips what is left of it.
+        self.ending.store(true, Ordering::Relaxed);
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said so already.
+            let _panic = thread.join();
+        }
+    }
+}
