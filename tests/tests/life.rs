@@ -142,7 +142,11 @@ fn a_process_that_is_killed_while_it_connects_leaves_nothing_behind() -> Result<
         let mut node = Node::new()?;
         node.apply(&policy(", maxConnections: 10"))?;
         let _full = full_listener("127.0.0.1:19001")?;
-        let mut child = dial_from_shell("")?;
+        let connecting = socket()?;
+        rustix::io::ioctl_fionbio(&connecting, true)?;
+        let started = net::connect(&connecting, &FRONTEND.parse::<SocketAddr>()?);
+        assert_eq!(started, Err(rustix::io::Errno::INPROGRESS));
+        let mut child = hand_over(connecting)?;
         eventually("the client connects", || {
             Ok(outcomes(&backend(&node)?) == BTreeMap::from([("live", 1), ("pending", 1)]))
         })?;
@@ -155,11 +159,9 @@ fn a_process_that_is_killed_while_it_connects_leaves_nothing_behind() -> Result<
     })
 }
 
-/// A shell that connects, and then does something with its socket, which is number 3.
-fn dial_from_shell(then: &str) -> Result<Child> {
-    let (host, port) = FRONTEND.split_once(':').context("a port")?;
-    let script = format!("exec 3<>/dev/tcp/{host}/{port}; {then}");
-    Ok(Command::new("bash").args(["-c", &script]).spawn()?)
+/// A process that does nothing but to have a socket, which nobody else has.
+fn hand_over(socket: OwnedFd) -> Result<Child> {
+    Ok(Command::new("sleep").arg("600").stdin(socket).spawn()?)
 }
 
 #[test]
@@ -168,12 +170,13 @@ fn an_inherited_socket_counts_until_the_last_of_its_owners_closes_it() -> Result
         let mut node = Node::new()?;
         node.apply(&policy(""))?;
         let listener = TcpListener::bind("127.0.0.1:19001")?;
-        // The first shell ends, and one that it started has the socket.
-        let mut child = dial_from_shell("(read line <&3) & exit")?;
-        let (server, _) = listener.accept()?;
+        let client = connect()?;
+        drop(listener.accept()?);
+        let mut child = hand_over(client.into())?;
+        let seen = outcomes(&backend(&node)?);
+        assert_eq!(seen, BTreeMap::from([("established", 1), ("live", 1)]));
+        child.kill()?;
         child.wait()?;
-        assert_eq!(outcomes(&backend(&node)?), BTreeMap::from([("established", 1), ("live", 1)]));
-        drop(server);
         eventually("the connection ends", || {
             Ok(outcomes(&backend(&node)?) == BTreeMap::from([("closed", 1), ("established", 1)]))
         })

@@ -9,9 +9,9 @@ use crate::life::{Cells as _, is_of_share, is_panic, is_usable, one_of_two, rese
 
 /// Slots of the wheel that are looked at for a backend that may be chosen. A slot that is passed over
 /// is used up, so what it would have got is spread over all others.
-const WHEEL_STEPS: u32 = 6;
+const WHEEL_STEPS: u32 = 4;
 /// Backends that are looked at in all; after the slots, in the order of their ordinals.
-const STEPS: u32 = 12;
+const STEPS: u32 = 8;
 /// Beside an ordinal: the backend may not be chosen.
 const BLOCKED: u32 = 1 << 16;
 /// Answers of [`admit`] that are no ordinal.
