@@ -422,7 +422,7 @@ pub enum Reason {
     Aborted = 6,
     /// The subset has as many connections as it may have.
     OverLimit = 7,
-    /// No backend of the chosen subset may be chosen: all are down, draining or ejected.
+    /// No backend of the chosen subset may be chosen: all are down or ejected.
     NoneUsable = 8,
 }
 

@@ -98,8 +98,6 @@ pub mod cell {
 pub mod standing {
     /// Health checks say that it does not serve.
     pub const DOWN: u64 = 1;
-    /// It gets no new connections.
-    pub const DRAINING: u64 = 2;
 }
 
 /// What came of connections, as numbers of cells from [`cell::OUTCOMES`] on. Of backends and routes.

@@ -260,7 +260,6 @@ fn write_outcomes(text: &mut String, indent: &str, outcomes: &Outcomes) -> fmt::
 fn show_out_of_use(why: &OutOfUse) -> String {
     match why {
         OutOfUse::Down => "its health checks fail".to_owned(),
-        OutOfUse::Draining => "it is draining".to_owned(),
         OutOfUse::Ejected { for_ms } => format!("ejected for another {for_ms} ms"),
     }
 }

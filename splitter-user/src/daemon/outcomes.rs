@@ -130,8 +130,6 @@ pub(crate) fn monotonic_ns() -> u64 {
 pub(crate) enum OutOfUse {
     /// Health checks failed.
     Down,
-    /// It is being emptied.
-    Draining,
     /// Too many connections to it failed in a row.
     Ejected {
         /// Until it is tried again, in milliseconds.
@@ -145,7 +143,6 @@ impl OutOfUse {
         let until = state.cells[cell::EJECTED_UNTIL];
         match state.cells[cell::STANDING] {
             bits if bits & standing::DOWN != 0 => Some(Self::Down),
-            bits if bits & standing::DRAINING != 0 => Some(Self::Draining),
             _ if until > now_ns => Some(Self::Ejected { for_ms: (until - now_ns) / 1_000_000 }),
             _ => None,
         }
@@ -180,8 +177,7 @@ mod tests {
         let ejected = (cell::EJECTED_UNTIL, 5_000_000);
         let of = |cells: &[_]| OutOfUse::of(&state(cells), 3_000_000);
         assert_eq!(of(&[ejected]), Some(OutOfUse::Ejected { for_ms: 2 }));
-        assert_eq!(of(&[ejected, (cell::STANDING, 9 << 32 | 3)]), Some(OutOfUse::Down));
-        assert_eq!(of(&[(cell::STANDING, 9 << 32 | 2)]), Some(OutOfUse::Draining));
+        assert_eq!(of(&[ejected, (cell::STANDING, 9 << 32 | 1)]), Some(OutOfUse::Down));
         assert_eq!(of(&[(cell::EJECTED_UNTIL, 3_000_000), (cell::STANDING, 9 << 32)]), None);
     }
 

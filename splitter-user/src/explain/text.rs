@@ -87,10 +87,9 @@ impl Display for How {
             Self::Least { slots } => {
                 write!(f, "of two of {slots} slots at random, the one with fewer live connections")
             }
-            Self::SteppedOver { others } => write!(
-                f,
-                "{others} whose turn it was may not be chosen now: down, draining or ejected"
-            ),
+            Self::SteppedOver { others } => {
+                write!(f, "{others} whose turn it was may not be chosen now: down or ejected")
+            }
             Self::Client { key, client, slot, slots } => {
                 write!(f, "by {key} {client}, which is slot {slot} of {slots}")
             }
