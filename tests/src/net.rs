@@ -3,6 +3,7 @@
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result};
@@ -76,4 +77,28 @@ pub fn full_listener(addr: &str) -> Result<(OwnedFd, TcpStream)> {
     listen(&socket, 0)?;
     // A backlog of 0 has room for one.
     Ok((socket, TcpStream::connect(addr)?))
+}
+
+/// A process in the network namespace of the calling thread, which ends when this is dropped.
+pub struct Inhabitant(Child);
+
+impl Inhabitant {
+    /// Starts it.
+    pub fn new() -> Result<Self> {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        Ok(Self(command.spawn().context("run cat")?))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Inhabitant {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }

@@ -6,7 +6,6 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use splitter_common::abi::SocketState;
 use splitter_common::addr::Addr;
 use splitter_tests::daemon::find_binary;
-use splitter_tests::net::in_own_network;
+use splitter_tests::net::{Inhabitant, in_own_network};
 use splitter_tests::node::Node;
 use splitter_tests::peers::reset_on_close;
 use splitter_tests::scale;
@@ -289,27 +288,9 @@ fn ten_thousand_sockets_are_listed_in_little_memory() -> Result<()> {
     })
 }
 
-/// A process in the network namespace of the calling thread, which ends when this is dropped.
-struct Inhabitant(Child);
-
-impl Inhabitant {
-    fn new() -> Result<Self> {
-        let mut command = Command::new("cat");
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
-        Ok(Self(command.spawn().context("run cat")?))
-    }
-
-    fn namespace(&self) -> Result<NamespaceId> {
-        use std::os::unix::fs::MetadataExt as _;
-        Ok(NamespaceId(fs::metadata(format!("/proc/{}/ns/net", self.0.id()))?.ino()))
-    }
-}
-
-impl Drop for Inhabitant {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
+fn namespace_of(inhabitant: &Inhabitant) -> Result<NamespaceId> {
+    use std::os::unix::fs::MetadataExt as _;
+    Ok(NamespaceId(fs::metadata(format!("/proc/{}/ns/net", inhabitant.pid()))?.ino()))
 }
 
 /// Runs in a thread with no more capabilities than a running daemon has.
@@ -333,7 +314,7 @@ fn sockets_of_other_namespaces_are_reached_with_two_capabilities() -> Result<()>
         let storage = fixture.storage.try_clone()?;
         Ok(((pair, fixture), storage, Inhabitant::new()?))
     })?;
-    let wanted = there.namespace()?;
+    let wanted = namespace_of(&there)?;
     let mut closed = Vec::new();
     let visited = with_daemons_capabilities(|| {
         Ok(namespaces.visit(|namespace, diag| {
@@ -357,7 +338,7 @@ fn a_visit_keeps_no_namespace_alive() -> Result<()> {
     };
     let before = visit()?;
     let inhabitant = in_own_network(Inhabitant::new)?;
-    let wanted = inhabitant.namespace()?;
+    let wanted = namespace_of(&inhabitant)?;
     ensure!(!before.contains(&wanted) && visit()?.contains(&wanted), "new ones are found");
     drop(inhabitant);
     assert_eq!(visit()?, before);

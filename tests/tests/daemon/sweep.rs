@@ -2,12 +2,11 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use splitter_tests::daemon::{Daemon, Site, eventually};
-use splitter_tests::net::in_own_network;
+use splitter_tests::net::{Inhabitant, in_own_network};
 
 const FRONTEND: &str = "127.10.0.1:8080";
 const BACKEND: &str = "127.0.0.1:19001";
@@ -156,24 +155,6 @@ fn without_its_opener_the_daemon_says_so_and_goes_on() -> Result<()> {
     let log = daemon.terminate()?;
     assert_eq!(log.matches("restart the daemon for a new one").count(), 1, "{log}");
     Ok(())
-}
-
-/// A process in the network namespace of the calling thread, which ends when this is dropped.
-struct Inhabitant(Child);
-
-impl Inhabitant {
-    fn new() -> Result<Self> {
-        let mut command = Command::new("cat");
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
-        Ok(Self(command.spawn().context("run cat")?))
-    }
-}
-
-impl Drop for Inhabitant {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
