@@ -311,6 +311,7 @@ fn socket_error(sk: *mut bpf_sock) -> u32 {
         if sk.is_null() {
             return 0;
         }
+        #[expect(clippy::cast_ptr_alignment, reason = "the offset is that of an int")]
         sk.add(SK_ERR_OFFSET.load() as usize).cast::<u32>().read_volatile()
     }
 }

@@ -94,7 +94,7 @@ fn backend_state(conduct: &Conduct, ordinal: u32) -> u32 {
 
 #[inline(always)]
 fn reference(index: u32) -> StateRef {
-    let epoch = MapState::get(index).map_or(0, |state| state.epoch());
+    let epoch = MapState::get(index).map_or(0, MapState::epoch);
     StateRef { index, epoch }
 }
 
@@ -102,7 +102,7 @@ fn reference(index: u32) -> StateRef {
 #[inline(always)]
 fn ticks(ms: u32) -> u32 {
     let ticks = u64::from(ms) * u64::from(TICKS_PER_SECOND.load()) / 1_000;
-    if ticks == 0 { 1 } else { ticks as u32 }
+    u32::try_from(ticks).map_or(u32::MAX, |ticks| if ticks == 0 { 1 } else { ticks })
 }
 
 /// TCP keepalive, for the whole connection.

@@ -29,7 +29,7 @@ impl MapState {
 
     /// Which of its owners the record has.
     #[inline(always)]
-    pub(crate) fn epoch(&self) -> u32 {
+    pub(crate) fn epoch(self) -> u32 {
         (self.load(cell::STANDING) >> 32) as u32
     }
 

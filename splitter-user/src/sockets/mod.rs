@@ -6,9 +6,9 @@
 //! is none of ours. Closing names a socket by its cookie, which the kernel gives once and never
 //! again, so another socket of the same addresses cannot be hit.
 //!
-//! - [`diag`] asks within one namespace: [`SockDiag`].
-//! - [`namespaces`] has one [`SockDiag`] after the other for all of them: [`Namespaces`].
-//! - [`opener`] is the process that enters the namespaces, which the daemon itself may not.
+//! - `diag` asks within one namespace: [`SockDiag`].
+//! - `namespaces` has one [`SockDiag`] after the other for all of them: [`Namespaces`].
+//! - `opener` is the process that enters the namespaces, which the daemon itself may not.
 //!
 //! Which sockets are to be closed, and when, is not decided here. No call here is asynchronous, and
 //! a list of many sockets takes its time: do not call from the event loop.
