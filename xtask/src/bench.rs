@@ -79,6 +79,7 @@ pub(crate) fn run(toolchain: ToolchainChoice, options: &Options) -> Result<()> {
         step("install what is compared", || setup::install_packages(&PACKAGES))?;
     }
     if !options.list {
+        setup::mount_bpffs()?;
         build::run(toolchain, Profile::Release)?;
     }
     step("build the benches", || {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::exec;
+use crate::setup::find_mount;
 
 /// Name of everything that the demo makes.
 pub(super) const NAME: &str = "splitter-demo";
@@ -53,15 +54,9 @@ pub(super) struct Place {
 impl Place {
     /// Finds out where things will be; makes nothing.
     pub(super) fn find() -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").context("read the mount table")?;
-        let mount = |kind: &str, usual_place: &str| {
-            mount_point(&mounts, kind).with_context(|| {
-                format!("no {kind} is mounted; as root: `mount -t {kind} {kind} {usual_place}`")
-            })
-        };
         Ok(Self {
-            cgroup: mount("cgroup2", "/sys/fs/cgroup")?.join(NAME),
-            pins: mount("bpf", "/sys/fs/bpf")?.join(NAME),
+            cgroup: find_mount("cgroup2")?.join(NAME),
+            pins: find_mount("bpf")?.join(NAME),
             dir: Path::new("/run").join(NAME),
             netns: Path::new("/run/netns").join(NAME),
         })
@@ -145,14 +140,6 @@ impl Place {
     }
 }
 
-fn mount_point(mounts: &str, kind: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let point = fields.next()?;
-        (fields.next()? == kind).then(|| PathBuf::from(point))
-    })
-}
-
 fn write_existing(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write as _;
     fs::File::options().write(true).open(path)?.write_all(text.as_bytes())
@@ -167,19 +154,5 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mounts_are_found_by_kind() {
-        let mounts =
-            "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        let found = mount_point(mounts, "cgroup2");
-        assert_eq!(found.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
-        assert_eq!(mount_point(mounts, "bpf"), None);
     }
 }

@@ -15,6 +15,7 @@ use crate::step::step;
 
 pub(crate) use debian::install as install_packages;
 pub(crate) use kernels::{Kernel, installed as installed_kernels};
+pub(crate) use mounts::find_mount;
 
 /// How one thing ended.
 enum Outcome {
@@ -54,10 +55,15 @@ pub(crate) fn run(toolchain: ToolchainChoice) -> Result<()> {
         rust::bpf_toolchain(&mut report, toolchain);
         rust::cargo_programs(&mut report);
         kernels::fetch(&mut report);
-        mounts::look();
+        mounts::prepare(&mut report);
         if !report.missing.is_empty() {
             bail!("cannot be had:\n- {}", report.missing.join("\n- "));
         }
         Ok(())
     })
+}
+
+/// The one thing of [`run`] that is gone after the machine was started again.
+pub(crate) fn mount_bpffs() -> Result<()> {
+    mounts::mount_bpffs().map(drop)
 }

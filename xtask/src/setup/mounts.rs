@@ -1,22 +1,52 @@
 //! File systems that the daemon and its tests work in.
-//!
-//! They are looked for and never mounted: that is for the owner of the machine to say. A missing
-//! one is told but is no failure here, because only some commands need it.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
-/// Says where cgroup2 and bpffs are mounted.
-pub(super) fn look() {
-    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    for (kind, usual_place) in [("cgroup2", "/sys/fs/cgroup"), ("bpf", "/sys/fs/bpf")] {
-        match mount_point(&table, kind) {
-            Some(place) => println!("{kind} mount: found: {place}"),
-            None => println!(
-                "{kind} mount: none (needed for the daemon and `cargo xtask test kernel`; as root: \
-                 `mount -t {kind} {kind} {usual_place}`)"
-            ),
-        }
+use anyhow::{Context as _, Result, bail};
+
+use super::{Outcome, Report};
+use crate::{exec, workspace};
+
+/// Finds the cgroup2 hierarchy and the BPF file system; mounts the latter where there is none.
+pub(super) fn prepare(report: &mut Report) {
+    let hierarchy = match find_mount("cgroup2") {
+        Ok(place) => Outcome::Found(place.display().to_string()),
+        Err(error) => Outcome::Missing(format!("{error:#}")),
+    };
+    report.add("cgroup2 mount", hierarchy);
+    let bpffs = match mount_bpffs() {
+        Ok(outcome) => outcome,
+        Err(error) => Outcome::Missing(format!("{error:#}")),
+    };
+    report.add("bpf mount", bpffs);
+}
+
+/// The BPF file system, mounted where every distribution with systemd has it from boot on. Only the
+/// superuser may.
+pub(super) fn mount_bpffs() -> Result<Outcome> {
+    if let Ok(place) = find_mount("bpf") {
+        return Ok(Outcome::Found(place.display().to_string()));
     }
+    if !workspace::is_root() {
+        bail!("none, which the daemon and the tests on this kernel need: run setup as root");
+    }
+    let place = usual_place("bpf");
+    exec::run(Command::new("mount").args(["-t", "bpf", "bpf", place]))?;
+    Ok(Outcome::Installed(place.to_owned()))
+}
+
+/// Where a file system of a kind is mounted.
+pub(crate) fn find_mount(kind: &str) -> Result<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mounts").context("read the mount table")?;
+    mount_point(&table, kind).map(PathBuf::from).with_context(|| {
+        format!("no {kind} is mounted; as root: `mount -t {kind} {kind} {}`", usual_place(kind))
+    })
+}
+
+fn usual_place(kind: &str) -> &'static str {
+    if kind == "bpf" { "/sys/fs/bpf" } else { "/sys/fs/cgroup" }
 }
 
 /// Lines are `device place kind options 0 0`.

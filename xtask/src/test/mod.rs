@@ -98,6 +98,7 @@ fn kernel(suite: &Suite, run: &mut Run) {
         });
         return;
     }
+    run.part(|_| setup::mount_bpffs());
     for test in &suite.tests {
         let work = |tally: &mut Tally| {
             let mut command = Command::new(&test.executable);
