@@ -185,17 +185,28 @@ impl<B> Decision<B> {
 /// Decides one connection to `key`.
 #[inline(always)]
 pub fn decide<W: World>(world: &W, key: &FrontendKey) -> Decision<W::Backend> {
-    let Some(plan) = find_plan(world, key) else { return Decision::new(Verdict::Miss) };
-    match first_route(world, &plan) {
-        Some(route) => follow(world, &plan, &route, key.protocol),
-        None => Decision::new(Verdict::Pass).because(Reason::NoRoute),
+    match find_plan(world, key) {
+        Some(plan) => decide_by_plan(world, &plan, key.protocol),
+        None => Decision::new(Verdict::Miss),
     }
 }
 
-/// The plan in force for a dialled address.
+/// The first half of [`decide`]: the plan in force for a dialled address, `None` for a miss.
+///
+/// For the hook, which is done with a miss at once. Taken from a whole decision, the compiler has
+/// every miss fill one in.
 #[inline(always)]
-fn find_plan<W: World>(world: &W, key: &FrontendKey) -> Option<Plan> {
+pub fn find_plan<W: World>(world: &W, key: &FrontendKey) -> Option<Plan> {
     plan_in_force(world, world.frontend(key)?)
+}
+
+/// The second half of [`decide`].
+#[inline(always)]
+pub fn decide_by_plan<W: World>(world: &W, plan: &Plan, protocol: u8) -> Decision<W::Backend> {
+    match first_route(world, plan) {
+        Some(route) => follow(world, plan, &route, protocol),
+        None => Decision::new(Verdict::Pass).because(Reason::NoRoute),
+    }
 }
 
 /// The newest plan of a frontend that is committed. `None` where the frontend is not yet, or no

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use splitter_common::{
-    abi::{SocketState, commit_flag},
+    abi::{Commit, commit_flag},
     decide::Tally,
 };
 
@@ -49,33 +49,34 @@ pub(crate) fn set_errno(errno: u16) {
     unsafe { bpf_set_retval(-i32::from(errno)) };
 }
 
+/// Whether any service keeps state on sockets, so that there may be some to look for.
+#[inline(always)]
+pub(crate) fn keeps_state(commit: *const Commit) -> bool {
+    // SAFETY: a live array element; an aligned word, written whole.
+    let flags = unsafe { (&raw const (*commit).flags).read_volatile() };
+    flags & commit_flag::SOCKET_STATE != 0
+}
+
 /// Gives back what an earlier connect of the same socket holds and never used, so that this connect
 /// may have it.
 #[inline(always)]
 pub(crate) fn take_up(ctx: &SockAddrContext) {
-    if let Some((_, state)) = left_behind(ctx) {
+    if let Some(state) = follow::stored(socket(ctx)) {
         follow::let_go(state);
     }
 }
 
-/// Forgets what the socket dialled before, where any service keeps state at all.
+/// Forgets what the socket dialled before.
 #[inline(always)]
 pub(crate) fn forget(ctx: &SockAddrContext) {
-    if let Some((sk, _)) = left_behind(ctx) {
-        // SAFETY: the context's socket is live during the hook.
-        unsafe {
-            let _was_there = maps::SOCKETS.delete(sk);
-        }
+    // SAFETY: the context's socket is live during the hook.
+    unsafe {
+        let _was_there = maps::SOCKETS.delete(socket(ctx));
     }
 }
 
-/// The socket and what an earlier connect left on it.
 #[inline(always)]
-fn left_behind(ctx: &SockAddrContext) -> Option<(*mut bpf_sock, &'static mut SocketState)> {
-    if maps::COMMIT.get(0)?.flags & commit_flag::SOCKET_STATE == 0 {
-        return None;
-    }
+fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     // SAFETY: the context of the running hook.
-    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    follow::stored(sk).map(|state| (sk, state))
+    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }
 }

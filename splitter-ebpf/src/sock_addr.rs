@@ -7,7 +7,7 @@ use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 use aya_log_ebpf::debug;
 use splitter_common::{
     abi::{Backend, FrontendKey, socket_flag},
-    decide::{Tally, Verdict, decide},
+    decide::{Tally, decide_by_plan, find_plan},
 };
 
 use crate::{effects, maps, start, tables::Maps};
@@ -96,13 +96,20 @@ fn dialled<F: Family>(ctx: &SockAddrContext) -> FrontendKey {
 /// The connect hooks.
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
-    let key = dialled::<F>(ctx);
-    effects::take_up(ctx);
-    let decision = decide(&Maps { ctx: ctx.sock_addr }, &key);
-    if matches!(decision.verdict, Verdict::Miss) {
-        effects::forget(ctx);
-        return PROCEED;
+    let Some(commit) = maps::COMMIT.get_ptr(0) else { return PROCEED };
+    let keeps_state = effects::keeps_state(commit);
+    if keeps_state {
+        effects::take_up(ctx);
     }
+    let key = dialled::<F>(ctx);
+    let world = Maps { ctx: ctx.sock_addr, commit };
+    let Some(plan) = find_plan(&world, &key) else {
+        if keeps_state {
+            effects::forget(ctx);
+        }
+        return PROCEED;
+    };
+    let decision = decide_by_plan(&world, &plan, key.protocol);
     let Tally { reason, subset, backend, .. } = decision.tally;
     debug!(
         ctx,
@@ -111,15 +118,16 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     effects::count(&decision.tally);
     match decision.backend {
         Some(backend) if decision.answer_frontend || decision.followed.conduct != 0 => {
-            let followed = &decision.followed;
-            start::remember(ctx.sock_addr, &key, backend, followed, decision.answer_frontend);
-            rewrite::<F>(ctx, backend);
+            // A copy: a pointer into the decision would have all of it live in memory, cleared
+            // and filled on every path.
+            let followed = decision.followed;
+            start::remember(ctx.sock_addr, &key, backend, &followed, decision.answer_frontend);
         }
-        Some(backend) => {
-            effects::forget(ctx);
-            rewrite::<F>(ctx, backend);
-        }
-        None => effects::forget(ctx),
+        _ if keeps_state => effects::forget(ctx),
+        _ => {}
+    }
+    if let Some(backend) = decision.backend {
+        rewrite::<F>(ctx, backend);
     }
     if decision.errno == 0 {
         return PROCEED;

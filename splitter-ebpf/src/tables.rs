@@ -13,8 +13,8 @@ use aya_ebpf::{
 };
 use splitter_common::{
     abi::{
-        Backend, COMMAND_LEN, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route, Subset,
-        Wheel, client_key,
+        Backend, COMMAND_LEN, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route,
+        Subset, Wheel, client_key,
     },
     decide::{WheelRef, World},
     hash::mix,
@@ -26,6 +26,8 @@ use crate::{atomic, follow, maps, state::MapState};
 pub(crate) struct Maps {
     /// The hook's context, for what belongs to the socket.
     pub(crate) ctx: *mut bpf_sock_addr,
+    /// The record of what is committed, looked up once.
+    pub(crate) commit: *const Commit,
 }
 
 /// A wheel in its map.
@@ -62,10 +64,8 @@ impl World for Maps {
 
     #[inline(always)]
     fn generation(&self) -> u64 {
-        maps::COMMIT.get_ptr(0).map_or(0, |commit| {
-            // SAFETY: a live array element; one aligned word, written whole.
-            unsafe { (&raw const (*commit).generation).read_volatile() }
-        })
+        // SAFETY: a live array element; one aligned word, written whole.
+        unsafe { (&raw const (*self.commit).generation).read_volatile() }
     }
 
     #[inline(always)]
