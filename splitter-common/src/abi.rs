@@ -17,7 +17,7 @@ use crate::addr::{Addr, PortBe};
 pub use life::*;
 
 /// Number of this layout. Raised with every change of this file's types or meanings.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of the maps, as they stand in the object, in pins and in `bpftool map`.
 ///
@@ -56,6 +56,9 @@ pub mod map {
     /// Socket storage, [`super::SocketState`]: of sockets that are followed, or that answer
     /// `getpeername()` with what they dialled.
     pub const SOCKETS: &str = "SOCKETS";
+    /// Hash that forgets what was used least, [`super::PreviousKey`] to the [`super::StateRef`] of the
+    /// backend that the client failed to reach last.
+    pub const PREVIOUS: &str = "PREVIOUS";
 }
 
 /// Largest number of slots of a wheel. Larger reduced weight sums are apportioned onto it.
@@ -372,9 +375,9 @@ pub struct Subset {
     pub backends: u32,
     /// Index into [`map::COUNTERS`].
     pub counter: u32,
-    /// Number of backends; 0 rejects the subset's share.
+    /// Number of backends that may be chosen, which come first; 0 rejects the subset's share.
     pub n_backends: u16,
-    /// Number of records at `backends`, those included that no choice ever reaches.
+    /// Number of records at `backends`, those included that have no weight.
     pub n_listed: u16,
     /// Index into [`map::CONDUCTS`]; 0 where connections are not followed.
     pub conduct: u32,

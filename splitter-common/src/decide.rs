@@ -12,16 +12,18 @@
     clippy::panic
 )]
 
-mod followed;
+pub mod followed;
 
 use core::borrow::Borrow;
 
 use crate::abi::{
     AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, Conduct, Fault, FrontendKey, MAX_ROUTES,
-    MAX_SPLIT, Match, Plan, PlanPair, Reason, Route, Subset, action, match_flag, pick, plan_flag,
+    MAX_SPLIT, Match, Plan, PlanPair, PreviousKey, Reason, Route, StateRef, Subset, action,
+    match_flag, pick, plan_flag,
 };
 use crate::hash::{bucket, scale, subset_bucket};
 use crate::life::Cells;
+use followed::{How, Ordinals};
 
 /// `ECONNREFUSED`: nothing serves here. `errno.h` of every Linux architecture that splitter runs on.
 pub const ECONNREFUSED: u16 = 111;
@@ -39,6 +41,8 @@ pub trait World {
     type Backend: Copy + Borrow<Backend>;
     /// A conduct, or a reference to one.
     type Conduct: Copy + Borrow<Conduct>;
+    /// A fault, or a reference to one.
+    type Fault: Copy + Borrow<Fault>;
     /// A handle on one state.
     type State: Cells;
 
@@ -65,7 +69,7 @@ pub trait World {
     /// A conduct.
     fn conduct(&self, index: u32) -> Option<Self::Conduct>;
     /// A fault.
-    fn fault(&self, index: u32) -> Option<Fault>;
+    fn fault(&self, index: u32) -> Option<Self::Fault>;
     /// Indices of two states, from a cell.
     fn two_states(&self, cell: u32) -> Option<u64>;
     /// A state.
@@ -83,6 +87,53 @@ pub trait World {
     fn random(&self) -> u32;
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     fn now_ns(&self) -> u64;
+
+    /// Whether somebody listens at a backend, as far as the client's network namespace tells: false
+    /// only for a loopback address at which nobody does. User space does not look.
+    #[inline(always)]
+    fn has_listener(&self, _backend: &Backend) -> bool {
+        true
+    }
+    /// [`followed::strike`], [`followed::admit`], [`followed::stand`] and [`followed::turn_from`]. The
+    /// kernel's programs have them as functions of their own, which the verifier walks once instead
+    /// of at every call.
+    #[inline(always)]
+    fn strike(&self, fault: u32) -> u64
+    where
+        Self: Sized,
+    {
+        followed::strike(self, fault)
+    }
+    /// See [`World::strike`].
+    #[inline(always)]
+    fn admit(&self, subset: u32, salt: u64, is_tcp: bool) -> u32
+    where
+        Self: Sized,
+    {
+        followed::admit(self, subset, salt, is_tcp)
+    }
+    /// See [`World::strike`].
+    #[inline(always)]
+    fn stand(&self, subset: u32, ordinal: u32) -> u32
+    where
+        Self: Sized,
+    {
+        followed::stand(self, subset, ordinal)
+    }
+    /// See [`World::strike`].
+    #[inline(always)]
+    fn turn_from(&self, turns: u32, ordinals: Ordinals, how: How, salt: u64) -> u32
+    where
+        Self: Sized,
+    {
+        followed::turn_from(self, turns, ordinals, how, salt)
+    }
+    /// Where the backend counts that a client failed to reach last; zeros for none. User space
+    /// does not look.
+    #[inline(always)]
+    fn previous(&self, _who: &PreviousKey) -> StateRef {
+        StateRef { index: 0, epoch: 0 }
+    }
 }
 
 /// One wheel, looked up once.
@@ -179,6 +230,26 @@ impl<B> Decision<B> {
     #[inline(always)]
     fn broken() -> Self {
         Self::reject(Reason::Broken, EHOSTUNREACH)
+    }
+
+    #[inline(always)]
+    fn empty(subset: &Subset) -> Self {
+        Self::reject(Reason::EmptySubset, ECONNREFUSED).of(subset)
+    }
+
+    #[inline(always)]
+    fn of(self, subset: &Subset) -> Self {
+        Self { tally: Tally { subset: subset.counter, ..self.tally }, ..self }
+    }
+}
+
+impl<B: Copy + Borrow<Backend>> Decision<B> {
+    #[inline(always)]
+    fn rewrite(subset: &Subset, backend: B) -> Self {
+        let mut decision = Self::new(Verdict::Rewrite).of(subset);
+        decision.backend = Some(backend);
+        decision.tally.backend = backend.borrow().counter;
+        decision
     }
 }
 
@@ -283,7 +354,7 @@ fn takes<W: World>(world: &W, client: &Client, wanted: &Match) -> bool {
 /// Carries out a route's faults and its action.
 #[inline(always)]
 fn follow<W: World>(world: &W, plan: &Plan, route: &Route, protocol: u8) -> Decision<W::Backend> {
-    let struck = if route.fault == 0 { 0 } else { followed::strike(world, route.fault) };
+    let struck = if route.fault == 0 { 0 } else { world.strike(route.fault) };
     let mut decision = match struck as u16 {
         0 => act(world, plan, route, protocol),
         errno => Decision::reject(Reason::Aborted, errno),
@@ -307,42 +378,27 @@ fn act<W: World>(world: &W, plan: &Plan, route: &Route, protocol: u8) -> Decisio
 /// Both levels of a split: the subset, then the backend inside it.
 #[inline(always)]
 fn split<W: World>(world: &W, plan: &Plan, route: &Route, protocol: u8) -> Decision<W::Backend> {
-    let Some(index) = choose(world, route.choice, plan.subset_salt())
-        .map(|ordinal| plan.subsets.wrapping_add(ordinal))
-    else {
+    let Some(ordinal) = choose(world, route.choice, plan.subset_salt()) else {
         return Decision::broken();
     };
-    let Some(subset) = world.subset(index) else { return Decision::broken() };
-    let mut decision = serve(world, (&subset, index), plan.backend_salt(), protocol);
+    let Some(subset) = world.subset(plan.subsets.wrapping_add(ordinal)) else {
+        return Decision::broken();
+    };
+    let mut decision = match subset.conduct {
+        _ if subset.n_backends == 0 => Decision::empty(&subset),
+        0 => serve(world, &subset, plan.backend_salt()),
+        _ => followed::serve(world, plan, route, ordinal, protocol),
+    };
     decision.answer_frontend = plan.flags & plan_flag::ANSWER_FRONTEND != 0;
-    decision.followed.route = if decision.followed.conduct == 0 { 0 } else { route.state };
-    decision.tally.subset = subset.counter;
     decision
 }
 
 /// A backend of the chosen subset.
 #[inline(always)]
-fn serve<W: World>(
-    world: &W,
-    (subset, index): (&Subset, u32),
-    salt: u64,
-    protocol: u8,
-) -> Decision<W::Backend> {
-    if subset.n_backends == 0 {
-        return Decision::reject(Reason::EmptySubset, ECONNREFUSED);
-    }
-    if subset.conduct != 0 {
-        return followed::serve(world, (subset, index), salt, protocol);
-    }
-    let Some(backend) = choose(world, subset.choice, salt)
-        .and_then(|ordinal| world.backend(subset.backends.wrapping_add(ordinal)))
-    else {
-        return Decision::broken();
-    };
-    let mut decision = Decision::new(Verdict::Rewrite);
-    decision.backend = Some(backend);
-    decision.tally.backend = backend.borrow().counter;
-    decision
+fn serve<W: World>(world: &W, subset: &Subset, salt: u64) -> Decision<W::Backend> {
+    let backend = choose(world, subset.choice, salt)
+        .and_then(|ordinal| world.backend(subset.backends.wrapping_add(ordinal)));
+    backend.map_or_else(Decision::broken, |backend| Decision::rewrite(subset, backend))
 }
 
 /// Makes one choice: the ordinal of a subset or of a backend. Clients are hashed with the salt.

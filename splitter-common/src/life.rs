@@ -46,6 +46,12 @@ pub fn reserve(cells: &impl Cells, at: usize, limit: u32) -> bool {
     false
 }
 
+/// Which of its owners a state has.
+#[inline(always)]
+pub fn epoch(cells: &impl Cells) -> u32 {
+    (cells.load(cell::STANDING) >> 32) as u32
+}
+
 /// Takes one from a cell that one was added to.
 #[inline(always)]
 pub fn give_back(cells: &impl Cells, at: usize) {

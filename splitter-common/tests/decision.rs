@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use splitter_common::abi::{
     Backend, COMMAND_LEN, Choice, Conduct, Fault, FrontendKey, INLINE_WORDS, MAX_ROUTES, Match,
-    Plan, PlanPair, Reason, Route, STATE_CELLS, Subset, TCP, Wheel, action, match_flag, pick,
+    Plan, PlanPair, Reason, Route, STATE_CELLS, Subset, TCP, Turn, Wheel, action, match_flag, pick,
 };
 use splitter_common::addr::{Addr, PortBe};
 use splitter_common::decide::{Decision, Verdict, WheelRef, World, decide};
@@ -92,6 +92,7 @@ impl World for Tables {
     type Wheel = Handle;
     type Backend = Backend;
     type Conduct = Conduct;
+    type Fault = Fault;
     type State = Constant;
 
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {
@@ -243,18 +244,32 @@ fn subset() -> impl Strategy<Value = Subset> {
 
 fn conduct() -> impl Strategy<Value = Conduct> {
     let limits = (0_u32..3, 0_u16..3);
-    (0_u32..6, index(), limits, any::<u8>()).prop_map(|(state, states, limits, flags)| {
-        let (max_connections, min_healthy) = limits;
-        let rest = Conduct { errno: 113, flags, min_healthy, ..Conduct::default() };
-        Conduct { state, states, max_connections, ..rest }
-    })
+    (0_u32..6, index(), limits, any::<[u8; 2]>()).prop_map(
+        |(state, states, limits, [flags, avoids])| {
+            let (max_connections, min_healthy) = limits;
+            let rest = Conduct { errno: 113, flags, avoids, min_healthy, ..Conduct::default() };
+            Conduct { state, states, max_connections, ..rest }
+        },
+    )
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
     let share = || prop_oneof![Just(0), 1_u32..=1_000_000];
-    (any::<u64>(), 0_u32..6, share(), share()).prop_map(|(seed, state, abort_ppm, delay_ppm)| {
-        Fault { seed, state, abort_ppm, delay_ppm, delay_ms: 9, errno: 111, pad: [0; 3] }
-    })
+    let turn = (0_u16..6, prop_oneof![0_u32..4, any::<u32>()], any::<u8>());
+    let turn = turn.prop_map(|(ordinal, weight, leaves)| Turn::new(ordinal, weight, leaves));
+    let turns = prop::array::uniform16(turn);
+    (any::<u64>(), 0_u32..6, share(), share(), turns).prop_map(
+        |(seed, state, abort_ppm, delay_ppm, turns)| Fault {
+            seed,
+            state,
+            abort_ppm,
+            delay_ppm,
+            delay_ms: 9,
+            errno: 111,
+            pad: [0; 3],
+            turns,
+        },
+    )
 }
 
 fn backend() -> impl Strategy<Value = Backend> {

@@ -13,7 +13,7 @@ use aya_ebpf::{
     },
 };
 use splitter_common::{
-    abi::{SocketState, cell, outcome, phase, socket_flag},
+    abi::{PreviousKey, SocketState, cell, outcome, phase, socket_flag},
     life::{self, Cells as _},
 };
 
@@ -151,6 +151,10 @@ fn establish(ops: *mut bpf_sock_ops, state: &mut SocketState) {
         count_bucket(&route, bucket);
     }
     give_back_pending(state);
+    if state.flags & socket_flag::AVOIDS != 0 {
+        // Nothing is to be avoided any more, if anything was.
+        let _was_there = maps::PREVIOUS.remove(&previous_key(state));
+    }
     if state.flags & socket_flag::TIMED != 0 {
         set_user_timeout(ops, state.user_timeout_ms);
     }
@@ -179,6 +183,7 @@ fn end(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
             life::give_back(backend, cell::PENDING);
             if what != outcome::ABANDONED {
                 blame(state, backend);
+                avoid(state);
             }
         }
         give_back_pending(state);
@@ -239,6 +244,20 @@ fn blame(state: &SocketState, backend: &MapState) {
     if conduct.state == state.subset.index {
         life::fail(conduct, backend, &subset, now_ns());
     }
+}
+
+/// Has the client's next connection go elsewhere, where its subset wants that.
+#[inline(always)]
+fn avoid(state: &SocketState) {
+    if state.flags & socket_flag::AVOIDS != 0 {
+        // Where there is no memory, the next connection may meet the same backend.
+        let _inserted = maps::PREVIOUS.insert(&previous_key(state), &state.at_backend, 0);
+    }
+}
+
+#[inline(always)]
+fn previous_key(state: &SocketState) -> PreviousKey {
+    PreviousKey { client: state.client, subset: state.subset }
 }
 
 /// Gives back what a socket holds that called `connect()` and never sent a SYN.

@@ -1,8 +1,8 @@
 //! The kernel half: cgroup hooks that ask the decision and apply its answer.
 //!
 //! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
-//! [`tables`] lets the decision read the [`maps`], [`effects`] counts and remembers, [`start`] and
-//! [`follow`] keep up with followed connections.
+//! [`tables`] lets the decision read the [`maps`], [`parts`] has what is verified by itself, [`effects`] counts and remembers, [`start`] and
+//! [`follow`] keep up with followed connections, [`listener`] looks for other sockets.
 //! No choice is made here; all of them are made by `splitter_common::decide`.
 #![no_std]
 #![no_main]
@@ -13,7 +13,9 @@
 mod atomic;
 mod effects;
 mod follow;
+mod listener;
 mod maps;
+mod parts;
 mod sock_addr;
 mod start;
 mod state;

@@ -5,11 +5,11 @@
 use aya_ebpf::{
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap},
+    maps::{Array, HashMap, LruHashMap},
 };
 use splitter_common::abi::{
-    Backend, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route, SocketState, State,
-    Subset, Wheel,
+    Backend, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, PreviousKey, Route,
+    SocketState, State, StateRef, Subset, Wheel,
 };
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through a mapping, without a system call.
@@ -60,3 +60,6 @@ pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 /// What is known of sockets that are followed or answer what they dialled. Freed with the socket.
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+/// Who failed to reach which backend last, for those that are to avoid it.
+#[map]
+pub(crate) static PREVIOUS: LruHashMap<PreviousKey, StateRef> = LruHashMap::with_max_entries(1, 0);

@@ -7,12 +7,15 @@ use aya_ebpf::{
     helpers::generated::{bpf_getsockopt, bpf_setsockopt},
 };
 use splitter_common::{
-    abi::{Backend, Conduct, FrontendKey, SocketState, StateRef, conduct_flag, phase, socket_flag},
+    abi::{
+        Backend, Conduct, FrontendKey, SocketState, StateRef, cell, conduct_flag, phase,
+        socket_flag,
+    },
     decide::Followed,
     life,
 };
 
-use crate::{follow, maps, state::MapState};
+use crate::{follow, maps, state::MapState, tables};
 
 /// Ticks of the kernel's timer per second (`CONFIG_HZ`). Set by the loader.
 #[unsafe(no_mangle)]
@@ -40,17 +43,35 @@ pub(crate) fn remember(
 ) {
     // SAFETY: the context of the running hook.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
-    let Some(state) = follow::stored_or_new(sk) else { return };
+    let conduct = match followed.conduct {
+        0 => None,
+        index => maps::CONDUCTS.get(index),
+    };
+    let Some(state) = follow::stored_or_new(sk) else {
+        // The connection goes on, and nobody hears of its end.
+        conduct.into_iter().for_each(give_back);
+        return;
+    };
     state.frontend = dialled.addr;
     state.backend = backend.addr;
     state.frontend_port_be = dialled.port_be;
     state.backend_port_be = backend.port_be;
     state.phase = phase::NONE;
     state.flags = if answer_frontend { socket_flag::ANSWER_FRONTEND } else { 0 };
-    if followed.conduct != 0
-        && let Some(conduct) = maps::CONDUCTS.get(followed.conduct)
-    {
+    if let Some(conduct) = conduct {
         begin(ctx, state, conduct, followed);
+    }
+}
+
+/// Gives back what was reserved for a connection.
+#[inline(always)]
+fn give_back(conduct: &Conduct) {
+    let Some(subset) = MapState::get(conduct.state) else { return };
+    if conduct.max_connections != 0 {
+        life::give_back(&subset, cell::LIVE);
+    }
+    if conduct.max_pending != 0 {
+        life::give_back(&subset, cell::PENDING);
     }
 }
 
@@ -65,6 +86,13 @@ fn begin(ctx: *mut bpf_sock_addr, state: &mut SocketState, conduct: &Conduct, fo
     state.syn_timeout = 0;
     if conduct.max_connections != 0 {
         state.flags |= socket_flag::HOLDS_SUBSET;
+    }
+    if conduct.max_pending != 0 {
+        state.flags |= socket_flag::HOLDS_PENDING;
+    }
+    if conduct.avoids != 0 {
+        state.flags |= socket_flag::AVOIDS;
+        state.client = tables::client(ctx, conduct.avoids);
     }
     if conduct.connect_timeout_ms != 0 {
         state.flags |= socket_flag::TIMED;
@@ -94,7 +122,7 @@ fn backend_state(conduct: &Conduct, ordinal: u32) -> u32 {
 
 #[inline(always)]
 fn reference(index: u32) -> StateRef {
-    let epoch = MapState::get(index).map_or(0, MapState::epoch);
+    let epoch = MapState::get(index).map_or(0, |state| life::epoch(&state));
     StateRef { index, epoch }
 }
 

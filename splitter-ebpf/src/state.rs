@@ -1,8 +1,8 @@
 //! States in their map: cells that several CPUs change.
 
 use splitter_common::{
-    abi::{STATE_CELLS, State, StateRef, cell},
-    life::Cells,
+    abi::{STATE_CELLS, State, StateRef},
+    life::{Cells, epoch},
 };
 
 use crate::{atomic, maps};
@@ -24,13 +24,7 @@ impl MapState {
         if at.index == 0 {
             return None;
         }
-        Self::get(at.index).filter(|state| state.epoch() == at.epoch)
-    }
-
-    /// Which of its owners the record has.
-    #[inline(always)]
-    pub(crate) fn epoch(self) -> u32 {
-        (self.load(cell::STANDING) >> 32) as u32
+        Self::get(at.index).filter(|state| epoch(state) == at.epoch)
     }
 
     /// The cell; the record's last where there is none of that number.

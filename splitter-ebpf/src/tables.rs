@@ -13,14 +13,17 @@ use aya_ebpf::{
 };
 use splitter_common::{
     abi::{
-        Backend, COMMAND_LEN, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, Route,
-        Subset, Wheel, client_key,
+        Backend, COMMAND_LEN, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair,
+        PreviousKey, Route, StateRef, Subset, Wheel, client_key,
     },
-    decide::{WheelRef, World},
+    decide::{
+        WheelRef, World,
+        followed::{How, Ordinals},
+    },
     hash::mix,
 };
 
-use crate::{atomic, follow, maps, state::MapState};
+use crate::{atomic, follow, listener, maps, parts, state::MapState};
 
 /// The maps, as seen by the task that runs the hook.
 pub(crate) struct Maps {
@@ -42,6 +45,7 @@ impl World for Maps {
     type Wheel = MapWheel;
     type Backend = &'static Backend;
     type Conduct = &'static Conduct;
+    type Fault = &'static Fault;
     type State = MapState;
 
     #[inline(always)]
@@ -109,8 +113,8 @@ impl World for Maps {
     }
 
     #[inline(always)]
-    fn fault(&self, index: u32) -> Option<Fault> {
-        copy(&maps::FAULTS, index)
+    fn fault(&self, index: u32) -> Option<&'static Fault> {
+        maps::FAULTS.get(index)
     }
 
     #[inline(always)]
@@ -130,25 +134,12 @@ impl World for Maps {
 
     #[inline(always)]
     fn uid_gid(&self) -> u64 {
-        // SAFETY: takes nothing, reads the current task.
-        unsafe { bpf_get_current_uid_gid() }
+        uid_gid()
     }
 
     #[inline(always)]
     fn command(&self) -> [u8; COMMAND_LEN] {
-        let mut name = MaybeUninit::<[u64; COMMAND_LEN / 8]>::uninit();
-        let words = name.as_mut_ptr().cast::<u64>();
-        #[expect(clippy::cast_possible_truncation, reason = "16")]
-        let length = COMMAND_LEN as u32;
-        // SAFETY: both words are inside `name`, and the helper writes no more than both. Linux 6.1
-        // leaves what is behind the name as it was, so it is cleared; by volatile stores, because
-        // plain ones become a call that clears byte by byte.
-        unsafe {
-            words.write_volatile(0);
-            words.add(1).write_volatile(0);
-            bpf_get_current_comm(words.cast(), length);
-            bytemuck::cast(name.assume_init())
-        }
+        command()
     }
 
     #[inline(always)]
@@ -159,26 +150,88 @@ impl World for Maps {
 
     #[inline(always)]
     fn client(&self, key: u8) -> u64 {
-        match key {
-            client_key::UID => self.uid_gid() & 0xffff_ffff,
-            client_key::GID => self.uid_gid() >> 32,
-            client_key::COMMAND => {
-                let [low, high]: [u64; 2] = bytemuck::cast(self.command());
-                mix(low, high)
-            }
-            // SAFETY: takes nothing, reads the current task.
-            client_key::CGROUP => unsafe { bpf_get_current_cgroup_id() },
-            // SAFETY: as above.
-            client_key::PROCESS => unsafe { bpf_get_current_pid_tgid() >> 32 },
-            // SAFETY: reads the socket of the running hook's context.
-            _ => unsafe { bpf_get_netns_cookie(self.ctx.cast()) },
-        }
+        client(self.ctx, key)
+    }
+
+    #[inline(always)]
+    fn strike(&self, fault: u32) -> u64 {
+        parts::strike(fault)
+    }
+
+    #[inline(always)]
+    fn admit(&self, subset: u32, salt: u64, is_tcp: bool) -> u32 {
+        parts::admit(self.ctx, subset, salt, u32::from(is_tcp))
+    }
+
+    #[inline(always)]
+    fn stand(&self, subset: u32, ordinal: u32) -> u32 {
+        parts::stand(self.ctx, subset, ordinal)
+    }
+
+    #[inline(always)]
+    fn turn_from(&self, turns: u32, ordinals: Ordinals, how: How, salt: u64) -> u32 {
+        parts::turn_from(self.ctx, turns, ordinals.0, how.0, salt)
+    }
+
+    #[inline(always)]
+    fn has_listener(&self, backend: &Backend) -> bool {
+        listener::is_there(self.ctx, backend)
+    }
+
+    #[inline(always)]
+    fn previous(&self, who: &PreviousKey) -> StateRef {
+        maps::PREVIOUS.get_ptr(who).map_or(StateRef { index: 0, epoch: 0 }, |failed| {
+            // SAFETY: a live element of two aligned words; a torn one fits no backend.
+            unsafe { *failed }
+        })
     }
 
     #[inline(always)]
     fn random(&self) -> u32 {
         // SAFETY: takes nothing.
         unsafe { bpf_get_prandom_u32() }
+    }
+}
+
+/// The client as [`client_key`] `key` sees it.
+#[inline(always)]
+pub(crate) fn client(ctx: *mut bpf_sock_addr, key: u8) -> u64 {
+    match key {
+        client_key::UID => uid_gid() & 0xffff_ffff,
+        client_key::GID => uid_gid() >> 32,
+        client_key::COMMAND => {
+            let [low, high]: [u64; 2] = bytemuck::cast(command());
+            mix(low, high)
+        }
+        // SAFETY: takes nothing, reads the current task.
+        client_key::CGROUP => unsafe { bpf_get_current_cgroup_id() },
+        // SAFETY: as above.
+        client_key::PROCESS => unsafe { bpf_get_current_pid_tgid() >> 32 },
+        // SAFETY: reads the socket of the running hook's context.
+        _ => unsafe { bpf_get_netns_cookie(ctx.cast()) },
+    }
+}
+
+#[inline(always)]
+fn uid_gid() -> u64 {
+    // SAFETY: takes nothing, reads the current task.
+    unsafe { bpf_get_current_uid_gid() }
+}
+
+#[inline(always)]
+fn command() -> [u8; COMMAND_LEN] {
+    let mut name = MaybeUninit::<[u64; COMMAND_LEN / 8]>::uninit();
+    let words = name.as_mut_ptr().cast::<u64>();
+    #[expect(clippy::cast_possible_truncation, reason = "16")]
+    let length = COMMAND_LEN as u32;
+    // SAFETY: both words are inside `name`, and the helper writes no more than both. Linux 6.1
+    // leaves what is behind the name as it was, so it is cleared; by volatile stores, because
+    // plain ones become a call that clears byte by byte.
+    unsafe {
+        words.write_volatile(0);
+        words.add(1).write_volatile(0);
+        bpf_get_current_comm(words.cast(), length);
+        bytemuck::cast(name.assume_init())
     }
 }
 

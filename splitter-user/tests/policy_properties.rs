@@ -9,8 +9,8 @@ use proptest::sample::{Index, select};
 use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::{
     Abort, Action, Backend, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno,
-    Fault, Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Probe,
-    Protocol, Route, Service, Split, Subset,
+    Fault, Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
+    Probe, Protocol, Route, Service, Split, Subset,
 };
 use splitter_user::policy::native::{policy_to_yaml, to_yaml};
 use splitter_user::policy::{Source, load};
@@ -92,10 +92,17 @@ fn time_ms() -> impl Strategy<Value = u32> {
 fn connection() -> impl Strategy<Value = Connection> {
     use proptest::option::of;
     let times = [of(time_ms()), of(time_ms()), of(time_ms())];
-    (of(1..=u32::MAX), of(keepalive()), times).prop_map(
-        |(max_connections, keepalive, [connect_timeout_ms, idle_timeout_ms, max_lifetime_ms])| {
+    let limits = (of(1..=u32::MAX), of(1..=u32::MAX), over_limit());
+    (limits, of(keepalive()), times, (of(select(KEYS.to_vec())), any::<bool>())).prop_map(
+        |(limits, keepalive, [connect_timeout_ms, idle_timeout_ms, max_lifetime_ms], rest)| {
+            let (max_connections, max_pending, over_limit) = limits;
+            let has_limit = max_connections.or(max_pending).is_some();
             Connection {
                 max_connections,
+                max_pending,
+                over_limit: if has_limit { over_limit } else { OverLimit::default() },
+                avoid_previous: rest.0,
+                require_listener: rest.1,
                 connect_timeout_ms,
                 keepalive,
                 idle_timeout_ms,
@@ -103,6 +110,10 @@ fn connection() -> impl Strategy<Value = Connection> {
             }
         },
     )
+}
+
+fn over_limit() -> impl Strategy<Value = OverLimit> {
+    prop_oneof![Just(OverLimit::Spill), select(Errno::ALL.to_vec()).prop_map(OverLimit::Reject),]
 }
 
 fn keepalive() -> impl Strategy<Value = Keepalive> {

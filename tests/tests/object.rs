@@ -174,6 +174,7 @@ impl<'a> World for Counting<'a> {
     type Wheel = HostWheel<'a, MemoryMaps>;
     type Backend = Backend;
     type Conduct = Conduct;
+    type Fault = Fault;
     type State = HostState<'a, MemoryMaps>;
 
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {

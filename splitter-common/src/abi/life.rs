@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::layout;
+use super::{MAX_SPLIT, layout};
 use crate::addr::{Addr, PortBe};
 
 /// What a followed subset asks of its connections. Value of [`super::map::CONDUCTS`]; never changed
@@ -18,6 +18,8 @@ pub struct Conduct {
     pub states: u32,
     /// Most connections at a time, from `connect()` to their end.
     pub max_connections: u32,
+    /// Most of them that are not established yet.
+    pub max_pending: u32,
     /// Longest time to establish a connection, in milliseconds.
     pub connect_timeout_ms: u32,
     /// Failures in a row that eject a backend.
@@ -40,18 +42,24 @@ pub struct Conduct {
     pub keep_probes: u8,
     /// [`conduct_flag`] bits.
     pub flags: u8,
+    /// [`super::client_key`] number of who does not come back to a backend that failed; 0 is nobody.
+    pub avoids: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
 }
-layout!(Conduct, size 40, {
-    state @ 0: 4, states @ 4: 4, max_connections @ 8: 4, connect_timeout_ms @ 12: 4,
-    failures @ 16: 4, ejection_ms @ 20: 4, interval_ms @ 24: 4, max_ejected @ 28: 2,
-    min_healthy @ 30: 2, keep_idle_s @ 32: 2, keep_interval_s @ 34: 2, errno @ 36: 2,
-    keep_probes @ 38: 1, flags @ 39: 1,
+layout!(Conduct, size 48, {
+    state @ 0: 4, states @ 4: 4, max_connections @ 8: 4, max_pending @ 12: 4,
+    connect_timeout_ms @ 16: 4, failures @ 20: 4, ejection_ms @ 24: 4, interval_ms @ 28: 4,
+    max_ejected @ 32: 2, min_healthy @ 34: 2, keep_idle_s @ 36: 2, keep_interval_s @ 38: 2,
+    errno @ 40: 2, keep_probes @ 42: 1, flags @ 43: 1, avoids @ 44: 1, pad @ 45: 3,
 });
 
 /// Bits of [`Conduct::flags`].
 pub mod conduct_flag {
     /// `SO_KEEPALIVE`.
     pub const KEEPALIVE: u8 = 1;
+    /// A backend at a loopback address is stepped over where nobody listens.
+    pub const LISTENER: u8 = 2;
 }
 
 /// What goes on at a subset, a backend or a route, on five cache lines. Value of
@@ -136,8 +144,9 @@ pub mod outcome {
 }
 const _: () = assert!(cell::OUTCOMES + outcome::LATENCY + outcome::BUCKETS == STATE_CELLS);
 
-/// Failures that a route makes on purpose. Value of [`super::map::FAULTS`]; never changed while a
-/// plan refers to it. Shares are in parts per million.
+/// What a route does besides its action: failures that it makes on purpose, and where it turns to
+/// instead of a subset that takes no connection. Value of [`super::map::FAULTS`]; never changed
+/// while a plan refers to it. Shares are in parts per million.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct Fault {
@@ -155,11 +164,69 @@ pub struct Fault {
     pub errno: u16,
     /// Always zero.
     pub pad: [u16; 3],
+    /// The subsets of the route's split; zeros where none of them is ever left for another.
+    pub turns: [Turn; MAX_SPLIT as usize],
 }
-layout!(Fault, size 32, {
+layout!(Fault, size 160, {
     seed @ 0: 8, state @ 8: 4, abort_ppm @ 12: 4, delay_ppm @ 16: 4, delay_ms @ 20: 4,
-    errno @ 24: 2, pad @ 26: 6,
+    errno @ 24: 2, pad @ 26: 6, turns @ 32: 128,
 });
+
+/// One subset of a split: what it gets of connections that leave others, and when they leave it.
+/// One word that is read whole.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Turn(pub u64);
+
+impl Turn {
+    /// A subset by its ordinal, with its weight and the [`turn`] bits of when it is left.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(ordinal: u16, weight: u32, leaves: u8) -> Self {
+        Self((leaves as u64) << 48 | (ordinal as u64) << 32 | weight as u64)
+    }
+
+    /// Its weight; 0 where this is no subset.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
+    pub const fn weight(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Its ordinal in the service.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ordinal(self) -> u32 {
+        (self.0 >> 32) as u32 & 0xffff
+    }
+
+    /// [`turn`] bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leaves(self) -> u32 {
+        (self.0 >> 48) as u32
+    }
+}
+
+/// Bits of [`Turn::leaves`].
+pub mod turn {
+    /// Where no backend may be chosen.
+    pub const NONE_USABLE: u8 = 1;
+    /// Where the subset has as many connections as it may have.
+    pub const OVER_LIMIT: u8 = 2;
+}
+
+/// Who last failed to reach a backend of which subset. Key of [`super::map::PREVIOUS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct PreviousKey {
+    /// The client, by the conduct's [`Conduct::avoids`].
+    pub client: u64,
+    /// The subset.
+    pub subset: StateRef,
+}
+layout!(PreviousKey, size 16, { client @ 0: 8, subset @ 8: 8 });
 
 /// One [`State`] that a socket counts at. The epoch tells whether it is still the same owner's.
 #[repr(C)]
@@ -206,12 +273,14 @@ pub struct SocketState {
     pub user_timeout_ms: u32,
     /// Always zero.
     pub pad2: u32,
+    /// The client, where its subset wants it to avoid backends that failed.
+    pub client: u64,
 }
-layout!(SocketState, size 88, {
+layout!(SocketState, size 96, {
     frontend @ 0: 16, backend @ 16: 16, frontend_port_be @ 32: 2, backend_port_be @ 34: 2,
     phase @ 36: 1, flags @ 37: 1, pad @ 38: 2, started_ns @ 40: 8, route @ 48: 8, subset @ 56: 8,
     at_backend @ 64: 8, conduct @ 72: 4, syn_timeout @ 76: 4, user_timeout_ms @ 80: 4,
-    pad2 @ 84: 4,
+    pad2 @ 84: 4, client @ 88: 8,
 });
 
 /// How far a followed connection is.
@@ -240,4 +309,6 @@ pub mod socket_flag {
     pub const TIMED: u8 = 8;
     /// The first SYN is to be dropped.
     pub const DROP_SYN: u8 = 16;
+    /// The client avoids the backend where it fails.
+    pub const AVOIDS: u8 = 32;
 }

@@ -1,77 +1,249 @@
-//! The second level of a split where connections are followed: a backend that may be chosen, and
-//! room for one more.
+//! The second level of a split where connections are followed: a backend that may be chosen, room
+//! for one more, and another subset where there is neither.
 
-use core::borrow::Borrow as _;
+use core::borrow::Borrow;
 
-use super::{Decision, ECONNREFUSED, Verdict, World, slot};
-use crate::abi::{Conduct, Fault, Reason, Subset, TCP, cell, pick};
-use crate::life::{Cells as _, is_of_share, is_panic, is_usable, one_of_two, reserve};
+use super::{Decision, ECONNREFUSED, World, slot};
+use crate::abi::{
+    Conduct, Fault, Plan, PreviousKey, Reason, Route, StateRef, TCP, Turn, cell, conduct_flag,
+    pick, turn,
+};
+use crate::hash::{scale, subset_bucket};
+use crate::life::{Cells, epoch, give_back, is_of_share, is_panic, is_usable, one_of_two, reserve};
 
 /// Slots of the wheel that are looked at for a backend that may be chosen. A slot that is passed over
 /// is used up, so what it would have got is spread over all others.
 const WHEEL_STEPS: u32 = 4;
 /// Backends that are looked at in all; after the slots, in the order of their ordinals.
 const STEPS: u32 = 8;
+/// Subsets that are turned to, one after the other.
+const TURNS: u32 = 2;
 /// Beside an ordinal: the backend may not be chosen.
 const BLOCKED: u32 = 1 << 16;
 /// Answers of [`admit`] that are no ordinal.
-const NONE_USABLE: u32 = 1 << 17;
-const OVER_LIMIT: u32 = 1 << 18;
-const BROKEN: u32 = 1 << 19;
+const NONE_USABLE: u32 = 1 << 18;
+const OVER_LIMIT: u32 = 1 << 19;
+const BROKEN: u32 = 1 << 20;
+/// The ordinal alone.
+const ORDINAL: u32 = 0xffff;
+/// No subset's ordinal.
+const NOWHERE: u32 = ORDINAL;
 
-/// A backend of a followed subset, whose index is handed along. Of UDP, which has no connections,
-/// only the choice is made.
+/// What a split asks for.
+struct Wanted {
+    /// First subset of the service.
+    subsets: u32,
+    /// Ordinal of the subset that was chosen.
+    chosen: u32,
+    /// The route's [`Fault`], which says where to turn to.
+    turns: u32,
+    /// What a client is hashed by that chooses its subset by hash; 0 where it does not.
+    client: u8,
+    is_tcp: bool,
+    /// Salt of that hash, where a backend is chosen.
+    salt: u64,
+}
+
+/// A backend of a followed subset. Of UDP, which has no connections, only the choice is made.
 #[inline(always)]
 pub(super) fn serve<W: World>(
     world: &W,
-    (subset, index): (&Subset, u32),
-    salt: u64,
+    plan: &Plan,
+    route: &Route,
+    chosen: u32,
     protocol: u8,
 ) -> Decision<W::Backend> {
-    let is_tcp = protocol == TCP;
-    let ordinal = match admit(world, index, salt, is_tcp) {
-        NONE_USABLE => return Decision::reject(Reason::NoneUsable, ECONNREFUSED),
-        OVER_LIMIT => {
-            let errno = world.conduct(subset.conduct).map_or(ECONNREFUSED, |c| c.borrow().errno);
-            return Decision::reject(Reason::OverLimit, errno);
-        }
-        BROKEN => return Decision::broken(),
-        ordinal => ordinal,
+    let is_hashed = matches!(route.choice.pick, pick::THRESHOLD | pick::CLIENT);
+    let wanted = Wanted {
+        subsets: plan.subsets,
+        chosen,
+        turns: route.fault,
+        client: if is_hashed { route.choice.client } else { 0 },
+        is_tcp: protocol == TCP,
+        salt: plan.backend_salt(),
     };
-    let Some(backend) = world.backend(subset.backends.wrapping_add(ordinal)) else {
+    let settled = settle(world, &wanted);
+    let admitted = settled as u32;
+    let Some(subset) = world.subset(plan.subsets.wrapping_add((settled >> 32) as u32)) else {
         return Decision::broken();
     };
-    let mut decision = Decision::new(Verdict::Rewrite);
-    decision.backend = Some(backend);
-    decision.tally.backend = backend.borrow().counter;
-    if is_tcp {
+    if admitted > ORDINAL {
+        return refuse(world, admitted, subset.conduct).of(&subset);
+    }
+    let Some(backend) = world.backend(subset.backends.wrapping_add(admitted)) else {
+        return Decision::broken().of(&subset);
+    };
+    let mut decision = Decision::rewrite(&subset, backend);
+    if wanted.is_tcp {
         decision.followed.conduct = subset.conduct;
-        decision.followed.ordinal = ordinal;
+        decision.followed.ordinal = admitted;
+        decision.followed.route = route.state;
     }
     decision
 }
 
-/// Ordinal of a backend, with what the subset limits taken; or why there is none.
+#[inline(always)]
+fn refuse<W: World>(world: &W, why: u32, conduct: u32) -> Decision<W::Backend> {
+    match why {
+        NONE_USABLE => Decision::reject(Reason::NoneUsable, ECONNREFUSED),
+        OVER_LIMIT => {
+            let errno = world.conduct(conduct).map_or(ECONNREFUSED, |c| c.borrow().errno);
+            Decision::reject(Reason::OverLimit, errno)
+        }
+        _ => Decision::broken(),
+    }
+}
+
+/// The subset that serves, in the high half, and in the low half what [`admit`] answers for it. Where
+/// none does, that is the one that was chosen.
 ///
 /// Not inlined, and it answers a number, so that the verifier walks the rest of the decision once
 /// instead of once per way through here, and connections that are not followed have less code.
 #[inline(never)]
-fn admit<W: World>(world: &W, index: u32, salt: u64, is_tcp: bool) -> u32 {
-    let mut last = BLOCKED;
+fn settle<W: World>(world: &W, wanted: &Wanted) -> u64 {
+    let (mut subset, mut before) = (wanted.chosen, NOWHERE);
+    let mut first = BROKEN;
+    let mut turns = 0_u32;
+    while turns <= TURNS {
+        let index = wanted.subsets.wrapping_add(subset);
+        let admitted = world.admit(index, wanted.salt, wanted.is_tcp);
+        if admitted <= ORDINAL {
+            return u64::from(subset) << 32 | u64::from(admitted);
+        }
+        if turns == 0 {
+            first = admitted;
+        }
+        let why = if admitted == OVER_LIMIT { turn::OVER_LIMIT } else { turn::NONE_USABLE };
+        let (ordinals, how) = (Ordinals::new(subset, before), How::new(why, wanted.client));
+        let next = world.turn_from(wanted.turns, ordinals, how, wanted.salt);
+        if next == NOWHERE {
+            break;
+        }
+        (before, subset) = (subset, next);
+        turns = turns.wrapping_add(1);
+    }
+    u64::from(wanted.chosen) << 32 | u64::from(first)
+}
+
+/// The subset that does not serve and the one before it, as one number.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub struct Ordinals(pub u32);
+
+impl Ordinals {
+    #[inline(always)]
+    const fn new(from: u32, before: u32) -> Self {
+        Self(before << 16 | from & ORDINAL)
+    }
+
+    #[inline(always)]
+    const fn has(self, ordinal: u32) -> bool {
+        self.0 & ORDINAL == ordinal || self.0 >> 16 == ordinal
+    }
+}
+
+/// Why a subset does not serve, a [`turn`] bit, and what a client is hashed by, if at all.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub struct How(pub u32);
+
+impl How {
+    #[inline(always)]
+    const fn new(why: u8, client: u8) -> Self {
+        Self((client as u32) << 8 | why as u32)
+    }
+}
+
+/// Ordinal of the subset to turn to from one that does not serve, by the weights of those but it and
+/// the one before it; or [`NOWHERE`].
+///
+/// There is no list of those that were tried: the verifier would walk the loops once for every one
+/// that there could be.
+#[inline(always)]
+pub fn turn_from<W: World>(
+    world: &W,
+    turns: u32,
+    ordinals: Ordinals,
+    How(how): How,
+    salt: u64,
+) -> u32 {
+    let Some(fault) = world.fault(turns) else { return NOWHERE };
+    let fault: &Fault = fault.borrow();
+    let from = ordinals.0 & ORDINAL;
+    let weight = |turn: &Turn| if ordinals.has(turn.ordinal()) { 0 } else { turn.weight() };
+    let (mut leaves, mut total) = (0, 0_u32);
+    for turn in &fault.turns {
+        if turn.ordinal() == from {
+            leaves |= turn.leaves();
+        }
+        total = total.wrapping_add(weight(turn));
+    }
+    if leaves & how & 0xff == 0 || total == 0 {
+        return NOWHERE;
+    }
+    let random = match (how >> 8) as u8 {
+        0 => world.random(),
+        // As always, for a client that chooses by its hash.
+        key => subset_bucket(salt.rotate_left(32), world.client(key), from as u16),
+    };
+    let mut at = scale(random, total);
+    for turn in &fault.turns {
+        let weight = weight(turn);
+        if at < weight {
+            return turn.ordinal();
+        }
+        at = at.wrapping_sub(weight);
+    }
+    NOWHERE
+}
+
+/// Ordinal of a backend, with what the subset limits taken; or why there is none.
+///
+#[inline(always)]
+pub fn admit<W: World>(world: &W, index: u32, salt: u64, is_tcp: bool) -> u32 {
+    let avoid = find_previous(world, index);
+    let (mut last, mut avoided) = (BLOCKED, NONE_USABLE);
     let mut step = 0_u32;
     while step < STEPS {
         last = probe(world, index, salt, step, last);
         if last & BLOCKED == 0 {
-            break;
+            if avoid == 0 || state_of(world, index, last) != avoid {
+                break;
+            }
+            // What the client avoids is better than nothing.
+            avoided = last;
+            last |= BLOCKED;
         }
         step = step.wrapping_add(1);
     }
-    match last {
-        BROKEN => BROKEN,
-        blocked if blocked & BLOCKED != 0 => NONE_USABLE,
-        ordinal if is_tcp => take_room(world, index, ordinal),
-        ordinal => ordinal,
+    let found = if last & BLOCKED == 0 { last } else { avoided };
+    if found <= ORDINAL && is_tcp { take_room(world, index, found) } else { found }
+}
+
+/// Index of the state of the backend that the client failed to reach last, where its subset wants
+/// another; else 0.
+#[inline(never)]
+fn find_previous<W: World>(world: &W, index: u32) -> u32 {
+    let conduct = world.subset(index).and_then(|subset| world.conduct(subset.conduct));
+    let Some(conduct) = conduct else { return 0 };
+    let conduct: &Conduct = conduct.borrow();
+    if conduct.avoids == 0 {
+        return 0;
     }
+    let Some(own) = world.state(conduct.state) else { return 0 };
+    let subset = StateRef { index: conduct.state, epoch: epoch(&own) };
+    let failed = world.previous(&PreviousKey { client: world.client(conduct.avoids), subset });
+    match world.state(failed.index) {
+        Some(state) if epoch(&state) == failed.epoch => failed.index,
+        _ => 0,
+    }
+}
+
+/// Index of the state of a backend.
+#[inline(never)]
+fn state_of<W: World>(world: &W, index: u32, ordinal: u32) -> u32 {
+    let conduct = world.subset(index).and_then(|subset| world.conduct(subset.conduct));
+    conduct.map_or(0, |conduct| state_index(world, conduct.borrow(), ordinal))
 }
 
 /// The ordinal, or why the subset takes no more connections.
@@ -81,9 +253,17 @@ fn take_room<W: World>(world: &W, index: u32, ordinal: u32) -> u32 {
     let Some(conduct) = conduct else { return BROKEN };
     let conduct: &Conduct = conduct.borrow();
     let Some(own) = world.state(conduct.state) else { return BROKEN };
-    let has_room =
-        conduct.max_connections == 0 || reserve(&own, cell::LIVE, conduct.max_connections);
-    if has_room { ordinal } else { OVER_LIMIT }
+    let (most, most_pending) = (conduct.max_connections, conduct.max_pending);
+    if most != 0 && !reserve(&own, cell::LIVE, most) {
+        return OVER_LIMIT;
+    }
+    if most_pending != 0 && !reserve(&own, cell::PENDING, most_pending) {
+        if most != 0 {
+            give_back(&own, cell::LIVE);
+        }
+        return OVER_LIMIT;
+    }
+    ordinal
 }
 
 /// The next backend to look at after `last`, with [`BLOCKED`] where it may not be chosen.
@@ -93,8 +273,8 @@ fn take_room<W: World>(world: &W, index: u32, ordinal: u32) -> u32 {
 /// multiply.
 #[inline(never)]
 fn probe<W: World>(world: &W, index: u32, salt: u64, step: u32, last: u32) -> u32 {
-    let ordinal = candidate(world, index, salt, step, last & !BLOCKED);
-    if ordinal == BROKEN || is_good(world, index, ordinal) { ordinal } else { ordinal | BLOCKED }
+    let ordinal = candidate(world, index, salt, step, last & ORDINAL);
+    if ordinal == BROKEN { ordinal } else { ordinal | world.stand(index, ordinal) }
 }
 
 /// The choice's own next, for as long as it makes others, then the one after the last; or
@@ -124,7 +304,7 @@ fn draw<W: World>(world: &W, index: u32, salt: u64) -> u32 {
     // Backends are never chosen by thresholds.
     match choice.pick {
         pick::ONLY => u32::from(choice.only),
-        _ => slot(world, choice, salt).map_or(BROKEN, |ordinal| ordinal & 0xffff),
+        _ => slot(world, choice, salt).map_or(BROKEN, |ordinal| ordinal & ORDINAL),
     }
 }
 
@@ -136,19 +316,28 @@ fn live<W: World>(world: &W, index: u32, ordinal: u32) -> u64 {
     state.map_or(u64::MAX, |state| state.load(cell::LIVE))
 }
 
-/// Whether a backend may be chosen.
-#[inline(never)]
-fn is_good<W: World>(world: &W, index: u32, ordinal: u32) -> bool {
-    let Some(subset) = world.subset(index) else { return false };
-    let Some(conduct) = world.conduct(subset.conduct) else { return false };
+/// Whether a backend may be chosen: 0, or [`BLOCKED`].
+#[inline(always)]
+pub fn stand<W: World>(world: &W, index: u32, ordinal: u32) -> u32 {
+    let Some(subset) = world.subset(index) else { return BLOCKED };
+    let Some(conduct) = world.conduct(subset.conduct) else { return BLOCKED };
     let conduct: &Conduct = conduct.borrow();
     let (Some(own), Some(state)) =
         (world.state(conduct.state), world.state(state_index(world, conduct, ordinal)))
     else {
-        return false;
+        return BLOCKED;
     };
     let is_panic = is_panic(conduct, u32::from(subset.n_backends), &own);
-    is_usable(&state, &own, is_panic, || world.now_ns())
+    if !is_usable(&state, &own, is_panic, || world.now_ns()) {
+        return BLOCKED;
+    }
+    if conduct.flags & conduct_flag::LISTENER != 0 {
+        let backend = world.backend(subset.backends.wrapping_add(ordinal));
+        if backend.is_none_or(|backend| !world.has_listener(backend.borrow())) {
+            return BLOCKED;
+        }
+    }
+    0
 }
 
 /// Index of a backend's state; 0, which is nobody's, where there is none.
@@ -161,14 +350,14 @@ fn state_index<W: World>(world: &W, conduct: &Conduct, ordinal: u32) -> u32 {
 /// What a route does to a connection on purpose: in the low half the errno that it fails with, in
 /// the high half by how many milliseconds it is delayed; 0 for neither.
 ///
-/// Not inlined, for the verifier's sake, as [`admit`].
-#[inline(never)]
-pub(super) fn strike<W: World>(world: &W, fault: u32) -> u64 {
+#[inline(always)]
+pub fn strike<W: World>(world: &W, fault: u32) -> u64 {
     let Some(fault) = world.fault(fault) else { return 0 };
-    if is_hit(world, &fault, fault.abort_ppm, cell::ABORT_TICKET) {
+    let fault: &Fault = fault.borrow();
+    if is_hit(world, fault, fault.abort_ppm, cell::ABORT_TICKET) {
         return u64::from(fault.errno);
     }
-    let is_delayed = is_hit(world, &fault, fault.delay_ppm, cell::DELAY_TICKET);
+    let is_delayed = is_hit(world, fault, fault.delay_ppm, cell::DELAY_TICKET);
     if is_delayed { u64::from(fault.delay_ms) << 32 } else { 0 }
 }
 

@@ -1,14 +1,12 @@
 //! What followed subsets ask of their connections, and the failures that routes make.
 
-use splitter_common::abi::{Conduct, Fault as FaultRecord, conduct_flag};
+use splitter_common::abi::{Conduct, Fault as FaultRecord, MAX_SPLIT, Turn, conduct_flag, turn};
 
-use super::fnv64;
+use super::{client_number, effective_weights, fnv64, n_weighted};
 use crate::policy::model::{
-    Balance, Connection, Ejection, Fault, Frontend, Keepalive, Protocol, Service, Subset,
+    Action, Balance, Connection, Ejection, Errno, Fault, Frontend, Keepalive, OnEmpty, OverLimit,
+    Protocol, Route, Service, Split, Subset,
 };
-
-/// `ECONNREFUSED`: what a connection beyond a limit fails with.
-const BEYOND_LIMIT: u16 = splitter_common::decide::ECONNREFUSED;
 
 /// Whether the connections of a service are followed: where something is asked that only they can
 /// tell or keep. Only TCP has connections that the kernel reports on; what may be chosen, and what
@@ -32,19 +30,28 @@ pub(super) fn record(subset: &Subset) -> Conduct {
     let asked = &subset.connection;
     let keep = asked.keepalive.unwrap_or_default();
     let Keepalive { probes, time_s, interval_s } = keep;
-    let flags = if asked.keepalive.is_some() { conduct_flag::KEEPALIVE } else { 0 };
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    let flags = flag(asked.keepalive.is_some(), conduct_flag::KEEPALIVE)
+        | flag(asked.require_listener, conduct_flag::LISTENER);
+    let errno = match asked.over_limit {
+        OverLimit::Reject(errno) => errno,
+        // Where it is to go to has no room either.
+        OverLimit::Spill => Errno::REFUSED,
+    };
     let conduct = Conduct {
         max_connections: asked.max_connections.unwrap_or(0),
+        max_pending: asked.max_pending.unwrap_or(0),
+        avoids: asked.avoid_previous.map_or(0, client_number),
         connect_timeout_ms: asked.connect_timeout_ms.unwrap_or(0),
         keep_idle_s: time_s.unwrap_or(0),
         keep_interval_s: interval_s.unwrap_or(0),
         keep_probes: probes.unwrap_or(0),
-        errno: BEYOND_LIMIT,
+        errno: errno.number,
         flags,
         ..Conduct::default()
     };
     match &subset.eject {
-        Some(ejection) => eject(conduct, ejection, subset.backends.len()),
+        Some(ejection) => eject(conduct, ejection, n_weighted(subset)),
         None => conduct,
     }
 }
@@ -66,20 +73,51 @@ fn eject(conduct: Conduct, asked: &Ejection, n_backends: usize) -> Conduct {
     }
 }
 
-/// The record of a route that makes failures, its state left 0. The seed follows from the names, so
-/// that the same policy fails the same connections.
-pub(super) fn fault(service: &str, route: &str, fault: &Fault) -> Option<Box<FaultRecord>> {
-    if *fault == Fault::default() {
+/// The record of a route that makes failures, or that turns from a subset to others; its state left
+/// 0. The seed follows from the names, so that the same policy fails the same connections.
+pub(super) fn fault(service: &Service, route: &Route) -> Option<Box<FaultRecord>> {
+    let turns = turns(service, route);
+    if route.fault == Fault::default() && turns.is_none() {
         return None;
     }
-    let (abort, delay) = (fault.abort.as_ref(), fault.delay.as_ref());
+    let (abort, delay) = (route.fault.abort.as_ref(), route.fault.delay.as_ref());
     Some(Box::new(FaultRecord {
-        seed: fnv64(service.as_bytes()) ^ fnv64(route.as_bytes()).rotate_left(32),
+        seed: fnv64(service.name.as_bytes()) ^ fnv64(route.name.as_bytes()).rotate_left(32),
         state: 0,
         abort_ppm: abort.map_or(0, |abort| abort.ppm),
         errno: abort.map_or(0, |abort| abort.errno.number),
         delay_ppm: delay.map_or(0, |delay| delay.ppm),
         delay_ms: delay.map_or(0, |delay| delay.ms),
         pad: [0; 3],
+        turns: turns.unwrap_or_default(),
     }))
+}
+
+/// Where a route turns to from each subset, and when. `None` where it never does: its service is not
+/// followed, and a subset that is known to be empty has no weight by now; or none is to be left; or
+/// there is no other.
+fn turns(service: &Service, route: &Route) -> Option<[Turn; MAX_SPLIT as usize]> {
+    let Action::Split(split) = &route.action else { return None };
+    let leaves = |i: usize| leaves(split, &service.subsets[i]);
+    if split.weights.iter().all(|(i, _)| leaves(*i) == 0) || !is_followed(service) {
+        return None;
+    }
+    let weights = effective_weights(service, split);
+    let weighted = || (0..weights.len()).filter(|i| weights[*i] > 0);
+    if weighted().count() < 2 {
+        return None;
+    }
+    let mut turns = [Turn::default(); MAX_SPLIT as usize];
+    for (to, i) in turns.iter_mut().zip(weighted()) {
+        let ordinal = u16::try_from(i).expect("at most MAX_SUBSETS");
+        *to = Turn::new(ordinal, weights[i], leaves(i));
+    }
+    Some(turns)
+}
+
+/// When connections leave a subset for another.
+fn leaves(split: &Split, subset: &Subset) -> u8 {
+    let empty = if split.on_empty == OnEmpty::Spill { turn::NONE_USABLE } else { 0 };
+    let full = if subset.connection.over_limit == OverLimit::Spill { turn::OVER_LIMIT } else { 0 };
+    empty | full
 }

@@ -80,7 +80,7 @@ impl ServiceImage {
 
     fn reserves(&self) -> bool {
         let conducts = self.subsets.iter().filter_map(|subset| subset.conduct.as_deref());
-        conducts.into_iter().any(|conduct| conduct.max_connections != 0)
+        conducts.into_iter().any(|conduct| conduct.max_connections != 0 || conduct.max_pending != 0)
     }
 }
 
@@ -94,7 +94,7 @@ pub struct RouteImage {
     pub client: Option<Match>,
     /// What becomes of the connection.
     pub action: ActionImage,
-    /// Failures made on purpose; its state is left 0.
+    /// Failures made on purpose, and where it turns to; its state is left 0.
     pub fault: Option<Box<Fault>>,
 }
 
@@ -159,8 +159,10 @@ pub struct SubsetImage {
     /// What is asked of its connections, where they are followed; its states are left 0. Of all
     /// subsets of a service or of none.
     pub conduct: Option<Box<Conduct>>,
-    /// At most `abi::MAX_BACKENDS`. Those without weight are listed and never chosen.
+    /// At most `abi::MAX_BACKENDS`. Those without weight are the last, and never chosen.
     pub backends: SmallVec<[BackendImage; 2]>,
+    /// How many have a weight.
+    pub n_weighted: u16,
 }
 
 /// Where a connection may go.

@@ -20,8 +20,8 @@ use splitter_common::abi::{
 use splitter_common::addr::{Addr, PortBe};
 
 use crate::policy::model::{
-    Action, Balance, ClientKey, ClientMatch, Frontend, OnEmpty, PeerName, Pick, Protocol, Route,
-    Service, Split, Subset,
+    Action, Backend, Balance, ClientKey, ClientMatch, Frontend, OnEmpty, PeerName, Pick, Protocol,
+    Route, Service, Split, Subset,
 };
 use image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, SubsetImage,
@@ -118,7 +118,7 @@ impl Compiler {
                 ActionImage::Split(self.compile_split(service, &route.name, split, notes))
             }
         };
-        let fault = conduct::fault(&service.name, &route.name, &route.fault);
+        let fault = conduct::fault(service, route);
         if route.matches.is_empty() {
             images.push(RouteImage { id, client: None, action, fault });
             return;
@@ -179,9 +179,12 @@ impl Compiler {
         follow: bool,
         notes: &mut Vec<Note>,
     ) -> SubsetImage {
+        // Those that have no weight last, where nothing that steps over others comes to.
+        let mut listed: SmallVec<[&Backend; 8]> = subset.backends.iter().collect();
+        listed.sort_by_key(|backend| backend.weight == 0);
         let backends: SmallVec<[BackendImage; 2]> =
-            subset.backends.iter().map(|backend| backend_image(backend.addr)).collect();
-        let weights: Weights = subset.backends.iter().map(|backend| backend.weight).collect();
+            listed.iter().map(|backend| backend_image(backend.addr)).collect();
+        let weights: Weights = listed.iter().map(|backend| backend.weight).collect();
         let choice = is_usable(subset).then(|| match subset.balance {
             // Without TCP there are no live connections to count.
             Balance::LeastConnections if follow => {
@@ -194,7 +197,8 @@ impl Compiler {
             Balance::ClientHash(key) => hashed(client_number(key), &backends, &weights),
         });
         let conduct = follow.then(|| Box::new(conduct::record(subset)));
-        SubsetImage { id, choice, conduct, backends }
+        let n_weighted = u16::try_from(n_weighted(subset)).expect("at most MAX_BACKENDS");
+        SubsetImage { id, choice, conduct, backends, n_weighted }
     }
 
     /// A choice by wheel, or none where only one ordinal has a weight.
@@ -238,7 +242,12 @@ pub(crate) fn effective_weights(service: &Service, split: &Split) -> Weights {
 
 /// Whether a subset has a backend that may be chosen.
 fn is_usable(subset: &Subset) -> bool {
-    subset.backends.iter().any(|backend| backend.weight > 0)
+    n_weighted(subset) > 0
+}
+
+/// How many backends have a weight.
+fn n_weighted(subset: &Subset) -> usize {
+    subset.backends.iter().filter(|backend| backend.weight > 0).count()
 }
 
 /// Takes the weight of subsets without usable backends, unless nothing else would be left.

@@ -124,6 +124,11 @@ pub enum How {
         /// How many.
         others: usize,
     },
+    /// The one that was chosen takes no connection now.
+    Turned {
+        /// That one.
+        from: String,
+    },
     /// By the client's hash.
     Client {
         /// What stands for the client.
@@ -179,8 +184,8 @@ impl Story<'_> {
             generation: self.generation(),
             plans,
             routes: self.routes(plan.service, decision),
-            subset: self.subset(&plan),
-            backend: self.backend(&plan),
+            subset: self.subset(&plan, decision),
+            backend: self.backend(&plan, decision),
             verdict: verdict_word(decision.verdict).into(),
             reason: reason_name(decision.tally.reason).map(Word::from),
             errno: (decision.errno != 0).then(|| errno_name(decision.errno)),
@@ -289,26 +294,37 @@ impl Story<'_> {
         found
     }
 
-    fn subset_look(&self) -> Option<(usize, Subset)> {
-        let mut looks = self.looks.iter().enumerate();
-        // A followed subset is looked up again for every backend that is looked at.
-        looks.find_map(|(i, look)| match look {
+    /// Subsets, each where it was looked at first. A followed one is looked up again for every
+    /// backend that is looked at.
+    fn subset_looks(&self) -> impl Iterator<Item = (usize, Subset)> {
+        self.looks.iter().enumerate().filter_map(|(i, look)| match look {
             Look::Subset(subset) => Some((i, *subset)),
             _ => None,
         })
     }
 
-    fn subset(&self, plan: &Plan) -> Option<Chosen> {
-        let (at, subset) = self.subset_look()?;
-        let (_, route) = self.taken()?;
-        let name = self.names.subset(plan.service, subset.id);
-        Some(Chosen { name, choice: how(route.choice, plan.subset_salt(), &self.looks[..at]) })
+    /// The subset that the connection went to, or would have gone to.
+    fn served(&self, decision: &Decision<Backend>) -> Option<(usize, Subset)> {
+        self.subset_looks().find(|(_, subset)| subset.counter == decision.tally.subset)
     }
 
-    fn backend(&self, plan: &Plan) -> Option<Chosen> {
-        let (at, subset) = self.subset_look()?;
+    fn subset(&self, plan: &Plan, decision: &Decision<Backend>) -> Option<Chosen> {
+        let (at, chosen) = self.subset_looks().next()?;
+        let (_, served) = self.served(decision)?;
+        let (_, route) = self.taken()?;
+        let name = |subset: &Subset| self.names.subset(plan.service, subset.id);
+        let choice = if served.id == chosen.id {
+            how(route.choice, plan.subset_salt(), &self.looks[..at])
+        } else {
+            How::Turned { from: name(&chosen) }
+        };
+        Some(Chosen { name: name(&served), choice })
+    }
+
+    fn backend(&self, plan: &Plan, decision: &Decision<Backend>) -> Option<Chosen> {
+        let (at, subset) = self.served(decision)?;
         let backend = self.find(|look| match look {
-            Look::Backend(backend) => Some(*backend),
+            Look::Backend(backend) if backend.counter == decision.tally.backend => Some(*backend),
             _ => None,
         })?;
         let name = socket_addr(backend.addr, backend.port_be).to_string();

@@ -50,6 +50,7 @@ impl<'a, M: Maps> World for Recorder<'a, M> {
     type Wheel = RecordedWheel<'a, M>;
     type Backend = Backend;
     type Conduct = Conduct;
+    type Fault = Fault;
     type State = HostState<'a, M>;
 
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {

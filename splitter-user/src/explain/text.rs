@@ -90,6 +90,9 @@ impl Display for How {
             Self::SteppedOver { others } => {
                 write!(f, "{others} whose turn it was may not be chosen now: down or ejected")
             }
+            Self::Turned { from } => {
+                write!(f, "in place of {from}, which takes no connection now")
+            }
             Self::Client { key, client, slot, slots } => {
                 write!(f, "by {key} {client}, which is slot {slot} of {slots}")
             }

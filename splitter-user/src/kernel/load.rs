@@ -65,6 +65,10 @@ pub enum LoadError {
     },
 }
 
+/// Clients and subsets of which it is remembered where the last connection failed; beyond that, the
+/// one that was used least is forgotten.
+const MOST_PREVIOUS: u32 = 8_192;
+
 /// Whether the hooks log every connection. Off, the verifier removes the code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {
@@ -150,12 +154,16 @@ fn map_sizes(sizes: &Sizes) -> Result<HashMap<&'static str, u32>, LoadError> {
     let error = |error| LoadError::Map { name: map::COUNTERS, error };
     let arenas = Arena::ALL.map(|arena| (arena.map_name(), sizes.records(arena)));
     let n_counters = n_counters(sizes).map_err(error)?;
-    let others = [(map::FRONTENDS, sizes.frontends), (map::COUNTERS, n_counters)];
+    let others = [
+        (map::FRONTENDS, sizes.frontends),
+        (map::COUNTERS, n_counters),
+        (map::PREVIOUS, MOST_PREVIOUS),
+    ];
     Ok(arenas.into_iter().chain(others).collect())
 }
 
 fn pinned_maps() -> impl Iterator<Item = &'static str> {
-    let others = [map::FRONTENDS, map::COUNTERS, map::SOCKETS];
+    let others = [map::FRONTENDS, map::COUNTERS, map::SOCKETS, map::PREVIOUS];
     Arena::ALL.map(Arena::map_name).into_iter().chain(others)
 }
 

@@ -9,8 +9,8 @@ use proptest::test_runner::TestRunner;
 
 use super::model::{
     Abort, Action, Backend, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno,
-    Fault, Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Probe,
-    Protocol, Route, Service, Split, Subset,
+    Fault, Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
+    Probe, Protocol, Route, Service, Split, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -121,14 +121,34 @@ fn connection() -> impl Strategy<Value = Connection> {
     let connect_timeout_ms = prop::option::weighted(0.2, select(vec![250_u32, 1_000]));
     let probes = prop::option::of(1_u8..=2);
     let keepalive = prop::option::weighted(0.2, probes);
-    (max_connections, connect_timeout_ms, keepalive).prop_map(
-        |(max_connections, connect_timeout_ms, keepalive)| Connection {
-            max_connections,
+    let avoid_previous = prop::option::weighted(0.2, client_key());
+    let limits = (max_connections, prop::option::weighted(0.2, 1_u32..=2), over_limit());
+    let rest = (avoid_previous, prop::bool::weighted(0.2));
+    (limits, connect_timeout_ms, keepalive, rest).prop_map(
+        |(limits, connect_timeout_ms, keepalive, rest)| Connection {
+            max_connections: limits.0,
+            max_pending: limits.1,
+            // Without a limit there is nothing to go over.
+            over_limit: if limits.0.or(limits.1).is_some() {
+                limits.2
+            } else {
+                OverLimit::default()
+            },
+            avoid_previous: rest.0,
+            require_listener: rest.1,
             connect_timeout_ms,
             keepalive: keepalive.map(|probes| Keepalive { probes, ..Keepalive::default() }),
             ..Connection::default()
         },
     )
+}
+
+fn over_limit() -> impl Strategy<Value = OverLimit> {
+    prop_oneof![
+        Just(OverLimit::default()),
+        Just(OverLimit::Spill),
+        select(Errno::ALL.to_vec()).prop_map(OverLimit::Reject),
+    ]
 }
 
 /// Mostly small; some sums do not fit a wheel's own record.

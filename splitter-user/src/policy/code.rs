@@ -87,6 +87,7 @@ codes! {
     ONLY_WITH_SPLIT = "SP0211" Error "a key makes sense only beside `split`";
     PASS_FALSE = "SP0212" Error "`pass` is not `true`";
     EMPTY = "SP0213" Error "a list or mapping is empty that needs an entry";
+    ONLY_WITH_LIMIT = "SP0214" Error "`overLimit` stands without a limit";
 
     // Addresses.
     NOT_AN_ADDRESS = "SP0301" Error "a host name stands where an IP address is needed";

@@ -96,6 +96,14 @@ pub struct Subset {
 pub struct Connection {
     /// Most connections at a time, at least 1.
     pub max_connections: Option<u32>,
+    /// Most connections at a time that are not established yet, at least 1.
+    pub max_pending: Option<u32>,
+    /// What becomes of a connection beyond one of the two.
+    pub over_limit: OverLimit,
+    /// Who does not come back to the backend that it failed to reach last.
+    pub avoid_previous: Option<ClientKey>,
+    /// Whether a backend at a loopback address is stepped over where nobody listens.
+    pub require_listener: bool,
     /// Longest time to establish one, in milliseconds, at least 1.
     pub connect_timeout_ms: Option<u32>,
     /// TCP keepalive.
@@ -104,6 +112,21 @@ pub struct Connection {
     pub idle_timeout_ms: Option<u32>,
     /// Longest time that a connection lives, in milliseconds, at least 1.
     pub max_lifetime_ms: Option<u32>,
+}
+
+/// What becomes of a connection beyond a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverLimit {
+    /// It fails with this errno.
+    Reject(Errno),
+    /// It goes to the other subsets, by their weights.
+    Spill,
+}
+
+impl Default for OverLimit {
+    fn default() -> Self {
+        Self::Reject(Errno::REFUSED)
+    }
 }
 
 /// TCP keepalive. `None` leaves the kernel's value.
@@ -357,10 +380,13 @@ pub struct Errno {
 }
 
 impl Errno {
+    /// What a connection fails with where nothing else is said.
+    pub const REFUSED: Self = Self { name: "ECONNREFUSED", number: 111 };
+
     /// What `connect(2)` may honestly answer. EPERM is left out on purpose: kernel clients such
     /// as NFS retry it for ever.
     pub const ALL: [Self; 6] = [
-        Self { name: "ECONNREFUSED", number: 111 },
+        Self::REFUSED,
         Self { name: "EHOSTUNREACH", number: 113 },
         Self { name: "ENETUNREACH", number: 101 },
         Self { name: "ETIMEDOUT", number: 110 },

@@ -157,7 +157,8 @@ impl<M: Maps> Reader<'_, M> {
             0 => None,
             conduct => Some(self.read_conduct(conduct, u32::from(record.n_listed))?),
         };
-        self.image.subsets.push(SubsetImage { id: record.id, choice, conduct, backends });
+        let (id, n_weighted) = (record.id, record.n_backends);
+        self.image.subsets.push(SubsetImage { id, choice, conduct, backends, n_weighted });
         Some(())
     }
 

@@ -288,7 +288,7 @@ impl Placed {
             id: subset.id,
             backends,
             counter,
-            n_backends: if choice.is_some() { n_listed } else { 0 },
+            n_backends: subset.n_weighted,
             n_listed,
             conduct: self.life.as_ref().map_or(0, |life| life.conducts[i]),
             pad: 0,

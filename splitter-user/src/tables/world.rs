@@ -71,6 +71,7 @@ impl<'a, M: Maps> World for HostWorld<'a, M> {
     type Wheel = HostWheel<'a, M>;
     type Backend = Backend;
     type Conduct = Conduct;
+    type Fault = Fault;
     type State = HostState<'a, M>;
 
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {

@@ -1,11 +1,13 @@
 //! Keys of a subset that are about its connections and about backends that fail.
 
+use super::route::read_errno;
+use super::subset::CLIENT_KEYS;
 use super::values::number_in;
 use crate::policy::code;
 use crate::policy::diagnostic::Diagnostic;
-use crate::policy::model::{Connection, Ejection, Keepalive};
+use crate::policy::model::{Connection, Ejection, Keepalive, OverLimit};
 use crate::policy::reader::{Fields, Reader};
-use crate::policy::yaml::NodeId;
+use crate::policy::yaml::{NodeId, Value};
 
 /// Most probes: the kernel's `MAX_TCP_KEEPCNT`.
 const MAX_PROBES: u32 = 127;
@@ -14,15 +16,41 @@ const MAX_KEEPALIVE_S: u32 = 32_767;
 
 /// Reads what is asked of the connections of a subset; wrong values are left out.
 pub(super) fn read(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Connection {
-    let max_connections = fields.value("maxConnections");
     let keepalive = fields.value("keepalive");
+    let avoids = fields.value("avoidPrevious");
+    let listener = fields.value("requireListener");
     Connection {
-        max_connections: max_connections
-            .and_then(|node| number_in(reader, node, "maxConnections", 1..=u32::MAX)),
+        max_connections: read_limit(reader, fields, "maxConnections"),
+        max_pending: read_limit(reader, fields, "maxPending"),
+        over_limit: read_over_limit(reader, fields).unwrap_or_default(),
+        avoid_previous: avoids.and_then(|node| {
+            reader.word(node, "what a client is told from others by", &CLIENT_KEYS)
+        }),
+        require_listener: listener
+            .and_then(|node| reader.boolean(node, "`requireListener`"))
+            .unwrap_or_default(),
         connect_timeout_ms: read_time(reader, fields, "connectTimeout"),
         keepalive: keepalive.and_then(|node| read_keepalive(reader, node)),
         idle_timeout_ms: read_time(reader, fields, "idleTimeout"),
         max_lifetime_ms: read_time(reader, fields, "maxLifetime"),
+    }
+}
+
+fn read_limit(reader: &mut Reader<'_>, fields: &Fields<'_>, key: &str) -> Option<u32> {
+    number_in(reader, fields.value(key)?, key, 1..=u32::MAX)
+}
+
+/// `overLimit`: an errno or `spill`, of a subset that has a limit.
+fn read_over_limit(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<OverLimit> {
+    let entry = fields.get("overLimit")?;
+    if fields.get("maxConnections").is_none() && fields.get("maxPending").is_none() {
+        let message = "`overLimit` has no limit that it is about";
+        let help = "write `maxConnections` or `maxPending` beside it, or leave it out";
+        reader.push(Diagnostic::new(&code::ONLY_WITH_LIMIT, entry.key, message).with_help(help));
+    }
+    match reader.value(entry.value) {
+        Value::Scalar(scalar) if scalar.text == "spill" => Some(OverLimit::Spill),
+        _ => read_errno(reader, entry.value, "overLimit").map(OverLimit::Reject),
     }
 }
 

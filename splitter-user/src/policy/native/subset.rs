@@ -28,10 +28,14 @@ pub(super) const CLIENT_KEYS: [(&str, ClientKey); 6] = [
 /// What plain `clientHash` hashes.
 pub(super) const DEFAULT_CLIENT_KEY: ClientKey = ClientKey::Netns;
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 13] = [
     "backends",
     "balance",
     "maxConnections",
+    "maxPending",
+    "overLimit",
+    "avoidPrevious",
+    "requireListener",
     "connectTimeout",
     "keepalive",
     "idleTimeout",

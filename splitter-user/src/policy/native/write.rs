@@ -13,9 +13,9 @@ use super::values::{Duration, Percent};
 use crate::policy::document::{API_VERSION, EGRESS, KIND};
 use crate::policy::mesh::resource::OutboundMode;
 use crate::policy::model::{
-    Abort, Action, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Fault, Frontend,
-    HealthCheck, Keepalive, OnEmpty, Outbound, PeerName, Pick, Policy, Probe, Protocol, Route,
-    Service, Split, Subset,
+    Abort, Action, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno, Fault,
+    Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe,
+    Protocol, Route, Service, Split, Subset,
 };
 use crate::policy::scalar::{Meaning, meaning};
 
@@ -168,12 +168,24 @@ pub(crate) fn connection_values(asked: &Connection) -> Values {
     let time = |ms: u32| Duration(ms).to_string();
     let values = [
         ("maxConnections", asked.max_connections.map(|n| n.to_string())),
+        ("maxPending", asked.max_pending.map(|n| n.to_string())),
+        ("overLimit", over_limit(asked.over_limit)),
+        ("avoidPrevious", asked.avoid_previous.map(|key| key.to_string())),
+        ("requireListener", asked.require_listener.then(|| "true".to_owned())),
         ("connectTimeout", asked.connect_timeout_ms.map(time)),
         ("keepalive", asked.keepalive.map(|it| Mapping(keepalive_values(it)).to_string())),
         ("idleTimeout", asked.idle_timeout_ms.map(time)),
         ("maxLifetime", asked.max_lifetime_ms.map(time)),
     ];
     values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+fn over_limit(over_limit: OverLimit) -> Option<String> {
+    match over_limit {
+        OverLimit::Spill => Some("spill".to_owned()),
+        OverLimit::Reject(errno) if errno == Errno::REFUSED => None,
+        OverLimit::Reject(errno) => Some(errno.name.to_owned()),
+    }
 }
 
 fn keepalive_values(keepalive: Keepalive) -> Values {

@@ -109,6 +109,7 @@ impl<'a> World for LateReader<'a> {
     type Wheel = HostWheel<'a, MemoryMaps>;
     type Backend = Backend;
     type Conduct = Conduct;
+    type Fault = Fault;
     type State = HostState<'a, MemoryMaps>;
 
     fn frontend(&self, _key: &FrontendKey) -> Option<u32> {
