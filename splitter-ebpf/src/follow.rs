@@ -27,13 +27,13 @@ static SK_ERR_OFFSET: Global<u32> = Global::new(0);
 mod op {
     pub(super) const TIMEOUT_INIT: u32 = 1;
     pub(super) const TCP_CONNECT: u32 = 3;
-    pub(super) const ACTIVE_ESTABLISHED: u32 = 4;
     pub(super) const STATE: u32 = 10;
 }
 
 /// `BPF_SOCK_OPS_STATE_CB_FLAG`.
 const STATE_FLAG: i32 = 1 << 2;
-/// `TCP_CLOSE`, the state of a socket that is no connection any more.
+/// States of sockets, of `net/tcp_states.h`: one that stands, and one that is no connection any more.
+const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE: u32 = 7;
 /// Numbers of `errno.h`.
 mod errno {
@@ -72,27 +72,31 @@ fn look_up(sk: *mut bpf_sock, flags: u32) -> Option<&'static mut SocketState> {
 pub(crate) fn callback(ops: *mut bpf_sock_ops) {
     // SAFETY: the context of the running program, read field by field.
     let (op, sk) = unsafe { ((*ops).op, (*ops).__bindgen_anon_2.sk) };
-    match op {
-        op::STATE => {
-            // SAFETY: as above. Of a change of state, the second argument is the new one.
-            let new = unsafe { (*ops).__bindgen_anon_1.args[1] };
-            if new != TCP_CLOSE {
-                return;
-            }
-        }
-        op::TIMEOUT_INIT | op::TCP_CONNECT | op::ACTIVE_ESTABLISHED => {}
-        _ => return,
-    }
-    if sk.is_null() {
+    let is_step = match op {
+        op::TIMEOUT_INIT | op::TCP_CONNECT => true,
+        op::STATE => matches!(new_state(ops), TCP_ESTABLISHED | TCP_CLOSE),
+        _ => false,
+    };
+    if !is_step || sk.is_null() {
         return;
     }
     let Some(state) = stored(sk) else { return };
     match op {
         op::TCP_CONNECT => begin(ops, state),
         op::TIMEOUT_INIT => time_first_syn(ops, state),
-        op::ACTIVE_ESTABLISHED => establish(ops, state),
+        _ if new_state(ops) == TCP_ESTABLISHED => establish(ops, state),
         _ => end(ops, sk, state),
     }
+}
+
+/// The state that a socket changes to.
+///
+/// That it stands is learned here rather than from the callback for it: there is another one where
+/// both ends open at the same time, and these run for sockets that asked only.
+#[inline(always)]
+fn new_state(ops: *mut bpf_sock_ops) -> u32 {
+    // SAFETY: the context of the running program. The second argument is the new state.
+    unsafe { (*ops).__bindgen_anon_1.args[1] }
 }
 
 /// The SYN is about to leave: from here on, the socket's way to its end is reported.

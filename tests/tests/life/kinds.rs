@@ -124,3 +124,21 @@ fn a_connection_that_waits_for_data_has_its_place_from_connect_on() -> Result<()
         expect(&node, &[("closed", 1), ("established", 1)])
     })
 }
+
+#[test]
+fn a_socket_that_connects_to_itself_is_established() -> Result<()> {
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        node.apply(&policy(", maxConnections: 1, connectTimeout: 500ms"))?;
+        let own = socket()?;
+        // The backend's address is the socket's own: both ends open at the same time.
+        bind(&own, &BACKEND.parse::<SocketAddr>()?)?;
+        assert_eq!(errno_of(&own), None);
+        expect(&node, &[("established", 1), ("live", 1)])?;
+        let mut own = TcpStream::from(own);
+        own.write_all(b"echo")?;
+        own.read_exact(&mut [0; 4])?;
+        drop(own);
+        expect(&node, &[("closed", 1), ("established", 1)])
+    })
+}
