@@ -58,11 +58,12 @@ pub(crate) fn keeps_state(commit: *const Commit) -> bool {
 }
 
 /// Gives back what an earlier connect of the same socket holds and never used, so that this connect
-/// may have it.
+/// may have it, and the option that it changed.
 #[inline(always)]
 pub(crate) fn take_up(ctx: &SockAddrContext) {
     if let Some(state) = follow::stored(socket(ctx)) {
         follow::let_go(state);
+        follow::put_back_timeout(ctx.sock_addr, state);
     }
 }
 

@@ -155,9 +155,7 @@ fn establish(ops: *mut bpf_sock_ops, state: &mut SocketState) {
         count_bucket(&route, bucket);
     }
     give_back_pending(state);
-    if state.flags & socket_flag::TIMED != 0 {
-        set_user_timeout(ops, state.user_timeout_ms);
-    }
+    put_back_timeout(ops, state);
 }
 
 /// The connection is over, whether it ever stood or not.
@@ -186,6 +184,7 @@ fn end(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
             }
         }
         give_back_pending(state);
+        put_back_timeout(ops, state);
     }
     give_back_subset(state);
 }
@@ -320,14 +319,19 @@ fn socket_error(sk: *mut bpf_sock) -> u32 {
     }
 }
 
-/// `TCP_USER_TIMEOUT` in milliseconds; 0 is the kernel's own behaviour.
+/// Puts the program's own `TCP_USER_TIMEOUT` back, in a hook of any kind: for a connection that
+/// stands, and for the next one of a socket that failed.
 #[inline(always)]
-fn set_user_timeout(ops: *mut bpf_sock_ops, ms: u32) {
+pub(crate) fn put_back_timeout<C>(ctx: *mut C, state: &mut SocketState) {
     const IPPROTO_TCP: i32 = 6;
     const TCP_USER_TIMEOUT: i32 = 18;
-    let mut ms = ms;
-    // SAFETY: the option is a number of four bytes.
-    unsafe { bpf_setsockopt(ops.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut ms).cast(), 4) };
+    if state.flags & socket_flag::TIMED == 0 {
+        return;
+    }
+    state.flags &= !socket_flag::TIMED;
+    let mut ms = state.user_timeout_ms;
+    // SAFETY: the hook's own context, and an option that is a number of four bytes.
+    unsafe { bpf_setsockopt(ctx.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut ms).cast(), 4) };
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.

@@ -236,7 +236,7 @@ pub mod socket_flag {
     pub const HOLDS_SUBSET: u8 = 2;
     /// The subset's [`super::cell::PENDING`] was raised at `connect()`.
     pub const HOLDS_PENDING: u8 = 4;
-    /// `TCP_USER_TIMEOUT` was set, and is put back once the connection is established.
+    /// `TCP_USER_TIMEOUT` was set, and is put back once the connection is established or has failed.
     pub const TIMED: u8 = 8;
     /// The first SYN is to be dropped.
     pub const DROP_SYN: u8 = 16;

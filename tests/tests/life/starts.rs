@@ -204,6 +204,42 @@ fn a_timeout_of_the_connect_is_none_of_the_connection() -> Result<()> {
 }
 
 #[test]
+fn a_timeout_of_a_failed_connect_is_none_of_the_next() -> Result<()> {
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        node.apply(&policy(", connectTimeout: 100ms"))?;
+        let again = socket()?;
+        sockopt::set_tcp_user_timeout(&again, 7_000)?;
+        assert_eq!(errno_of(&again), Some(libc::ECONNREFUSED));
+        assert_eq!(user_timeout(&again)?, 7_000, "it is put back after a failure");
+        let _listener = TcpListener::bind(BACKEND)?;
+        assert_eq!(errno_of(&again), None);
+        assert_eq!(user_timeout(&again)?, 7_000);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_timeout_of_a_connect_that_never_began_is_none_of_the_next() -> Result<()> {
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        // There is no way to the backend, so connect() fails after the hook.
+        node.apply(&policy(", connectTimeout: 100ms").replace(BACKEND, "192.0.2.1:1"))?;
+        let (again, elsewhere) = (socket()?, socket()?);
+        for socket in [&again, &elsewhere] {
+            assert_eq!(errno_of(socket), Some(libc::ENETUNREACH));
+        }
+        node.apply(&policy(", connectTimeout: 100ms"))?;
+        let _listener = TcpListener::bind(BACKEND)?;
+        assert_eq!(errno_of(&again), None);
+        assert_eq!(user_timeout(&again)?, 0);
+        net::connect(&elsewhere, &BACKEND.parse::<SocketAddr>()?)?;
+        assert_eq!(user_timeout(&elsewhere)?, 0, "where it is not followed either");
+        Ok(())
+    })
+}
+
+#[test]
 fn what_was_reserved_is_given_back_where_no_packet_ever_left() -> Result<()> {
     in_own_network(|| {
         let mut node = Node::new()?;
