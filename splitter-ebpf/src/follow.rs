@@ -37,6 +37,7 @@ const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE: u32 = 7;
 /// Numbers of `errno.h`.
 mod errno {
+    pub(super) const ECONNABORTED: u32 = 103;
     pub(super) const ECONNRESET: u32 = 104;
     pub(super) const EPIPE: u32 = 32;
     pub(super) const ETIMEDOUT: u32 = 110;
@@ -227,9 +228,11 @@ fn failure(error: u32) -> usize {
 #[inline(always)]
 fn ending(error: u32) -> usize {
     match error {
+        // Of a connection that the node's administrator or the daemon ends.
+        0 | errno::ECONNABORTED => outcome::CLOSED,
         errno::ECONNRESET | errno::EPIPE => outcome::RESET,
-        errno::ETIMEDOUT => outcome::LOST,
-        _ => outcome::CLOSED,
+        // What stood when the kernel gave up: nobody answered, or there was no way any more.
+        _ => outcome::LOST,
     }
 }
 

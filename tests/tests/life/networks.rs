@@ -79,6 +79,16 @@ fn a_peer_whose_packets_are_lost_is_lost() -> Result<()> {
 }
 
 #[test]
+fn a_peer_whose_device_is_down_is_lost() -> Result<()> {
+    interrupted("", Neighbour::lower)
+}
+
+#[test]
+fn a_peer_whose_address_is_gone_is_lost() -> Result<()> {
+    interrupted("", Neighbour::leave)
+}
+
+#[test]
 fn a_peer_whose_device_is_gone_is_lost() -> Result<()> {
     interrupted("", Neighbour::cut)
 }
