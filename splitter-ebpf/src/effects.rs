@@ -44,9 +44,9 @@ pub(crate) fn count(tally: &Tally) {
 
 /// Makes `connect()` fail with a positive errno.
 #[inline(always)]
-pub(crate) fn set_errno(errno: u16) {
+pub(crate) fn set_errno(errno: u32) {
     // SAFETY: takes a number. A plain refusal would be EPERM, which freezes some clients.
-    unsafe { bpf_set_retval(-i32::from(errno)) };
+    unsafe { bpf_set_retval(errno.cast_signed().wrapping_neg()) };
 }
 
 /// Whether any service keeps state on sockets, so that there may be some to look for.

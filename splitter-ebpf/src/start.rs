@@ -7,7 +7,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_getsockopt, bpf_setsockopt},
 };
 use splitter_common::{
-    abi::{Backend, Conduct, FrontendKey, SocketState, StateRef, conduct_flag, phase, socket_flag},
+    abi::{
+        Backend, Conduct, FrontendKey, SocketState, StateRef, cell, conduct_flag, phase,
+        socket_flag,
+    },
     decide::Followed,
     life,
 };
@@ -18,6 +21,9 @@ use crate::{follow, maps, state::MapState};
 #[unsafe(no_mangle)]
 static TICKS_PER_SECOND: Global<u32> = Global::new(0);
 
+/// Of `errno.h`.
+const ENOMEM: u32 = 12;
+
 /// Numbers of `socket.h` and `tcp.h`: level, then option.
 mod option {
     pub(super) const KEEPALIVE: (i32, i32) = (1, 9);
@@ -27,7 +33,8 @@ mod option {
     pub(super) const USER_TIMEOUT: (i32, i32) = (6, 18);
 }
 
-/// Remembers what the socket dialled and, where its connection is followed, where it counts.
+/// Remembers what the socket dialled and, where its connection is followed, where it counts. Answers
+/// 0, or the errno of a connection that has a place and no memory to tell when it is given back.
 ///
 /// Not inlined: connections that leave nothing behind have less code.
 #[inline(never)]
@@ -37,21 +44,35 @@ pub(crate) fn remember(
     backend: &Backend,
     followed: &Followed,
     answer_frontend: bool,
-) {
+) -> u32 {
     // SAFETY: the context of the running hook.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
-    let Some(state) = follow::stored_or_new(sk) else { return };
+    let conduct = if followed.conduct == 0 { None } else { maps::CONDUCTS.get(followed.conduct) };
+    let Some(state) = follow::stored_or_new(sk) else {
+        return conduct.map_or(0, give_up);
+    };
     state.frontend = dialled.addr;
     state.backend = backend.addr;
     state.frontend_port_be = dialled.port_be;
     state.backend_port_be = backend.port_be;
     state.phase = phase::NONE;
     state.flags = if answer_frontend { socket_flag::ANSWER_FRONTEND } else { 0 };
-    if followed.conduct != 0
-        && let Some(conduct) = maps::CONDUCTS.get(followed.conduct)
-    {
+    if let Some(conduct) = conduct {
         begin(ctx, state, conduct, followed);
     }
+    0
+}
+
+/// Gives the place back that the decision took.
+#[inline(always)]
+fn give_up(conduct: &Conduct) -> u32 {
+    if conduct.max_connections == 0 {
+        return 0;
+    }
+    if let Some(subset) = MapState::get(conduct.state) {
+        life::give_back(&subset, cell::LIVE);
+    }
+    ENOMEM
 }
 
 /// What is known of a followed connection before its first packet.

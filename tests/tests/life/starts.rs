@@ -10,10 +10,10 @@ use anyhow::{Result, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
-use splitter_tests::net::{full_listener, in_own_network};
+use splitter_tests::net::{fill_option_memory, full_listener, in_own_network};
 use splitter_tests::node::Node;
 
-use super::{BACKEND, connect, errno_of, expect, frontend, live, policy, socket};
+use super::{BACKEND, FRONTEND, connect, errno_of, expect, frontend, live, policy, socket};
 
 /// Begins to connect and does not wait for what comes of it.
 fn begin() -> Result<OwnedFd> {
@@ -254,5 +254,23 @@ fn what_was_reserved_is_given_back_where_no_packet_ever_left() -> Result<()> {
         assert_eq!(live(&node)?, 1);
         drop(held);
         expect(&node, &[])
+    })
+}
+
+#[test]
+fn what_was_reserved_is_given_back_where_there_is_no_memory_for_it() -> Result<()> {
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        node.apply(&policy(", maxConnections: 1"))?;
+        let _listener = TcpListener::bind(BACKEND)?;
+        let full = socket()?;
+        fill_option_memory(&full)?;
+        for _ in 0..3 {
+            assert_eq!(errno_of(&full), Some(libc::ENOMEM), "nobody could tell when it ends");
+        }
+        expect(&node, &[])?;
+        let client = connect();
+        ensure!(client.is_ok(), "{FRONTEND} takes a client that can be counted: {client:?}");
+        expect(&node, &[("established", 1), ("live", 1)])
     })
 }
