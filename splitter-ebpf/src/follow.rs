@@ -243,7 +243,7 @@ fn blame(state: &SocketState, backend: &MapState) {
     let Some(conduct) = maps::CONDUCTS.get(state.conduct) else { return };
     // The record may have become another subset's since.
     if conduct.state == state.subset.index {
-        life::fail(conduct, backend, &subset, now_ns());
+        life::fail(conduct, backend, &subset, (state.started_ns, now_ns()));
     }
 }
 
