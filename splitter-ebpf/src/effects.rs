@@ -63,6 +63,9 @@ pub(crate) fn keeps_state(commit: *const Commit) -> bool {
 pub(crate) fn take_up(ctx: &SockAddrContext) {
     if let Some(state) = follow::stored(socket(ctx)) {
         follow::let_go(state);
+        if let Some(kept) = follow::kept_by_whole(socket(ctx), state) {
+            follow::let_go(kept);
+        }
         follow::put_back_timeout(ctx.sock_addr, state);
     }
 }

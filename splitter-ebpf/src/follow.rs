@@ -8,8 +8,8 @@ use aya_ebpf::{
     Global,
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops},
     helpers::generated::{
-        bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
-        bpf_sock_ops_cb_flags_set,
+        bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_fullsock, bpf_sk_storage_get,
+        bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_ops_cb_flags_set,
     },
 };
 use splitter_common::{
@@ -22,6 +22,10 @@ use crate::{maps, state::MapState};
 /// Where `sk_err` is in the kernel's `struct sock`. Set by the loader from the kernel's own types.
 #[unsafe(no_mangle)]
 static SK_ERR_OFFSET: Global<u32> = Global::new(0);
+
+/// Whether the kernel has MPTCP, 0 or 1. Set by the loader.
+#[unsafe(no_mangle)]
+static HAS_MPTCP: Global<u32> = Global::new(0);
 
 /// `enum` of `include/uapi/linux/bpf.h`: callbacks.
 mod op {
@@ -68,6 +72,33 @@ fn look_up(sk: *mut bpf_sock, flags: u32) -> Option<&'static mut SocketState> {
     }
 }
 
+/// The MPTCP socket that a TCP socket is a part of; null where it is none.
+///
+/// The kernel makes and ends the parts of such a socket by itself. Programs at the end of sockets are
+/// run for the whole only, so that is where a place is kept that no callback would give back.
+#[inline(always)]
+pub(crate) fn whole(sk: *mut bpf_sock) -> *mut bpf_sock {
+    if HAS_MPTCP.load() == 0 {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: the caller's socket is live while the program runs.
+    unsafe { bpf_skc_to_mptcp_sock(sk.cast()).cast() }
+}
+
+/// What the whole keeps for a part, which asks for it once.
+#[inline(always)]
+pub(crate) fn kept_by_whole(
+    sk: *mut bpf_sock,
+    state: &mut SocketState,
+) -> Option<&'static mut SocketState> {
+    if state.flags & socket_flag::HELD_BY_WHOLE == 0 {
+        return None;
+    }
+    state.flags &= !socket_flag::HELD_BY_WHOLE;
+    let whole = whole(sk);
+    if whole.is_null() { None } else { stored(whole) }
+}
+
 /// A callback of any socket in the cgroup.
 #[inline(always)]
 pub(crate) fn callback(ops: *mut bpf_sock_ops) {
@@ -83,7 +114,7 @@ pub(crate) fn callback(ops: *mut bpf_sock_ops) {
     }
     let Some(state) = stored(sk) else { return };
     match op {
-        op::TCP_CONNECT => begin(ops, state),
+        op::TCP_CONNECT => begin(ops, sk, state),
         op::TIMEOUT_INIT => time_first_syn(ops, state),
         _ if new_state(ops) == TCP_ESTABLISHED => establish(ops, state),
         _ => end(ops, sk, state),
@@ -102,13 +133,19 @@ fn new_state(ops: *mut bpf_sock_ops) -> u32 {
 
 /// The SYN is about to leave: from here on, the socket's way to its end is reported.
 #[inline(always)]
-fn begin(ops: *mut bpf_sock_ops, state: &mut SocketState) {
+fn begin(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
     if state.phase != phase::CALLED {
         return;
     }
     // SAFETY: the context of the running program.
     unsafe { bpf_sock_ops_cb_flags_set(ops, STATE_FLAG) };
     state.phase = phase::CONNECTING;
+    if let Some(kept) = kept_by_whole(sk, state)
+        && kept.phase == phase::CALLED
+    {
+        kept.phase = phase::ENDED;
+        state.flags |= kept.flags & socket_flag::HELD;
+    }
     if let Some(backend) = MapState::resolve(state.at_backend) {
         backend.add(cell::LIVE, 1);
         backend.add(cell::PENDING, 1);

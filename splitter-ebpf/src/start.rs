@@ -3,7 +3,7 @@
 
 use aya_ebpf::{
     Global,
-    bindings::bpf_sock_addr,
+    bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::{bpf_getsockopt, bpf_setsockopt},
 };
 use splitter_common::{
@@ -57,10 +57,33 @@ pub(crate) fn remember(
     state.backend_port_be = backend.port_be;
     state.phase = phase::NONE;
     state.flags = if answer_frontend { socket_flag::ANSWER_FRONTEND } else { 0 };
-    if let Some(conduct) = conduct {
-        begin(ctx, state, conduct, followed);
+    let Some(conduct) = conduct else { return 0 };
+    begin(ctx, state, conduct, followed);
+    if !hand_to_whole(sk, state) {
+        return give_up(conduct);
     }
+    // The rest is in place now.
+    state.phase = phase::CALLED;
     0
+}
+
+/// Leaves what the socket holds to the MPTCP socket that it is a part of, if it is; whether that
+/// could be done.
+#[inline(always)]
+fn hand_to_whole(sk: *mut bpf_sock, state: &mut SocketState) -> bool {
+    if state.flags & socket_flag::HELD == 0 {
+        return true;
+    }
+    let whole = follow::whole(sk);
+    if whole.is_null() {
+        return true;
+    }
+    let Some(kept) = follow::stored_or_new(whole) else { return false };
+    kept.subset = state.subset;
+    kept.flags = state.flags & socket_flag::HELD;
+    kept.phase = phase::CALLED;
+    state.flags = state.flags & !socket_flag::HELD | socket_flag::HELD_BY_WHOLE;
+    true
 }
 
 /// Gives the place back that the decision took.
@@ -102,8 +125,6 @@ fn begin(ctx: *mut bpf_sock_addr, state: &mut SocketState, conduct: &Conduct, fo
     if conduct.flags & conduct_flag::KEEPALIVE != 0 {
         set_keepalive(ctx, conduct);
     }
-    // The rest is in place now.
-    state.phase = phase::CALLED;
 }
 
 /// Index of a backend's state.

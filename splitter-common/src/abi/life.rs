@@ -240,4 +240,8 @@ pub mod socket_flag {
     pub const TIMED: u8 = 8;
     /// The first SYN is to be dropped.
     pub const DROP_SYN: u8 = 16;
+    /// It is a part of an MPTCP socket, whose own record has what it holds until a SYN leaves.
+    pub const HELD_BY_WHOLE: u8 = 32;
+    /// What is given back where no SYN ever leaves.
+    pub const HELD: u8 = HOLDS_SUBSET | HOLDS_PENDING;
 }

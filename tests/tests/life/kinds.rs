@@ -69,6 +69,19 @@ fn refused_mptcp_connections_leave_nothing_behind() -> Result<()> {
     })
 }
 
+#[test]
+fn the_place_of_an_mptcp_connection_that_never_began_is_given_back() -> Result<()> {
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        node.apply(&policy(", maxConnections: 1").replace(BACKEND, "192.0.2.1:1"))?;
+        for _ in 0..3 {
+            assert_eq!(errno_of(mptcp_socket()?), Some(libc::ENETUNREACH));
+            expect(&node, &[])?;
+        }
+        Ok(())
+    })
+}
+
 /// Has every listener of this network take data in the first packet, and clients send it there
 /// without asking beforehand: `tcp_fastopen` in the kernel's `ip-sysctl.rst`.
 fn allow_fast_open() -> Result<()> {
