@@ -105,9 +105,18 @@ pub fn succeed(backend: &impl Cells) {
     set(backend, cell::FAILURES, 0);
 }
 
-/// A connection to a backend failed. Ejects it where that was one too many.
+/// A connection to a backend that began at `started_ns` failed. Ejects it where that was one too
+/// many. One that began before the last ejection was over says nothing of the time since.
 #[inline(always)]
-pub fn fail<C: Cells>(conduct: &Conduct, backend: &C, subset: &C, now_ns: u64) {
+pub fn fail<C: Cells>(
+    conduct: &Conduct,
+    backend: &C,
+    subset: &C,
+    (started_ns, now_ns): (u64, u64),
+) {
+    if started_ns < backend.load(cell::RETURNED) {
+        return;
+    }
     let failures = backend.add(cell::FAILURES, 1).wrapping_add(1);
     let is_enough = conduct.failures != 0 && failures >= u64::from(conduct.failures);
     if !is_enough || backend.load(cell::EJECTED_UNTIL) != 0 {
@@ -239,6 +248,11 @@ mod tests {
         Conduct { failures, ejection_ms, interval_ms, max_ejected: 1, ..Conduct::default() }
     }
 
+    /// A connection that takes no time.
+    fn at(ms: u64) -> (u64, u64) {
+        (ms * MS, ms * MS)
+    }
+
     #[test]
     fn a_limit_is_reached_and_never_passed() {
         let subset = Memory::new();
@@ -253,12 +267,12 @@ mod tests {
         let (backend, subset) = (Memory::new(), Memory::new());
         let conduct = ejecting();
         for now in [10, 20] {
-            fail(&conduct, &backend, &subset, now * MS);
+            fail(&conduct, &backend, &subset, at(now));
         }
         succeed(&backend);
         for now in [30, 40, 50] {
             assert!(is_usable(&backend, &subset, false, || now * MS));
-            fail(&conduct, &backend, &subset, now * MS);
+            fail(&conduct, &backend, &subset, at(now));
         }
         assert!(!is_usable(&backend, &subset, false, || 149 * MS));
         assert_eq!(subset.load(cell::EJECTED), 1);
@@ -267,11 +281,22 @@ mod tests {
     }
 
     #[test]
+    fn what_began_before_an_ejection_is_not_held_against_the_time_after() {
+        let (backend, subset) = (Memory::new(), Memory::new());
+        (0..3).for_each(|_| fail(&ejecting(), &backend, &subset, at(50)));
+        assert!(is_usable(&backend, &subset, false, || 150 * MS), "its time is over");
+        (0..9).for_each(|_| fail(&ejecting(), &backend, &subset, (40 * MS, 200 * MS)));
+        assert!(is_usable(&backend, &subset, false, || 200 * MS));
+        (0..3).for_each(|_| fail(&ejecting(), &backend, &subset, (150 * MS, 200 * MS)));
+        assert!(!is_usable(&backend, &subset, false, || 200 * MS));
+    }
+
+    #[test]
     fn an_ejection_is_as_long_as_those_before_it_count() {
         let (backend, subset) = (Memory::new(), Memory::new());
         let mut ends = [0_u64; 3];
         for (round, now) in [0_u64, 200, 5_000].into_iter().enumerate() {
-            (0..3).for_each(|_| fail(&ejecting(), &backend, &subset, now * MS));
+            (0..3).for_each(|_| fail(&ejecting(), &backend, &subset, at(now)));
             ends[round] = backend.load(cell::EJECTED_UNTIL) / MS - now;
             end_ejection(&backend, &subset, backend.load(cell::EJECTED_UNTIL));
         }
@@ -283,7 +308,7 @@ mod tests {
     fn no_more_than_the_most_are_ejected() {
         let (first, second, subset) = (Memory::new(), Memory::new(), Memory::new());
         for backend in [&first, &second] {
-            (0..9).for_each(|_| fail(&ejecting(), backend, &subset, MS));
+            (0..9).for_each(|_| fail(&ejecting(), backend, &subset, at(1)));
         }
         assert!(
             !is_usable(&first, &subset, false, || MS) && is_usable(&second, &subset, false, || MS)

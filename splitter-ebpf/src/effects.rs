@@ -44,9 +44,9 @@ pub(crate) fn count(tally: &Tally) {
 
 /// Makes `connect()` fail with a positive errno.
 #[inline(always)]
-pub(crate) fn set_errno(errno: u16) {
+pub(crate) fn set_errno(errno: u32) {
     // SAFETY: takes a number. A plain refusal would be EPERM, which freezes some clients.
-    unsafe { bpf_set_retval(-i32::from(errno)) };
+    unsafe { bpf_set_retval(errno.cast_signed().wrapping_neg()) };
 }
 
 /// Whether any service keeps state on sockets, so that there may be some to look for.
@@ -58,11 +58,15 @@ pub(crate) fn keeps_state(commit: *const Commit) -> bool {
 }
 
 /// Gives back what an earlier connect of the same socket holds and never used, so that this connect
-/// may have it.
+/// may have it, and the option that it changed.
 #[inline(always)]
 pub(crate) fn take_up(ctx: &SockAddrContext) {
     if let Some(state) = follow::stored(socket(ctx)) {
         follow::let_go(state);
+        if let Some(kept) = follow::kept_by_whole(socket(ctx), state) {
+            follow::let_go(kept);
+        }
+        follow::put_back_timeout(ctx.sock_addr, state);
     }
 }
 

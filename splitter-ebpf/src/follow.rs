@@ -8,8 +8,8 @@ use aya_ebpf::{
     Global,
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops},
     helpers::generated::{
-        bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
-        bpf_sock_ops_cb_flags_set,
+        bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_fullsock, bpf_sk_storage_get,
+        bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_ops_cb_flags_set,
     },
 };
 use splitter_common::{
@@ -23,20 +23,25 @@ use crate::{maps, state::MapState};
 #[unsafe(no_mangle)]
 static SK_ERR_OFFSET: Global<u32> = Global::new(0);
 
+/// Whether the kernel has MPTCP, 0 or 1. Set by the loader.
+#[unsafe(no_mangle)]
+static HAS_MPTCP: Global<u32> = Global::new(0);
+
 /// `enum` of `include/uapi/linux/bpf.h`: callbacks.
 mod op {
     pub(super) const TIMEOUT_INIT: u32 = 1;
     pub(super) const TCP_CONNECT: u32 = 3;
-    pub(super) const ACTIVE_ESTABLISHED: u32 = 4;
     pub(super) const STATE: u32 = 10;
 }
 
 /// `BPF_SOCK_OPS_STATE_CB_FLAG`.
 const STATE_FLAG: i32 = 1 << 2;
-/// `TCP_CLOSE`, the state of a socket that is no connection any more.
+/// States of sockets, of `net/tcp_states.h`: one that stands, and one that is no connection any more.
+const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE: u32 = 7;
 /// Numbers of `errno.h`.
 mod errno {
+    pub(super) const ECONNABORTED: u32 = 103;
     pub(super) const ECONNRESET: u32 = 104;
     pub(super) const EPIPE: u32 = 32;
     pub(super) const ETIMEDOUT: u32 = 110;
@@ -67,43 +72,80 @@ fn look_up(sk: *mut bpf_sock, flags: u32) -> Option<&'static mut SocketState> {
     }
 }
 
+/// The MPTCP socket that a TCP socket is a part of; null where it is none.
+///
+/// The kernel makes and ends the parts of such a socket by itself. Programs at the end of sockets are
+/// run for the whole only, so that is where a place is kept that no callback would give back.
+#[inline(always)]
+pub(crate) fn whole(sk: *mut bpf_sock) -> *mut bpf_sock {
+    if HAS_MPTCP.load() == 0 {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: the caller's socket is live while the program runs.
+    unsafe { bpf_skc_to_mptcp_sock(sk.cast()).cast() }
+}
+
+/// What the whole keeps for a part, which asks for it once.
+#[inline(always)]
+pub(crate) fn kept_by_whole(
+    sk: *mut bpf_sock,
+    state: &mut SocketState,
+) -> Option<&'static mut SocketState> {
+    if state.flags & socket_flag::HELD_BY_WHOLE == 0 {
+        return None;
+    }
+    state.flags &= !socket_flag::HELD_BY_WHOLE;
+    let whole = whole(sk);
+    if whole.is_null() { None } else { stored(whole) }
+}
+
 /// A callback of any socket in the cgroup.
 #[inline(always)]
 pub(crate) fn callback(ops: *mut bpf_sock_ops) {
     // SAFETY: the context of the running program, read field by field.
     let (op, sk) = unsafe { ((*ops).op, (*ops).__bindgen_anon_2.sk) };
-    match op {
-        op::STATE => {
-            // SAFETY: as above. Of a change of state, the second argument is the new one.
-            let new = unsafe { (*ops).__bindgen_anon_1.args[1] };
-            if new != TCP_CLOSE {
-                return;
-            }
-        }
-        op::TIMEOUT_INIT | op::TCP_CONNECT | op::ACTIVE_ESTABLISHED => {}
-        _ => return,
-    }
-    if sk.is_null() {
+    let is_step = match op {
+        op::TIMEOUT_INIT | op::TCP_CONNECT => true,
+        op::STATE => matches!(new_state(ops), TCP_ESTABLISHED | TCP_CLOSE),
+        _ => false,
+    };
+    if !is_step || sk.is_null() {
         return;
     }
     let Some(state) = stored(sk) else { return };
     match op {
-        op::TCP_CONNECT => begin(ops, state),
+        op::TCP_CONNECT => begin(ops, sk, state),
         op::TIMEOUT_INIT => time_first_syn(ops, state),
-        op::ACTIVE_ESTABLISHED => establish(ops, state),
+        _ if new_state(ops) == TCP_ESTABLISHED => establish(ops, state),
         _ => end(ops, sk, state),
     }
 }
 
+/// The state that a socket changes to.
+///
+/// That it stands is learned here rather than from the callback for it: there is another one where
+/// both ends open at the same time, and these run for sockets that asked only.
+#[inline(always)]
+fn new_state(ops: *mut bpf_sock_ops) -> u32 {
+    // SAFETY: the context of the running program. The second argument is the new state.
+    unsafe { (*ops).__bindgen_anon_1.args[1] }
+}
+
 /// The SYN is about to leave: from here on, the socket's way to its end is reported.
 #[inline(always)]
-fn begin(ops: *mut bpf_sock_ops, state: &mut SocketState) {
+fn begin(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
     if state.phase != phase::CALLED {
         return;
     }
     // SAFETY: the context of the running program.
     unsafe { bpf_sock_ops_cb_flags_set(ops, STATE_FLAG) };
     state.phase = phase::CONNECTING;
+    if let Some(kept) = kept_by_whole(sk, state)
+        && kept.phase == phase::CALLED
+    {
+        kept.phase = phase::ENDED;
+        state.flags |= kept.flags & socket_flag::HELD;
+    }
     if let Some(backend) = MapState::resolve(state.at_backend) {
         backend.add(cell::LIVE, 1);
         backend.add(cell::PENDING, 1);
@@ -155,9 +197,7 @@ fn establish(ops: *mut bpf_sock_ops, state: &mut SocketState) {
         // Nothing is to be avoided any more, if anything was.
         let _was_there = maps::PREVIOUS.remove(&previous_key(state));
     }
-    if state.flags & socket_flag::TIMED != 0 {
-        set_user_timeout(ops, state.user_timeout_ms);
-    }
+    put_back_timeout(ops, state);
 }
 
 /// The connection is over, whether it ever stood or not.
@@ -187,6 +227,7 @@ fn end(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
             }
         }
         give_back_pending(state);
+        put_back_timeout(ops, state);
     }
     give_back_subset(state);
 }
@@ -229,9 +270,11 @@ fn failure(error: u32) -> usize {
 #[inline(always)]
 fn ending(error: u32) -> usize {
     match error {
+        // Of a connection that the node's administrator or the daemon ends.
+        0 | errno::ECONNABORTED => outcome::CLOSED,
         errno::ECONNRESET | errno::EPIPE => outcome::RESET,
-        errno::ETIMEDOUT => outcome::LOST,
-        _ => outcome::CLOSED,
+        // What stood when the kernel gave up: nobody answered, or there was no way any more.
+        _ => outcome::LOST,
     }
 }
 
@@ -242,7 +285,7 @@ fn blame(state: &SocketState, backend: &MapState) {
     let Some(conduct) = maps::CONDUCTS.get(state.conduct) else { return };
     // The record may have become another subset's since.
     if conduct.state == state.subset.index {
-        life::fail(conduct, backend, &subset, now_ns());
+        life::fail(conduct, backend, &subset, (state.started_ns, now_ns()));
     }
 }
 
@@ -335,14 +378,19 @@ fn socket_error(sk: *mut bpf_sock) -> u32 {
     }
 }
 
-/// `TCP_USER_TIMEOUT` in milliseconds; 0 is the kernel's own behaviour.
+/// Puts the program's own `TCP_USER_TIMEOUT` back, in a hook of any kind: for a connection that
+/// stands, and for the next one of a socket that failed.
 #[inline(always)]
-fn set_user_timeout(ops: *mut bpf_sock_ops, ms: u32) {
+pub(crate) fn put_back_timeout<C>(ctx: *mut C, state: &mut SocketState) {
     const IPPROTO_TCP: i32 = 6;
     const TCP_USER_TIMEOUT: i32 = 18;
-    let mut ms = ms;
-    // SAFETY: the option is a number of four bytes.
-    unsafe { bpf_setsockopt(ops.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut ms).cast(), 4) };
+    if state.flags & socket_flag::TIMED == 0 {
+        return;
+    }
+    state.flags &= !socket_flag::TIMED;
+    let mut ms = state.user_timeout_ms;
+    // SAFETY: the hook's own context, and an option that is a number of four bytes.
+    unsafe { bpf_setsockopt(ctx.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut ms).cast(), 4) };
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.

@@ -116,12 +116,14 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         "connect: reason {}, subset counter {}, backend counter {}", reason, subset, backend
     );
     effects::count(&decision.tally);
+    let mut errno = u32::from(decision.errno);
     match decision.backend {
         Some(backend) if decision.answer_frontend || decision.followed.conduct != 0 => {
             // A copy: a pointer into the decision would have all of it live in memory, cleared
             // and filled on every path.
             let followed = decision.followed;
-            start::remember(ctx.sock_addr, &key, backend, &followed, decision.answer_frontend);
+            let answer_frontend = decision.answer_frontend;
+            errno = start::remember(ctx.sock_addr, &key, backend, &followed, answer_frontend);
         }
         _ if keeps_state => effects::forget(ctx),
         _ => {}
@@ -129,10 +131,10 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     if let Some(backend) = decision.backend {
         rewrite::<F>(ctx, backend);
     }
-    if decision.errno == 0 {
+    if errno == 0 {
         return PROCEED;
     }
-    effects::set_errno(decision.errno);
+    effects::set_errno(errno);
     FAIL
 }
 

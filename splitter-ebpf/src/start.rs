@@ -3,7 +3,7 @@
 
 use aya_ebpf::{
     Global,
-    bindings::bpf_sock_addr,
+    bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::{bpf_getsockopt, bpf_setsockopt},
 };
 use splitter_common::{
@@ -21,6 +21,9 @@ use crate::{follow, maps, state::MapState, tables};
 #[unsafe(no_mangle)]
 static TICKS_PER_SECOND: Global<u32> = Global::new(0);
 
+/// Of `errno.h`.
+const ENOMEM: u32 = 12;
+
 /// Numbers of `socket.h` and `tcp.h`: level, then option.
 mod option {
     pub(super) const KEEPALIVE: (i32, i32) = (1, 9);
@@ -30,7 +33,8 @@ mod option {
     pub(super) const USER_TIMEOUT: (i32, i32) = (6, 18);
 }
 
-/// Remembers what the socket dialled and, where its connection is followed, where it counts.
+/// Remembers what the socket dialled and, where its connection is followed, where it counts. Answers
+/// 0, or the errno of a connection that has a place and no memory to tell when it is given back.
 ///
 /// Not inlined: connections that leave nothing behind have less code.
 #[inline(never)]
@@ -40,17 +44,12 @@ pub(crate) fn remember(
     backend: &Backend,
     followed: &Followed,
     answer_frontend: bool,
-) {
+) -> u32 {
     // SAFETY: the context of the running hook.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
-    let conduct = match followed.conduct {
-        0 => None,
-        index => maps::CONDUCTS.get(index),
-    };
+    let conduct = if followed.conduct == 0 { None } else { maps::CONDUCTS.get(followed.conduct) };
     let Some(state) = follow::stored_or_new(sk) else {
-        // The connection goes on, and nobody hears of its end.
-        conduct.into_iter().for_each(give_back);
-        return;
+        return conduct.map_or(0, give_up);
     };
     state.frontend = dialled.addr;
     state.backend = backend.addr;
@@ -58,21 +57,50 @@ pub(crate) fn remember(
     state.backend_port_be = backend.port_be;
     state.phase = phase::NONE;
     state.flags = if answer_frontend { socket_flag::ANSWER_FRONTEND } else { 0 };
-    if let Some(conduct) = conduct {
-        begin(ctx, state, conduct, followed);
+    let Some(conduct) = conduct else { return 0 };
+    begin(ctx, state, conduct, followed);
+    if !hand_to_whole(sk, state) {
+        return give_up(conduct);
     }
+    // The rest is in place now.
+    state.phase = phase::CALLED;
+    0
 }
 
-/// Gives back what was reserved for a connection.
+/// Leaves what the socket holds to the MPTCP socket that it is a part of, if it is; whether that
+/// could be done.
 #[inline(always)]
-fn give_back(conduct: &Conduct) {
-    let Some(subset) = MapState::get(conduct.state) else { return };
-    if conduct.max_connections != 0 {
-        life::give_back(&subset, cell::LIVE);
+fn hand_to_whole(sk: *mut bpf_sock, state: &mut SocketState) -> bool {
+    if state.flags & socket_flag::HELD == 0 {
+        return true;
     }
-    if conduct.max_pending != 0 {
-        life::give_back(&subset, cell::PENDING);
+    let whole = follow::whole(sk);
+    if whole.is_null() {
+        return true;
     }
+    let Some(kept) = follow::stored_or_new(whole) else { return false };
+    kept.subset = state.subset;
+    kept.flags = state.flags & socket_flag::HELD;
+    kept.phase = phase::CALLED;
+    state.flags = state.flags & !socket_flag::HELD | socket_flag::HELD_BY_WHOLE;
+    true
+}
+
+/// Gives back what the decision took for a connection that cannot be followed.
+#[inline(always)]
+fn give_up(conduct: &Conduct) -> u32 {
+    if conduct.max_connections == 0 && conduct.max_pending == 0 {
+        return 0;
+    }
+    if let Some(subset) = MapState::get(conduct.state) {
+        if conduct.max_connections != 0 {
+            life::give_back(&subset, cell::LIVE);
+        }
+        if conduct.max_pending != 0 {
+            life::give_back(&subset, cell::PENDING);
+        }
+    }
+    ENOMEM
 }
 
 /// What is known of a followed connection before its first packet.
@@ -109,8 +137,6 @@ fn begin(ctx: *mut bpf_sock_addr, state: &mut SocketState, conduct: &Conduct, fo
     if conduct.flags & conduct_flag::KEEPALIVE != 0 {
         set_keepalive(ctx, conduct);
     }
-    // The rest is in place now.
-    state.phase = phase::CALLED;
 }
 
 /// Index of a backend's state.

@@ -10,6 +10,7 @@
 pub mod daemon;
 pub mod empty;
 pub mod files;
+pub mod links;
 pub mod net;
 pub mod node;
 pub mod peers;

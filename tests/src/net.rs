@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -77,6 +77,58 @@ pub fn full_listener(addr: &str) -> Result<(OwnedFd, TcpStream)> {
     listen(&socket, 0)?;
     // A backlog of 0 has room for one.
     Ok((socket, TcpStream::connect(addr)?))
+}
+
+/// Sets an option of a socket that is a number, by the numbers that `setsockopt` takes.
+pub fn set_option(socket: impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()> {
+    set_option_bytes(socket, (level, option), (&raw const value).cast(), size_of::<i32>())
+}
+
+fn set_option_bytes(
+    socket: impl AsFd,
+    (level, option): (i32, i32),
+    value: *const libc::c_void,
+    size: usize,
+) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size).map_err(io::Error::other)?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: a live descriptor; callers hand over a live value with its size.
+    let result = unsafe { libc::setsockopt(fd, level, option, value, size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Uses up the memory that the kernel gives to the options of one socket, but for some bytes, by a
+/// packet filter that lets everything pass.
+pub fn fill_option_memory(socket: impl AsFd) -> io::Result<()> {
+    // As the kernel keeps them, some instructions take the place of several.
+    let (large, small) = (0xb1_u16, 0x84_u16);
+    let accepts = libc::sock_filter { code: 6, jt: 0, jf: 0, k: u32::MAX };
+    let attach = |n_large: usize, n_small: usize| -> io::Result<()> {
+        // Old and new filter would count together.
+        let _none = set_option(&socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
+        let step = |code| libc::sock_filter { code, jt: 0, jf: 0, k: 0 };
+        let mut steps = vec![step(large); n_large];
+        steps.extend(vec![step(small); n_small]);
+        steps.push(accepts);
+        let len = libc::c_ushort::try_from(steps.len()).map_err(io::Error::other)?;
+        let program = libc::sock_fprog { len, filter: steps.as_mut_ptr() };
+        let option = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+        set_option_bytes(&socket, option, (&raw const program).cast(), size_of_val(&program))
+    };
+    let most = |low: usize, high: usize, fits: &dyn Fn(usize) -> bool| {
+        let (mut low, mut high) = (low, high);
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            if fits(middle) { low = middle } else { high = middle }
+        }
+        low
+    };
+    let n_large = most(0, 4_000, &|n| attach(n, 0).is_ok());
+    let n_small = most(0, 90, &|n| attach(n_large, n).is_ok());
+    if attach(n_large, n_small + 1).is_ok() {
+        return Err(io::Error::other("no filter is too large for this kernel"));
+    }
+    attach(n_large, n_small)
 }
 
 /// A process in the network namespace of the calling thread, which ends when this is dropped.

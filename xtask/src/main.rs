@@ -57,6 +57,10 @@ enum Command {
     Test {
         /// Run this kind only
         kind: Option<test::Kind>,
+        /// Of the real-kernel tests, run those of this file only, or those of it whose names contain a
+        /// text: `life`, or `life::times`
+        #[arg(long, value_name = "FILE[::TEXT]", requires = "kind")]
+        only: Option<test::Only>,
     },
     /// Check the house rules that no other tool knows
     Tidy {
@@ -82,7 +86,9 @@ fn run(Cli { command, bpf_toolchain }: Cli) -> Result<ExitCode> {
         Command::Demo(options) => demo::run(bpf_toolchain, options)?,
         Command::Bench(options) => bench::run(bpf_toolchain, &options)?,
         Command::Lint => lint::run(bpf_toolchain)?,
-        Command::Test { kind } => return Ok(test::run(bpf_toolchain, kind)),
+        Command::Test { kind, only } => {
+            return Ok(test::run(bpf_toolchain, kind, only.as_ref()));
+        }
         Command::Tidy { bless } => tidy::run(bless)?,
         Command::Ci => return Ok(ci::run(bpf_toolchain)),
     }

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{apply, effect, exactness, memory, rest, tcp_connect, torn, udp_connect, wrk};
+use crate::peers::Splitter;
 use crate::report::number;
 use crate::run::Metric;
 
@@ -140,6 +141,11 @@ fn requests() -> Vec<Check> {
         check("the same of nginx", at_least(1.8), time_of("nginx")),
         check("the same of HAProxy", at_least(1.8), time_of("haproxy")),
         check("the same of Envoy", at_least(3.0), time_of("envoy")),
+        check(
+            "time of a short connection that is followed to its end to a split one's",
+            Bound::AtMost(1.02, "x"),
+            time_of(Splitter::FOLLOWED),
+        ),
     ]
 }
 

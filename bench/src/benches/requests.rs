@@ -7,7 +7,7 @@ use splitter_user::policy::model::Service;
 use super::Bench;
 use crate::load::{Command, Outcome, Work};
 use crate::peers::shares::{frontend, shares};
-use crate::peers::{self, Serve, Side, line_up};
+use crate::peers::{self, Serve, Side, Splitter, line_up};
 use crate::policies::Shape;
 use crate::rounds::interleave;
 use crate::run::{Metric, Run, count_of};
@@ -17,7 +17,8 @@ pub(super) const BENCH: Bench = Bench {
     name: "requests",
     title: "Short connections",
     about: "A client makes a TCP connection, sends 64 bytes, reads 64 bytes of answer, and resets \
-            the connection, again and again. The service splits 90/10 between two backends.",
+            the connection, again and again. The service splits 90/10 between two backends. Where \
+            it is followed, every connection is kept up with to its end, as `outcomes: true` asks.",
     base: Some("direct"),
     sits_again: true,
     run,
@@ -30,7 +31,10 @@ const WARM_UP: u64 = 200;
 
 fn run(run: &mut Run) -> Result<()> {
     let services = shop()?;
-    let mut sides = line_up(run, &peers::ALL, &services, Serve::Requests)?;
+    let mut peers = peers::ALL.to_vec();
+    // Beside the one that does not follow, which it is compared with.
+    peers.insert(3, &Splitter::FOLLOWING);
+    let mut sides = line_up(run, &peers, &services, Serve::Requests)?;
     sides.iter_mut().try_for_each(|side| warm_up(side, &services[0]))?;
     // Many short blocks: arms that are measured soon after each other have the same machine.
     let rounds = run.rounds(1, 15, 168);

@@ -11,8 +11,15 @@ use crate::load::{Command, Outcome, Work};
 use crate::run::Run;
 
 /// All that split, random ones included.
-pub const SPLITTING: [&dyn Peer; 7] =
-    [&Splitter, &Nftables::IN_TURN, &Nftables::AT_RANDOM, &Iptables, &Haproxy, &Nginx, &Envoy];
+pub const SPLITTING: [&dyn Peer; 7] = [
+    &Splitter::PLAIN,
+    &Nftables::IN_TURN,
+    &Nftables::AT_RANDOM,
+    &Iptables,
+    &Haproxy,
+    &Nginx,
+    &Envoy,
+];
 
 /// The connections of one peer since its start, in order.
 #[derive(Clone, Debug, PartialEq)]

@@ -65,7 +65,7 @@ pub trait Peer: Sync {
 
 /// All peers of a comparison. The first is what the others are compared with.
 pub const ALL: [&dyn Peer; 8] =
-    [&Direct, &Empty, &Splitter, &Nftables::IN_TURN, &Iptables, &Haproxy, &Nginx, &Envoy];
+    [&Direct, &Empty, &Splitter::PLAIN, &Nftables::IN_TURN, &Iptables, &Haproxy, &Nginx, &Envoy];
 
 /// A program that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]

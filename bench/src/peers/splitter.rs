@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use splitter_tests::node::{Node, compile};
+use splitter_user::compile::image::{Need, ServiceImage};
+use splitter_user::kernel::Hook;
 use splitter_user::policy::model::{Policy, Service};
 use splitter_user::publish::Change;
 use splitter_user::tables::Sizes;
@@ -12,13 +14,24 @@ use splitter_user::tables::Sizes;
 use super::shares::frontend;
 use super::{Ground, Missing, Peer, Running, step_out};
 
-/// Splitter, all of its hooks attached.
+/// Splitter, with the hooks that the daemon would attach for the services.
 #[derive(Clone, Copy, Debug)]
-pub struct Splitter;
+pub struct Splitter {
+    follows: bool,
+}
+
+impl Splitter {
+    /// As the services ask for it.
+    pub const PLAIN: Self = Self { follows: false };
+    /// Every connection is followed to its end and its outcome counted.
+    pub const FOLLOWING: Self = Self { follows: true };
+    /// What [`Splitter::FOLLOWING`] is called.
+    pub const FOLLOWED: &str = "splitter, followed";
+}
 
 impl Peer for Splitter {
     fn name(&self) -> &'static str {
-        "splitter"
+        if self.follows { Self::FOLLOWED } else { "splitter" }
     }
 
     fn missing(&self) -> Option<Missing> {
@@ -34,12 +47,30 @@ impl Peer for Splitter {
         let count = u32::try_from(services.len()).context("number of services")?;
         let mut node = Node::with_sizes(Sizes::for_services(count.max(64)))?;
         step_out(&node.place)?;
-        let policy = Policy { services: services.to_vec(), ..Policy::default() };
-        let images = compile(&policy)?;
+        let mut services = services.to_vec();
+        services.iter_mut().for_each(|service| service.outcomes |= self.follows);
+        let images = compile(&Policy { services, ..Policy::default() })?;
+        detach_unneeded(&node, &images)?;
         let changes = images.into_iter().map(|image| Change::Put(Arc::new(image))).collect();
         node.publisher.publish(changes).context("publish the services")?;
         let Node { publisher, attachment, loaded, pins, place } = node;
         let parts = (publisher, attachment, loaded, pins);
         Ok(Running::new(self.name(), ground, place, dial.into(), parts))
     }
+}
+
+/// A node has all hooks attached, a daemon those that some service needs.
+fn detach_unneeded(node: &Node, images: &[ServiceImage]) -> Result<()> {
+    let hooks: [(Need, &[Hook]); 4] = [
+        (Need::PeerName, &Hook::PEER_NAME),
+        (Need::Follow, &Hook::FOLLOW),
+        (Need::Release, &Hook::RELEASE),
+        (Need::Delay, &Hook::DELAY),
+    ];
+    for (need, hooks) in hooks {
+        if !images.iter().any(|image| image.needs(need)) {
+            node.attachment.detach(hooks).context("detach what is not needed")?;
+        }
+    }
+    Ok(())
 }

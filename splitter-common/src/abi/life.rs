@@ -305,10 +305,14 @@ pub mod socket_flag {
     pub const HOLDS_SUBSET: u8 = 2;
     /// The subset's [`super::cell::PENDING`] was raised at `connect()`.
     pub const HOLDS_PENDING: u8 = 4;
-    /// `TCP_USER_TIMEOUT` was set, and is put back once the connection is established.
+    /// `TCP_USER_TIMEOUT` was set, and is put back once the connection is established or has failed.
     pub const TIMED: u8 = 8;
     /// The first SYN is to be dropped.
     pub const DROP_SYN: u8 = 16;
+    /// It is a part of an MPTCP socket, whose own record has what it holds until a SYN leaves.
+    pub const HELD_BY_WHOLE: u8 = 32;
+    /// What is given back where no SYN ever leaves.
+    pub const HELD: u8 = HOLDS_SUBSET | HOLDS_PENDING;
     /// The client avoids the backend where it fails.
-    pub const AVOIDS: u8 = 32;
+    pub const AVOIDS: u8 = 64;
 }

@@ -19,6 +19,7 @@ use crate::step::step;
 use crate::{exec, setup, workspace};
 
 pub(crate) use run::Run;
+pub(crate) use suite::Only;
 use suite::Suite;
 use tally::Tally;
 
@@ -34,7 +35,7 @@ pub(crate) enum Kind {
 }
 
 /// Runs one kind, or sets up and runs all of them.
-pub(crate) fn run(toolchain: ToolchainChoice, kind: Option<Kind>) -> ExitCode {
+pub(crate) fn run(toolchain: ToolchainChoice, kind: Option<Kind>, only: Option<&Only>) -> ExitCode {
     let mut run = Run::default();
     match kind {
         None => {
@@ -43,12 +44,12 @@ pub(crate) fn run(toolchain: ToolchainChoice, kind: Option<Kind>) -> ExitCode {
         }
         Some(Kind::Unit) => unit(&mut run),
         Some(Kind::Kernel) => {
-            if let Some(suite) = build_suite(toolchain, &mut run) {
+            if let Some(suite) = build_suite(toolchain, only, &mut run) {
                 kernel(&suite, &mut run);
             }
         }
         Some(Kind::Vm) => {
-            if let Some(suite) = build_suite(toolchain, &mut run) {
+            if let Some(suite) = build_suite(toolchain, only, &mut run) {
                 other_kernels(&suite, &mut run);
             }
         }
@@ -58,7 +59,7 @@ pub(crate) fn run(toolchain: ToolchainChoice, kind: Option<Kind>) -> ExitCode {
 
 /// Builds and runs every kind.
 pub(crate) fn all_kinds(toolchain: ToolchainChoice, run: &mut Run) {
-    let suite = build_suite(toolchain, run);
+    let suite = build_suite(toolchain, None, run);
     unit(run);
     if let Some(suite) = suite {
         kernel(&suite, run);
@@ -81,11 +82,11 @@ fn cargo_test(packages: &[&str], tally: &mut Tally) -> Result<()> {
 }
 
 /// Builds the kernel programs, the binary and the real-kernel tests.
-fn build_suite(toolchain: ToolchainChoice, run: &mut Run) -> Option<Suite> {
+fn build_suite(toolchain: ToolchainChoice, only: Option<&Only>, run: &mut Run) -> Option<Suite> {
     let mut suite = None;
     run.part(|_| {
         build::run(toolchain, Profile::Dev)?;
-        suite = Some(step("build the real-kernel tests", Suite::build)?);
+        suite = Some(step("build the real-kernel tests", || Suite::build(only))?);
         Ok(())
     });
     suite
@@ -102,7 +103,7 @@ fn kernel(suite: &Suite, run: &mut Run) {
     for test in &suite.tests {
         let work = |tally: &mut Tally| {
             let mut command = Command::new(&test.executable);
-            command.args(suite::ARGUMENTS).current_dir(suite::directory());
+            command.args(suite.arguments()).current_dir(suite::directory());
             command.envs(suite.environment());
             count(&mut command, tally)
         };

@@ -3,7 +3,10 @@
 //! Cargo builds them and tells where they are; they are run without cargo, so that a guest can run
 //! them in the same way.
 
+use std::convert::Infallible;
+use std::env;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -12,8 +15,30 @@ use super::TESTS_CRATE;
 use crate::build::{self, Profile};
 use crate::{exec, workspace};
 
-/// Arguments of every test: they share one kernel, so they take turns.
-pub(super) const ARGUMENTS: [&str; 1] = ["--test-threads=1"];
+/// Argument of every test: they share one kernel, so they take turns.
+const IN_TURN: &str = "--test-threads=1";
+/// What else tests find in their environment where it is set here, guests included.
+const PASSED_ON: &str = "SPLITTER_TEST_TIMES";
+
+/// A part of the tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Only {
+    /// Name of a test target.
+    target: String,
+    /// What the names of its tests contain.
+    text: Option<String>,
+}
+
+impl FromStr for Only {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.split_once("::") {
+            Some((target, text)) => Self { target: target.to_owned(), text: Some(text.to_owned()) },
+            None => Self { target: text.to_owned(), text: None },
+        })
+    }
+}
 
 /// Built tests and what they need.
 pub(super) struct Suite {
@@ -21,6 +46,8 @@ pub(super) struct Suite {
     pub(super) tests: Vec<Test>,
     /// The `splitter` binary.
     pub(super) binary: PathBuf,
+    /// What the names of tests have to contain, where only some are run.
+    text: Option<String>,
 }
 
 /// One test executable.
@@ -34,7 +61,7 @@ pub(super) struct Test {
 
 impl Suite {
     /// Builds the tests; the binary is there already.
-    pub(super) fn build() -> Result<Self> {
+    pub(super) fn build(only: Option<&Only>) -> Result<Self> {
         let messages = exec::output(
             workspace::cargo()
                 .args(["test", "--package", TESTS_CRATE, "--tests", "--no-run"])
@@ -45,12 +72,26 @@ impl Suite {
         if tests.is_empty() {
             bail!("there is no real-kernel test in {}", directory().display());
         }
-        Ok(Self { tests, binary: build::binary(Profile::Dev) })
+        if let Some(Only { target, .. }) = only {
+            tests.retain(|test| test.name == *target);
+            if tests.is_empty() {
+                bail!("there is no real-kernel test {target} in {}", directory().display());
+            }
+        }
+        let text = only.and_then(|only| only.text.clone());
+        Ok(Self { tests, binary: build::binary(Profile::Dev), text })
+    }
+
+    /// Arguments of every test.
+    pub(super) fn arguments(&self) -> impl Iterator<Item = &str> {
+        [IN_TURN].into_iter().chain(self.text.as_deref())
     }
 
     /// What tests find in their environment.
-    pub(super) fn environment(&self) -> [(&'static str, String); 1] {
-        [("SPLITTER_BIN", self.binary.display().to_string())]
+    pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
+        let passed_on = env::var(PASSED_ON).ok().map(|value| (PASSED_ON, value));
+        let binary = ("SPLITTER_BIN", self.binary.display().to_string());
+        [binary].into_iter().chain(passed_on).collect()
     }
 }
 
@@ -78,6 +119,17 @@ fn integration_tests(messages: &str) -> Result<Vec<Test>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_a_file_and_maybe_a_text() {
+        let only = |target: &str, text: Option<&str>| Only {
+            target: target.to_owned(),
+            text: text.map(str::to_owned),
+        };
+        assert_eq!("life".parse(), Ok(only("life", None)));
+        assert_eq!("life::times".parse(), Ok(only("life", Some("times"))));
+        assert_eq!("daemon::a::b".parse(), Ok(only("daemon", Some("a::b"))));
+    }
 
     #[test]
     fn only_integration_tests_with_an_executable_count() {

@@ -11,7 +11,7 @@ use crate::compile::{effective_weights, frontend_key, name_ids, service_id};
 use crate::policy::arbitrary::policy;
 use crate::policy::model::{
     Action, Backend as ModelBackend, Balance, ClientKey, Connection, Fault, Frontend, OnEmpty,
-    PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
+    OverLimit, PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
 };
 use crate::publish::{CounterOwner, Publisher};
 use crate::tables::memory::MemoryMaps;
@@ -97,12 +97,13 @@ fn check_exactness(publisher: &Publisher<MemoryMaps>, service: &Service, n: u64)
         let route = position(&counters.routes, decision.tally.route).expect("its route");
         if let Action::Split(split @ Split { pick: Pick::Exact, .. }) =
             &service.routes[route].action
+            && !spills(service)
         {
             routes[route].pick(subset, &effective_weights(service, split));
         }
         let model = &service.subsets[subset];
-        // What is refused at a limit had its turn.
-        if model.connection.max_connections.is_some() {
+        // What is refused at a limit had its turn, and what spills takes one of others.
+        if has_limit(model) || spills(service) {
             continue;
         }
         if let (Some(backend), Balance::RoundRobin) = (&decision.backend, model.balance) {
@@ -110,6 +111,16 @@ fn check_exactness(publisher: &Publisher<MemoryMaps>, service: &Service, n: u64)
             subsets[subset].pick(backend_position(model, backend), &weights);
         }
     }
+}
+
+fn has_limit(subset: &Subset) -> bool {
+    subset.connection.max_connections.or(subset.connection.max_pending).is_some()
+}
+
+/// Whether connections may go to another subset than the one whose turn it is.
+fn spills(service: &Service) -> bool {
+    let mut subsets = service.subsets.iter();
+    subsets.any(|subset| subset.connection.over_limit == OverLimit::Spill)
 }
 
 /// What may become of a client's connection, by the words of the model.
@@ -157,7 +168,7 @@ fn check_split(service: &Service, counters: &Counters, split: &Split, seen: &Dec
         assert!(subset.backends[backend_position(subset, backend)].weight > 0);
         assert_eq!(seen.tally.reason, 0);
     } else if seen.tally.reason == Reason::OverLimit as u32 {
-        assert!(subset.connection.max_connections.is_some(), "it has no limit");
+        assert!(has_limit(subset), "it has no limit");
     } else {
         assert!(!usable(subset));
         assert_eq!((seen.errno, seen.tally.reason), (ECONNREFUSED, Reason::EmptySubset as u32));

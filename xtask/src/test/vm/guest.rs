@@ -40,9 +40,10 @@ pub(super) fn script(suite: &Suite, modules: &[String]) -> String {
     }
     let _ = writeln!(script, "export SPLITTER_TEST_SCALE={SCALE}");
     let _ = writeln!(script, "cd '{}'", suite::directory().display());
+    let arguments: Vec<String> = suite.arguments().map(|it| format!("'{it}'")).collect();
+    let arguments = arguments.join(" ");
     for test in &suite.tests {
         let (name, executable) = (&test.name, test.executable.display());
-        let arguments = suite::ARGUMENTS.join(" ");
         let _ = writeln!(script, "echo '{MARK}run {name}'");
         let _ = writeln!(script, "'{executable}' {arguments}");
         let _ = writeln!(script, "echo \"{MARK}exit {name} $?\"");
