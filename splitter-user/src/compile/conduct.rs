@@ -2,7 +2,7 @@
 
 use splitter_common::abi::{Conduct, Fault as FaultRecord, MAX_SPLIT, Turn, conduct_flag, turn};
 
-use super::{client_number, effective_weights, fnv64, n_weighted};
+use super::{client_number, effective_weights, fnv64, is_usable, n_weighted};
 use crate::policy::model::{
     Action, Balance, Connection, Ejection, Errno, Fault, Frontend, Keepalive, OnEmpty, OverLimit,
     Protocol, Route, Service, Split, Subset,
@@ -103,7 +103,9 @@ fn turns(service: &Service, route: &Route) -> Option<[Turn; MAX_SPLIT as usize]>
         return None;
     }
     let weights = effective_weights(service, split);
-    let weighted = || (0..weights.len()).filter(|i| weights[*i] > 0);
+    // Nothing turns to a subset that has nobody to serve.
+    let serves = |i: &usize| weights[*i] > 0 && is_usable(&service.subsets[*i]);
+    let weighted = || (0..weights.len()).filter(serves);
     if weighted().count() < 2 {
         return None;
     }
