@@ -252,8 +252,11 @@ fn conduct() -> impl Strategy<Value = Conduct> {
 
 fn fault() -> impl Strategy<Value = Fault> {
     let share = || prop_oneof![Just(0), 1_u32..=1_000_000];
-    (any::<u64>(), 0_u32..6, share(), share()).prop_map(|(seed, state, abort_ppm, delay_ppm)| {
-        Fault { seed, state, abort_ppm, delay_ppm, delay_ms: 9, errno: 111, pad: [0; 3] }
+    let shares = (share(), share(), share(), share(), share());
+    (any::<u64>(), 0_u32..6, shares).prop_map(|(seed, state, shares)| {
+        let (abort_ppm, delay_ppm, bandwidth_ppm, blackhole_ppm, stall_ppm) = shares;
+        let shares = Fault { abort_ppm, delay_ppm, bandwidth_ppm, ..Fault::default() };
+        Fault { seed, state, blackhole_ppm, stall_ppm, errno: 111, ..shares }
     })
 }
 

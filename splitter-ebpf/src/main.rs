@@ -2,7 +2,7 @@
 //!
 //! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
 //! [`tables`] lets the decision read the [`maps`], [`effects`] counts and remembers, [`start`] and
-//! [`follow`] keep up with followed connections.
+//! [`follow`] keep up with followed connections, [`packet`] drops packets of theirs.
 //! No choice is made here; all of them are made by `splitter_common::decide`.
 #![no_std]
 #![no_main]
@@ -14,6 +14,7 @@ mod atomic;
 mod effects;
 mod follow;
 mod maps;
+mod packet;
 mod sock_addr;
 mod start;
 mod state;
@@ -67,8 +68,8 @@ pub(crate) fn release_sockets(ctx: SockContext) -> i32 {
 
 /// Packets that leave.
 #[cgroup_skb(egress)]
-pub(crate) fn delay_packets(ctx: SkBuffContext) -> i32 {
-    i32::from(!follow::drops(ctx.skb.skb))
+pub(crate) fn drop_packets(ctx: SkBuffContext) -> i32 {
+    i32::from(!packet::drops(ctx.skb.skb))
 }
 
 /// Unreachable: nothing in the programs can panic, and a test looks for panic symbols.

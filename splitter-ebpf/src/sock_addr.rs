@@ -6,8 +6,8 @@
 use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 use aya_log_ebpf::debug;
 use splitter_common::{
-    abi::{Backend, FrontendKey, socket_flag},
-    decide::{Tally, decide_by_plan, find_plan},
+    abi::{Backend, FrontendKey, Reason, socket_flag},
+    decide::{EADDRNOTAVAIL, Tally, decide_by_plan, find_plan},
 };
 
 use crate::{effects, maps, start, tables::Maps};
@@ -120,8 +120,11 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         Some(backend) if decision.answer_frontend || decision.followed.conduct != 0 => {
             // A copy: a pointer into the decision would have all of it live in memory, cleared
             // and filled on every path.
-            let followed = decision.followed;
-            start::remember(ctx.sock_addr, &key, backend, &followed, decision.answer_frontend);
+            let (followed, answers) = (decision.followed, decision.answer_frontend);
+            if !start::remember(ctx.sock_addr, &key, backend, &followed, answers) {
+                effects::refuse(Reason::NoSource, EADDRNOTAVAIL);
+                return FAIL;
+            }
         }
         _ if keeps_state => effects::forget(ctx),
         _ => {}

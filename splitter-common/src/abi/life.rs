@@ -40,18 +40,34 @@ pub struct Conduct {
     pub keep_probes: u8,
     /// [`conduct_flag`] bits.
     pub flags: u8,
+    /// `SO_MAX_PACING_RATE`, in bytes per second.
+    pub pacing_rate: u32,
+    /// `SO_MARK`.
+    pub mark: u32,
+    /// Address that connections are made from, of the family of the backends.
+    pub source: Addr,
+    /// `TCP_CONGESTION`, padded with zeros.
+    pub congestion: [u8; CONGESTION_LEN],
 }
-layout!(Conduct, size 40, {
+layout!(Conduct, size 80, {
     state @ 0: 4, states @ 4: 4, max_connections @ 8: 4, connect_timeout_ms @ 12: 4,
     failures @ 16: 4, ejection_ms @ 20: 4, interval_ms @ 24: 4, max_ejected @ 28: 2,
     min_healthy @ 30: 2, keep_idle_s @ 32: 2, keep_interval_s @ 34: 2, errno @ 36: 2,
-    keep_probes @ 38: 1, flags @ 39: 1,
+    keep_probes @ 38: 1, flags @ 39: 1, pacing_rate @ 40: 4, mark @ 44: 4, source @ 48: 16,
+    congestion @ 64: 16,
 });
+
+/// Bytes of the name of a congestion control with its terminating zero (`TCP_CA_NAME_MAX`).
+pub const CONGESTION_LEN: usize = 16;
 
 /// Bits of [`Conduct::flags`].
 pub mod conduct_flag {
     /// `SO_KEEPALIVE`.
     pub const KEEPALIVE: u8 = 1;
+    /// `TCP_CONGESTION`, `SO_MAX_PACING_RATE` or `SO_MARK`: what is not zero.
+    pub const OPTIONS: u8 = 2;
+    /// The source address.
+    pub const SOURCE: u8 = 4;
 }
 
 /// What goes on at a subset, a backend or a route, on five cache lines. Value of
@@ -92,6 +108,12 @@ pub mod cell {
     pub const OUTCOMES: usize = 8;
     /// Ticket of a route's delays.
     pub const DELAY_TICKET: usize = 5;
+    /// Ticket of a route's stalls.
+    pub const STALL_TICKET: usize = 4;
+    /// Ticket of a route's connections that are never answered.
+    pub const BLACKHOLE_TICKET: usize = 3;
+    /// Ticket of a route's connections of limited bandwidth.
+    pub const BANDWIDTH_TICKET: usize = 2;
 }
 
 /// Bits of the low half of [`cell::STANDING`].
@@ -151,14 +173,25 @@ pub struct Fault {
     pub delay_ppm: u32,
     /// By how much, in milliseconds.
     pub delay_ms: u32,
+    /// Share whose client sends no faster than the bandwidth.
+    pub bandwidth_ppm: u32,
+    /// That bandwidth, in bytes per second.
+    pub bandwidth: u32,
+    /// Share of which no packet ever leaves.
+    pub blackhole_ppm: u32,
+    /// Share of which no packet leaves any more after some bytes.
+    pub stall_ppm: u32,
+    /// How many bytes of the client, less than 2^31.
+    pub stall_after: u32,
     /// `errno` of aborts, positive.
     pub errno: u16,
     /// Always zero.
-    pub pad: [u16; 3],
+    pub pad: u16,
 }
-layout!(Fault, size 32, {
+layout!(Fault, size 48, {
     seed @ 0: 8, state @ 8: 4, abort_ppm @ 12: 4, delay_ppm @ 16: 4, delay_ms @ 20: 4,
-    errno @ 24: 2, pad @ 26: 6,
+    bandwidth_ppm @ 24: 4, bandwidth @ 28: 4, blackhole_ppm @ 32: 4, stall_ppm @ 36: 4,
+    stall_after @ 40: 4, errno @ 44: 2, pad @ 46: 2,
 });
 
 /// One [`State`] that a socket counts at. The epoch tells whether it is still the same owner's.
@@ -188,8 +221,10 @@ pub struct SocketState {
     pub phase: u8,
     /// [`socket_flag`] bits.
     pub flags: u8,
+    /// [`drop`] bits.
+    pub drops: u8,
     /// Always zero.
-    pub pad: u16,
+    pub pad: u8,
     /// When `connect()` was called, in nanoseconds of `CLOCK_MONOTONIC`.
     pub started_ns: u64,
     /// Where the route counts.
@@ -204,14 +239,15 @@ pub struct SocketState {
     pub syn_timeout: u32,
     /// `TCP_USER_TIMEOUT` that the program set itself, in milliseconds, to be put back.
     pub user_timeout_ms: u32,
-    /// Always zero.
-    pub pad2: u32,
+    /// With [`drop::STALL`], the sequence number that is not sent any more; until the connection is
+    /// established, the number of bytes that are sent before.
+    pub stall_at: u32,
 }
 layout!(SocketState, size 88, {
     frontend @ 0: 16, backend @ 16: 16, frontend_port_be @ 32: 2, backend_port_be @ 34: 2,
-    phase @ 36: 1, flags @ 37: 1, pad @ 38: 2, started_ns @ 40: 8, route @ 48: 8, subset @ 56: 8,
-    at_backend @ 64: 8, conduct @ 72: 4, syn_timeout @ 76: 4, user_timeout_ms @ 80: 4,
-    pad2 @ 84: 4,
+    phase @ 36: 1, flags @ 37: 1, drops @ 38: 1, pad @ 39: 1, started_ns @ 40: 8, route @ 48: 8,
+    subset @ 56: 8, at_backend @ 64: 8, conduct @ 72: 4, syn_timeout @ 76: 4, user_timeout_ms @ 80: 4,
+    stall_at @ 84: 4,
 });
 
 /// How far a followed connection is.
@@ -238,6 +274,16 @@ pub mod socket_flag {
     pub const HOLDS_PENDING: u8 = 4;
     /// `TCP_USER_TIMEOUT` was set, and is put back once the connection is established.
     pub const TIMED: u8 = 8;
-    /// The first SYN is to be dropped.
-    pub const DROP_SYN: u8 = 16;
+}
+
+/// Bits of [`SocketState::drops`]: packets that are not to leave.
+pub mod drop {
+    /// The first SYN.
+    pub const FIRST_SYN: u8 = 1;
+    /// All of them.
+    pub const ALL: u8 = 2;
+    /// All of them once the client has sent some bytes.
+    pub const STALL: u8 = 4;
+    /// With [`STALL`]: a packet has left since the handshake, which is the one that ends it.
+    pub const ANSWERED: u8 = 8;
 }

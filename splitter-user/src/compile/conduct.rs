@@ -1,8 +1,8 @@
 //! What followed subsets ask of their connections, and the failures that routes make.
 
-use splitter_common::abi::{Conduct, Fault as FaultRecord, conduct_flag};
+use splitter_common::abi::{CONGESTION_LEN, Conduct, Fault as FaultRecord, conduct_flag};
 
-use super::fnv64;
+use super::{addr, fnv64};
 use crate::policy::model::{
     Balance, Connection, Ejection, Fault, Frontend, Keepalive, Protocol, Service, Subset,
 };
@@ -32,7 +32,6 @@ pub(super) fn record(subset: &Subset) -> Conduct {
     let asked = &subset.connection;
     let keep = asked.keepalive.unwrap_or_default();
     let Keepalive { probes, time_s, interval_s } = keep;
-    let flags = if asked.keepalive.is_some() { conduct_flag::KEEPALIVE } else { 0 };
     let conduct = Conduct {
         max_connections: asked.max_connections.unwrap_or(0),
         connect_timeout_ms: asked.connect_timeout_ms.unwrap_or(0),
@@ -40,13 +39,28 @@ pub(super) fn record(subset: &Subset) -> Conduct {
         keep_interval_s: interval_s.unwrap_or(0),
         keep_probes: probes.unwrap_or(0),
         errno: BEYOND_LIMIT,
-        flags,
+        flags: flags(asked),
+        pacing_rate: asked.pacing_rate.unwrap_or(0),
+        mark: asked.mark.unwrap_or(0),
+        source: asked.source.map(addr).unwrap_or_default(),
+        congestion: asked.congestion_control.map_or([0; CONGESTION_LEN], |name| name.padded()),
         ..Conduct::default()
     };
     match &subset.eject {
         Some(ejection) => eject(conduct, ejection, subset.backends.len()),
         None => conduct,
     }
+}
+
+fn flags(asked: &Connection) -> u8 {
+    let has_options =
+        asked.pacing_rate.is_some() || asked.mark.is_some() || asked.congestion_control.is_some();
+    let flags = [
+        (conduct_flag::KEEPALIVE, asked.keepalive.is_some()),
+        (conduct_flag::OPTIONS, has_options),
+        (conduct_flag::SOURCE, asked.source.is_some()),
+    ];
+    flags.into_iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag).sum()
 }
 
 fn eject(conduct: Conduct, asked: &Ejection, n_backends: usize) -> Conduct {
@@ -66,20 +80,26 @@ fn eject(conduct: Conduct, asked: &Ejection, n_backends: usize) -> Conduct {
     }
 }
 
-/// The record of a route that makes failures, its state left 0. The seed follows from the names, so
-/// that the same policy fails the same connections.
+/// The record of a route that makes failures, its state left 0. Where no seed is given, it follows
+/// from the names, so that the same policy fails the same connections.
 pub(super) fn fault(service: &str, route: &str, fault: &Fault) -> Option<Box<FaultRecord>> {
     if *fault == Fault::default() {
         return None;
     }
-    let (abort, delay) = (fault.abort.as_ref(), fault.delay.as_ref());
+    let Fault { abort, delay, bandwidth, blackhole, stall, seed } = fault;
+    let of_names = || fnv64(service.as_bytes()) ^ fnv64(route.as_bytes()).rotate_left(32);
     Some(Box::new(FaultRecord {
-        seed: fnv64(service.as_bytes()) ^ fnv64(route.as_bytes()).rotate_left(32),
+        seed: seed.unwrap_or_else(of_names),
         state: 0,
         abort_ppm: abort.map_or(0, |abort| abort.ppm),
         errno: abort.map_or(0, |abort| abort.errno.number),
         delay_ppm: delay.map_or(0, |delay| delay.ppm),
         delay_ms: delay.map_or(0, |delay| delay.ms),
-        pad: [0; 3],
+        bandwidth_ppm: bandwidth.map_or(0, |bandwidth| bandwidth.ppm),
+        bandwidth: bandwidth.map_or(0, |bandwidth| bandwidth.rate),
+        blackhole_ppm: blackhole.map_or(0, |blackhole| blackhole.ppm),
+        stall_ppm: stall.map_or(0, |stall| stall.ppm),
+        stall_after: stall.map_or(0, |stall| stall.after),
+        pad: 0,
     }))
 }

@@ -205,12 +205,13 @@ fn make_subset(
             keepalive: tcp.keepalive,
             idle_timeout_ms: tcp.idle_timeout_ms,
             max_lifetime_ms: tcp.max_lifetime_ms,
+            ..Connection::default()
         },
         // A block that ejects none undoes what a wider policy asks for, and is gone then.
         eject: effective.ejection.filter(|eject| eject.max_percent > 0),
         health: None,
     };
-    (subset, SubsetPlaces { name: target.at, backends: places })
+    (subset, SubsetPlaces { name: target.at, backends: places, source: None })
 }
 
 fn balance(asked: Option<LoadBalancer>) -> Balance {

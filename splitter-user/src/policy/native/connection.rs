@@ -1,5 +1,6 @@
 //! Keys of a subset that are about its connections and about backends that fail.
 
+use super::options;
 use super::values::number_in;
 use crate::policy::code;
 use crate::policy::diagnostic::Diagnostic;
@@ -16,14 +17,16 @@ const MAX_KEEPALIVE_S: u32 = 32_767;
 pub(super) fn read(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Connection {
     let max_connections = fields.value("maxConnections");
     let keepalive = fields.value("keepalive");
-    Connection {
+    let connection = Connection {
         max_connections: max_connections
             .and_then(|node| number_in(reader, node, "maxConnections", 1..=u32::MAX)),
         connect_timeout_ms: read_time(reader, fields, "connectTimeout"),
         keepalive: keepalive.and_then(|node| read_keepalive(reader, node)),
         idle_timeout_ms: read_time(reader, fields, "idleTimeout"),
         max_lifetime_ms: read_time(reader, fields, "maxLifetime"),
-    }
+        ..Connection::default()
+    };
+    options::read(reader, fields, connection)
 }
 
 fn read_time(reader: &mut Reader<'_>, fields: &Fields<'_>, key: &str) -> Option<u32> {
