@@ -13,7 +13,7 @@ use aya_ebpf::{
     },
 };
 use splitter_common::{
-    abi::{SocketState, cell, drop, outcome, phase, socket_flag},
+    abi::{SocketState, cell, drop_flag, outcome, phase, socket_flag},
     life::{self, Cells as _},
 };
 
@@ -139,7 +139,7 @@ fn establish(ops: *mut bpf_sock_ops, state: &mut SocketState) {
         return;
     }
     state.phase = phase::ESTABLISHED;
-    if state.drops & drop::STALL != 0 {
+    if state.drops & drop_flag::STALL != 0 {
         // SAFETY: the context of the running program.
         let next = unsafe { (*ops).snd_nxt };
         state.stall_at = state.stall_at.wrapping_add(next);
@@ -183,7 +183,7 @@ fn end(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
         if let Some(backend) = &backend {
             life::give_back(backend, cell::PENDING);
             // Of what was made to fail, the backend knows nothing.
-            if what != outcome::ABANDONED && state.drops & drop::ALL == 0 {
+            if what != outcome::ABANDONED && state.drops & drop_flag::ALL == 0 {
                 blame(state, backend);
             }
         }

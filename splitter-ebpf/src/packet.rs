@@ -7,7 +7,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{bpf_sk_fullsock, bpf_skb_load_bytes, bpf_tcp_sock},
 };
-use splitter_common::abi::{SocketState, TCP, drop, phase};
+use splitter_common::abi::{SocketState, TCP, drop_flag, phase};
 
 use crate::follow;
 
@@ -44,9 +44,9 @@ pub(crate) fn drops(skb: *mut __sk_buff) -> bool {
 /// given is over.
 #[inline(always)]
 fn drops_syn(state: &mut SocketState) -> bool {
-    let is_first = state.drops & drop::FIRST_SYN != 0;
-    state.drops &= !drop::FIRST_SYN;
-    is_first || state.drops & drop::ALL != 0
+    let is_first = state.drops & drop_flag::FIRST_SYN != 0;
+    state.drops &= !drop_flag::FIRST_SYN;
+    is_first || state.drops & drop_flag::ALL != 0
 }
 
 /// A packet of a connection that stands. Its end may leave, by a reset or because the client closed
@@ -55,14 +55,14 @@ fn drops_syn(state: &mut SocketState) -> bool {
 fn stalls(skb: *mut __sk_buff, sk: *mut bpf_sock, state: &mut SocketState) -> bool {
     // SAFETY: a live socket.
     let is_open = unsafe { matches!((*sk).state, ESTABLISHED | CLOSE_WAIT) };
-    if state.drops & drop::STALL == 0 || !is_open {
+    if state.drops & drop_flag::STALL == 0 || !is_open {
         return false;
     }
-    let is_answer = state.drops & drop::ANSWERED == 0;
+    let is_answer = state.drops & drop_flag::ANSWERED == 0;
     let leaves = !is_due(sk, state.stall_at)
         || Segment::of(skb).is_some_and(|segment| segment.ends() || is_answer && segment.is_bare());
     if leaves {
-        state.drops |= drop::ANSWERED;
+        state.drops |= drop_flag::ANSWERED;
     }
     !leaves
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use splitter_common::{
     abi::{
         Backend, CONGESTION_LEN, Conduct, Fault, FrontendKey, SocketState, StateRef, cell,
-        conduct_flag, drop, phase, socket_flag,
+        conduct_flag, drop_flag, phase, socket_flag,
     },
     addr::Addr,
     decide::Followed,
@@ -123,14 +123,14 @@ fn strike(ctx: *mut bpf_sock_addr, state: &mut SocketState, fault: &Fault) {
     let Some(route) = MapState::get(fault.state) else { return };
     let is_hit = |ppm, ticket| life::is_hit(&route, fault.seed, ppm, ticket);
     if is_hit(fault.delay_ppm, cell::DELAY_TICKET) {
-        state.drops |= drop::FIRST_SYN;
+        state.drops |= drop_flag::FIRST_SYN;
         state.syn_timeout = ticks(fault.delay_ms);
     }
     if is_hit(fault.blackhole_ppm, cell::BLACKHOLE_TICKET) {
-        state.drops |= drop::ALL;
+        state.drops |= drop_flag::ALL;
     }
     if is_hit(fault.stall_ppm, cell::STALL_TICKET) {
-        state.drops |= drop::STALL;
+        state.drops |= drop_flag::STALL;
         state.stall_at = fault.stall_after;
     }
     // What is slower already stays so.

@@ -186,16 +186,16 @@ fn ejection() -> impl Strategy<Value = Ejection> {
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
+    use proptest::option::weighted;
     let ppm = || prop_oneof![1..=1_000_000_u32, (1..=100_u32).prop_map(|percent| percent * 10_000)];
     let abort = (ppm(), select(&Errno::ALL[..])).prop_map(|(ppm, errno)| Abort { ppm, errno });
     let delay = (ppm(), time_ms()).prop_map(|(ppm, ms)| Delay { ppm, ms });
     let bandwidth = (ppm(), rate()).prop_map(|(ppm, rate)| Bandwidth { ppm, rate });
     let blackhole = ppm().prop_map(|ppm| Blackhole { ppm });
     let stall = (ppm(), 0..=MAX_STALL).prop_map(|(ppm, after)| Stall { ppm, after });
-    let some = proptest::option::weighted;
-    let of_packets = (some(0.3, bandwidth), some(0.3, blackhole), some(0.3, stall));
+    let of_packets = (weighted(0.3, bandwidth), weighted(0.3, blackhole), weighted(0.3, stall));
     let seed = proptest::option::of(any::<u64>());
-    (some(0.3, abort), some(0.3, delay), of_packets, seed).prop_map(
+    (weighted(0.3, abort), weighted(0.3, delay), of_packets, seed).prop_map(
         |(abort, delay, (bandwidth, blackhole, stall), seed)| {
             let fault = Fault { abort, delay, bandwidth, blackhole, stall, seed: None };
             Fault { seed: seed.filter(|_| fault != Fault::default()), ..fault }

@@ -122,7 +122,7 @@ fn a_limit_only_ever_lowers() -> Result<()> {
 
 #[test]
 fn a_chosen_seed_chooses_the_connections() -> Result<()> {
-    let seen = |seed: u64| {
+    let observed = |seed: u64| {
         in_own_network(|| {
             let fault = format!("bandwidth: {{percent: 50, rate: 1kB/s}}, seed: {seed}");
             let scene = Scene::new(V4, "", &fault)?;
@@ -134,7 +134,7 @@ fn a_chosen_seed_chooses_the_connections() -> Result<()> {
         (0..64).map(|ticket| is_of_share(500_000, seed, ticket)).collect()
     };
     for seed in [7, u64::MAX] {
-        assert_eq!(seen(seed)?, told(seed));
+        assert_eq!(observed(seed)?, told(seed));
     }
     assert_ne!(told(7), told(u64::MAX));
     Ok(())
@@ -328,7 +328,7 @@ fn a_dead_peer_is_reset_by_keepalive_although_nothing_leaves() -> Result<()> {
         let (mut client, mut server) = scene.pair()?;
         // Its probes are dropped, so nobody answers.
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
-        server.set_read_timeout(Some(Duration::from_secs(60)))?;
+        server.set_read_timeout(Some(Duration::from_mins(1)))?;
         let told = server.read(&mut [0]).unwrap_err().kind();
         assert_eq!(told, io::ErrorKind::ConnectionReset, "the backend is told");
         assert_eq!(scene.outcomes()?, BTreeMap::from([("established", 1), ("lost", 1)]));

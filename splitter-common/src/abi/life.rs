@@ -221,7 +221,7 @@ pub struct SocketState {
     pub phase: u8,
     /// [`socket_flag`] bits.
     pub flags: u8,
-    /// [`drop`] bits.
+    /// [`drop_flag`] bits.
     pub drops: u8,
     /// Always zero.
     pub pad: u8,
@@ -239,7 +239,7 @@ pub struct SocketState {
     pub syn_timeout: u32,
     /// `TCP_USER_TIMEOUT` that the program set itself, in milliseconds, to be put back.
     pub user_timeout_ms: u32,
-    /// With [`drop::STALL`], the sequence number that is not sent any more; until the connection is
+    /// With [`drop_flag::STALL`], the sequence number that is not sent any more; until the connection is
     /// established, the number of bytes that are sent before.
     pub stall_at: u32,
 }
@@ -277,7 +277,7 @@ pub mod socket_flag {
 }
 
 /// Bits of [`SocketState::drops`]: packets that are not to leave.
-pub mod drop {
+pub mod drop_flag {
     /// The first SYN.
     pub const FIRST_SYN: u8 = 1;
     /// All of them.

@@ -4,7 +4,8 @@ use splitter_common::abi::{CONGESTION_LEN, Conduct, Fault as FaultRecord, conduc
 
 use super::{addr, fnv64};
 use crate::policy::model::{
-    Balance, Connection, Ejection, Fault, Frontend, Keepalive, Protocol, Service, Subset,
+    Balance, CongestionControl, Connection, Ejection, Fault, Frontend, Keepalive, Protocol,
+    Service, Subset,
 };
 
 /// `ECONNREFUSED`: what a connection beyond a limit fails with.
@@ -43,7 +44,7 @@ pub(super) fn record(subset: &Subset) -> Conduct {
         pacing_rate: asked.pacing_rate.unwrap_or(0),
         mark: asked.mark.unwrap_or(0),
         source: asked.source.map(addr).unwrap_or_default(),
-        congestion: asked.congestion_control.map_or([0; CONGESTION_LEN], |name| name.padded()),
+        congestion: asked.congestion_control.map_or([0; CONGESTION_LEN], CongestionControl::padded),
         ..Conduct::default()
     };
     match &subset.eject {

@@ -327,6 +327,7 @@ pub struct Fault {
 
 impl Fault {
     /// What of it a route that does not split can make.
+    #[must_use]
     pub fn without_packets(self) -> Self {
         let Self { abort, delay, seed, .. } = self;
         let seed = seed.filter(|_| abort.is_some() || delay.is_some());

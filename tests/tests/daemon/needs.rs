@@ -38,11 +38,11 @@ fn the_egress_hook_is_there_while_a_fault_needs_it() -> Result<()> {
         (other, false),
     ] {
         site.replace("policy.yaml", policy("", &format!(", fault: {{{fault}}}")))?;
-        let (state, names) = if needed { ("attached", "web") } else { ("detached", "") };
+        let (state, who) = if needed { ("attached", "web") } else { ("detached", "") };
         eventually("it is as needed", || {
             let hook = egress(&site.status()?)?;
-            let named = hook["needed_by"][0].as_str().unwrap_or_default() == names;
-            Ok(hook["state"] == state && named)
+            let is_told = hook["needed_by"][0].as_str().unwrap_or_default() == who;
+            Ok(hook["state"] == state && is_told)
         })
         .with_context(|| fault.to_owned())?;
         let text = site.splitter(&["status"])?.success()?;

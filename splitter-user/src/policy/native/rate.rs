@@ -67,7 +67,7 @@ fn parse(text: &str) -> Result<u32, Wrong> {
         return Err((message, "leave it out where there is to be no limit".to_owned()));
     }
     if total < parts || !total.is_multiple_of(parts) {
-        let message = format!("is no whole number of bytes per second, and more than none: {text}");
+        let message = format!("is not a whole number of bytes per second, at least 1: {text}");
         return Err((message, "write whole bytes, such as `100B/s`".to_owned()));
     }
     Ok(u32::try_from(total / parts).unwrap_or(MAX_RATE))
