@@ -427,11 +427,14 @@ pub enum Reason {
     OverLimit = 7,
     /// No backend of the chosen subset may be chosen: all are down or ejected.
     NoneUsable = 8,
+    /// The socket cannot be bound to the subset's source address; the connection fails with
+    /// `EADDRNOTAVAIL`. Told by the hook: a decision knows no socket.
+    NoSource = 9,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoRoute,
         Self::Passed,
         Self::Rejected,
@@ -440,6 +443,7 @@ impl Reason {
         Self::Aborted,
         Self::OverLimit,
         Self::NoneUsable,
+        Self::NoSource,
     ];
 
     /// The word for it in metrics, JSON and `docs/operations.md`.
@@ -454,6 +458,7 @@ impl Reason {
             Self::Aborted => "aborted",
             Self::OverLimit => "over-limit",
             Self::NoneUsable => "none-usable",
+            Self::NoSource => "no-source",
         }
     }
 }

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// An IPv4 or IPv6 address: 16 bytes in network order, IPv4 as v4-mapped.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct Addr(pub [u8; 16]);
 
 impl Addr {

@@ -29,6 +29,8 @@ use followed::{How, Ordinals};
 pub const ECONNREFUSED: u16 = 111;
 /// `EHOSTUNREACH`: the policy in the kernel is broken.
 pub const EHOSTUNREACH: u16 = 113;
+/// `EADDRNOTAVAIL`: the source address is none of the client's network namespace.
+pub const EADDRNOTAVAIL: u16 = 99;
 
 /// Read access to one node's policy and to the client at hand.
 ///
@@ -98,7 +100,7 @@ pub trait World {
     /// kernel's programs have them as functions of their own, which the verifier walks once instead
     /// of at every call.
     #[inline(always)]
-    fn strike(&self, fault: u32) -> u64
+    fn strike(&self, fault: u32) -> u16
     where
         Self: Sized,
     {
@@ -192,8 +194,8 @@ pub struct Followed {
     pub ordinal: u32,
     /// Where the route counts, in [`crate::abi::map::STATES`]; 0 for nowhere.
     pub route: u32,
-    /// By how many milliseconds its handshake is delayed on purpose, if it is followed.
-    pub delay_ms: u32,
+    /// What may be done to its packets on purpose, in [`crate::abi::map::FAULTS`]; 0 for nothing.
+    pub fault: u32,
 }
 
 /// What is to be done with a connection.
@@ -213,7 +215,7 @@ impl<B> Decision<B> {
     #[inline(always)]
     fn new(verdict: Verdict) -> Self {
         let tally = Tally::default();
-        let followed = Followed { conduct: 0, ordinal: 0, route: 0, delay_ms: 0 };
+        let followed = Followed { conduct: 0, ordinal: 0, route: 0, fault: 0 };
         Self { verdict, errno: 0, answer_frontend: false, backend: None, followed, tally }
     }
 
@@ -355,11 +357,11 @@ fn takes<W: World>(world: &W, client: &Client, wanted: &Match) -> bool {
 #[inline(always)]
 fn follow<W: World>(world: &W, plan: &Plan, route: &Route, protocol: u8) -> Decision<W::Backend> {
     let struck = if route.fault == 0 { 0 } else { world.strike(route.fault) };
-    let mut decision = match struck as u16 {
+    let mut decision = match struck {
         0 => act(world, plan, route, protocol),
         errno => Decision::reject(Reason::Aborted, errno),
     };
-    decision.followed.delay_ms = (struck >> 32) as u32;
+    decision.followed.fault = route.fault;
     decision.tally.route = route.counter;
     decision
 }

@@ -161,6 +161,13 @@ pub const fn one_of_two(cell: u64, ordinal: u32) -> u32 {
     (if ordinal & 1 == 0 { cell } else { cell >> 32 }) as u32
 }
 
+/// Whether a route's next connection is of the share that one kind of fault hits. Each kind has a
+/// ticket of its own, and a seed of its own, so that they are independent.
+#[inline(always)]
+pub fn is_hit(route: &impl Cells, seed: u64, ppm: u32, ticket: usize) -> bool {
+    ppm != 0 && is_of_share(ppm, seed.wrapping_add(ticket as u64), route.take_ticket(ticket))
+}
+
 /// Whether the connection with this ticket is of a share in parts per million.
 ///
 /// Connections fall into strata, as many as the share has connections in a million, as even in

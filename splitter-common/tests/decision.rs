@@ -258,18 +258,12 @@ fn fault() -> impl Strategy<Value = Fault> {
     let turn = (0_u16..6, prop_oneof![0_u32..4, any::<u32>()], any::<u8>());
     let turn = turn.prop_map(|(ordinal, weight, leaves)| Turn::new(ordinal, weight, leaves));
     let turns = prop::array::uniform16(turn);
-    (any::<u64>(), 0_u32..6, share(), share(), turns).prop_map(
-        |(seed, state, abort_ppm, delay_ppm, turns)| Fault {
-            seed,
-            state,
-            abort_ppm,
-            delay_ppm,
-            delay_ms: 9,
-            errno: 111,
-            pad: [0; 3],
-            turns,
-        },
-    )
+    let shares = (share(), share(), share(), share(), share());
+    (any::<u64>(), 0_u32..6, shares, turns).prop_map(|(seed, state, shares, turns)| {
+        let (abort_ppm, delay_ppm, bandwidth_ppm, blackhole_ppm, stall_ppm) = shares;
+        let shares = Fault { abort_ppm, delay_ppm, bandwidth_ppm, turns, ..Fault::default() };
+        Fault { seed, state, blackhole_ppm, stall_ppm, errno: 111, ..shares }
+    })
 }
 
 fn backend() -> impl Strategy<Value = Backend> {

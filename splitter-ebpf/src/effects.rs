@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use splitter_common::{
-    abi::{Commit, commit_flag},
+    abi::{Commit, Reason, commit_flag},
     decide::Tally,
 };
 
@@ -47,6 +47,14 @@ pub(crate) fn count(tally: &Tally) {
 pub(crate) fn set_errno(errno: u32) {
     // SAFETY: takes a number. A plain refusal would be EPERM, which freezes some clients.
     unsafe { bpf_set_retval(errno.cast_signed().wrapping_neg()) };
+}
+
+/// Counts one connection that goes nowhere after all.
+#[inline(always)]
+pub(crate) fn count_reason(reason: Reason) {
+    // SAFETY: takes nothing. The hook stays on its CPU.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    raise(cpu.wrapping_mul(COUNTERS_PER_CPU.load()), reason as u32);
 }
 
 /// Whether any service keeps state on sockets, so that there may be some to look for.

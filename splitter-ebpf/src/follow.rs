@@ -6,14 +6,14 @@
 
 use aya_ebpf::{
     Global,
-    bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops},
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops},
     helpers::generated::{
-        bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_fullsock, bpf_sk_storage_get,
-        bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_ops_cb_flags_set,
+        bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_storage_get, bpf_skc_to_mptcp_sock,
+        bpf_skc_to_tcp_sock, bpf_sock_ops_cb_flags_set,
     },
 };
 use splitter_common::{
-    abi::{PreviousKey, SocketState, cell, outcome, phase, socket_flag},
+    abi::{PreviousKey, SocketState, cell, drop_flag, outcome, phase, socket_flag},
     life::{self, Cells as _},
 };
 
@@ -181,6 +181,11 @@ fn establish(ops: *mut bpf_sock_ops, state: &mut SocketState) {
         return;
     }
     state.phase = phase::ESTABLISHED;
+    if state.drops & drop_flag::STALL != 0 {
+        // SAFETY: the context of the running program.
+        let next = unsafe { (*ops).snd_nxt };
+        state.stall_at = state.stall_at.wrapping_add(next);
+    }
     let bucket = life::latency_bucket(now_ns().wrapping_sub(state.started_ns));
     if let Some(backend) = MapState::resolve(state.at_backend) {
         life::succeed(&backend);
@@ -221,7 +226,8 @@ fn end(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
     if was == phase::CONNECTING {
         if let Some(backend) = &backend {
             life::give_back(backend, cell::PENDING);
-            if what != outcome::ABANDONED {
+            // Of what was made to fail, the backend knows nothing.
+            if what != outcome::ABANDONED && state.drops & drop_flag::ALL == 0 {
                 blame(state, backend);
                 avoid(state);
             }
@@ -230,29 +236,6 @@ fn end(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
         put_back_timeout(ops, state);
     }
     give_back_subset(state);
-}
-
-/// Whether a packet is dropped on purpose: the first SYN of a connection that is delayed. The kernel
-/// sends another when the timeout that the socket was given is over.
-#[inline(always)]
-pub(crate) fn drops(skb: *mut __sk_buff) -> bool {
-    // SAFETY: the context of the running program; a socket is used after it was found to be one.
-    unsafe {
-        let sk = (*skb).__bindgen_anon_2.sk;
-        if sk.is_null() {
-            return false;
-        }
-        let sk = bpf_sk_fullsock(sk);
-        if sk.is_null() {
-            return false;
-        }
-        let Some(state) = stored(sk) else { return false };
-        let drops = state.phase == phase::CONNECTING && state.flags & socket_flag::DROP_SYN != 0;
-        if drops {
-            state.flags &= !socket_flag::DROP_SYN;
-        }
-        drops
-    }
 }
 
 /// What a connection that was never established came to.

@@ -1,8 +1,9 @@
 //! The kernel half: cgroup hooks that ask the decision and apply its answer.
 //!
 //! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
-//! [`tables`] lets the decision read the [`maps`], [`parts`] has what is verified by itself, [`effects`] counts and remembers, [`start`] and
-//! [`follow`] keep up with followed connections, [`listener`] looks for other sockets.
+//! [`tables`] lets the decision read the [`maps`], [`parts`] has what is verified by itself,
+//! [`effects`] counts and remembers, [`listener`] looks for other sockets, [`start`] and [`follow`]
+//! keep up with followed connections, [`packet`] drops packets of theirs.
 //! No choice is made here; all of them are made by `splitter_common::decide`.
 #![no_std]
 #![no_main]
@@ -15,6 +16,7 @@ mod effects;
 mod follow;
 mod listener;
 mod maps;
+mod packet;
 mod parts;
 mod sock_addr;
 mod start;
@@ -69,8 +71,8 @@ pub(crate) fn release_sockets(ctx: SockContext) -> i32 {
 
 /// Packets that leave.
 #[cgroup_skb(egress)]
-pub(crate) fn delay_packets(ctx: SkBuffContext) -> i32 {
-    i32::from(!follow::drops(ctx.skb.skb))
+pub(crate) fn drop_packets(ctx: SkBuffContext) -> i32 {
+    i32::from(!packet::drops(ctx.skb.skb))
 }
 
 /// Unreachable: nothing in the programs can panic, and a test looks for panic symbols.

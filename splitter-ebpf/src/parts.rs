@@ -17,9 +17,9 @@ const fn maps(ctx: *mut bpf_sock_addr) -> Maps {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn strike(fault: u32) -> u64 {
+pub(crate) extern "C" fn strike(fault: u32) -> u32 {
     // A context that is handed over and never used would be one that callers leave undefined.
-    followed::strike(&maps(core::ptr::null_mut()), fault)
+    u32::from(followed::strike(&maps(core::ptr::null_mut()), fault))
 }
 
 #[unsafe(no_mangle)]

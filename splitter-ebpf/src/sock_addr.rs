@@ -6,8 +6,8 @@
 use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 use aya_log_ebpf::debug;
 use splitter_common::{
-    abi::{Backend, FrontendKey, socket_flag},
-    decide::{Tally, decide_by_plan, find_plan},
+    abi::{Backend, FrontendKey, Reason, socket_flag},
+    decide::{EADDRNOTAVAIL, Tally, decide_by_plan, find_plan},
 };
 
 use crate::{effects, maps, start, tables::Maps};
@@ -121,9 +121,11 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         Some(backend) if decision.answer_frontend || decision.followed.conduct != 0 => {
             // A copy: a pointer into the decision would have all of it live in memory, cleared
             // and filled on every path.
-            let followed = decision.followed;
-            let answer_frontend = decision.answer_frontend;
-            errno = start::remember(ctx.sock_addr, &key, backend, &followed, answer_frontend);
+            let (followed, answers) = (decision.followed, decision.answer_frontend);
+            errno = start::remember(ctx.sock_addr, &key, backend, &followed, answers);
+            if errno == u32::from(EADDRNOTAVAIL) {
+                effects::count_reason(Reason::NoSource);
+            }
         }
         _ if keeps_state => effects::forget(ctx),
         _ => {}

@@ -1,17 +1,18 @@
 //! The start of a connection that leaves something on its socket: what it dialled, where it
-//! counts, and the options that its subset asks for.
+//! counts, the options that its subset asks for, and what is done to its packets on purpose.
 
 use aya_ebpf::{
     Global,
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::{bpf_getsockopt, bpf_setsockopt},
+    helpers::generated::{bpf_bind, bpf_getsockopt, bpf_setsockopt},
 };
 use splitter_common::{
     abi::{
-        Backend, Conduct, FrontendKey, SocketState, StateRef, cell, conduct_flag, phase,
-        socket_flag,
+        Backend, CONGESTION_LEN, Conduct, Fault, FrontendKey, SocketState, StateRef, cell,
+        conduct_flag, drop_flag, phase, socket_flag,
     },
-    decide::Followed,
+    addr::Addr,
+    decide::{EADDRNOTAVAIL, Followed},
     life,
 };
 
@@ -27,14 +28,23 @@ const ENOMEM: u32 = 12;
 /// Numbers of `socket.h` and `tcp.h`: level, then option.
 mod option {
     pub(super) const KEEPALIVE: (i32, i32) = (1, 9);
+    pub(super) const MARK: (i32, i32) = (1, 36);
+    pub(super) const MAX_PACING_RATE: (i32, i32) = (1, 47);
     pub(super) const KEEP_IDLE: (i32, i32) = (6, 4);
     pub(super) const KEEP_INTERVAL: (i32, i32) = (6, 5);
     pub(super) const KEEP_PROBES: (i32, i32) = (6, 6);
+    pub(super) const CONGESTION: (i32, i32) = (6, 13);
     pub(super) const USER_TIMEOUT: (i32, i32) = (6, 18);
 }
 
+/// `AF_INET` and `AF_INET6`.
+const INET: u32 = 2;
+const INET6: u32 = 10;
+
 /// Remembers what the socket dialled and, where its connection is followed, where it counts. Answers
-/// 0, or the errno of a connection that has a place and no memory to tell when it is given back.
+/// 0, or the errno of a connection that cannot go on: [`EADDRNOTAVAIL`] where the source address that
+/// is asked for cannot be had, `ENOMEM` where it has a place and there is no memory to tell when it
+/// is given back.
 ///
 /// Not inlined: connections that leave nothing behind have less code.
 #[inline(never)]
@@ -45,11 +55,14 @@ pub(crate) fn remember(
     followed: &Followed,
     answer_frontend: bool,
 ) -> u32 {
+    // The record at 0 asks for nothing.
+    let conduct = maps::CONDUCTS.get(followed.conduct);
+    let has_source = conduct.is_none_or(|asked| has_source(ctx, asked));
     // SAFETY: the context of the running hook.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
-    let conduct = if followed.conduct == 0 { None } else { maps::CONDUCTS.get(followed.conduct) };
     let Some(state) = follow::stored_or_new(sk) else {
-        return conduct.map_or(0, give_up);
+        let errno = conduct.map_or(0, give_up);
+        return if has_source { errno } else { u32::from(EADDRNOTAVAIL) };
     };
     state.frontend = dialled.addr;
     state.backend = backend.addr;
@@ -57,14 +70,25 @@ pub(crate) fn remember(
     state.backend_port_be = backend.port_be;
     state.phase = phase::NONE;
     state.flags = if answer_frontend { socket_flag::ANSWER_FRONTEND } else { 0 };
-    let Some(conduct) = conduct else { return 0 };
+    state.drops = 0;
+    let Some(conduct) = conduct.filter(|_| followed.conduct != 0) else { return 0 };
     begin(ctx, state, conduct, followed);
+    if !has_source {
+        follow::let_go(state);
+        return u32::from(EADDRNOTAVAIL);
+    }
     if !hand_to_whole(sk, state) {
         return give_up(conduct);
     }
     // The rest is in place now.
     state.phase = phase::CALLED;
     0
+}
+
+/// Whether the socket has the source address that is asked for, or one of its own.
+#[inline(always)]
+fn has_source(ctx: *mut bpf_sock_addr, conduct: &Conduct) -> bool {
+    conduct.flags & conduct_flag::SOURCE == 0 || bind(ctx, &conduct.source)
 }
 
 /// Leaves what the socket holds to the MPTCP socket that it is a part of, if it is; whether that
@@ -130,12 +154,42 @@ fn begin(ctx: *mut bpf_sock_addr, state: &mut SocketState, conduct: &Conduct, fo
         // the timer that gives up runs out at the end.
         state.syn_timeout = ticks(conduct.connect_timeout_ms / 2);
     }
-    if followed.delay_ms != 0 {
-        state.flags |= socket_flag::DROP_SYN;
-        state.syn_timeout = ticks(followed.delay_ms);
-    }
     if conduct.flags & conduct_flag::KEEPALIVE != 0 {
         set_keepalive(ctx, conduct);
+    }
+    if conduct.flags & conduct_flag::OPTIONS != 0 {
+        set_options(ctx, conduct);
+    }
+    if followed.fault != 0
+        && let Some(fault) = maps::FAULTS.get(followed.fault)
+    {
+        strike(ctx, state, fault);
+    }
+}
+
+/// What is done on purpose to the packets of a connection. Drawn here, of those that go to a
+/// backend, and not in the decision: in registers, the verifier would tell all combinations apart
+/// up to the end of the program.
+#[inline(always)]
+fn strike(ctx: *mut bpf_sock_addr, state: &mut SocketState, fault: &Fault) {
+    let Some(route) = MapState::get(fault.state) else { return };
+    let is_hit = |ppm, ticket| life::is_hit(&route, fault.seed, ppm, ticket);
+    if is_hit(fault.delay_ppm, cell::DELAY_TICKET) {
+        state.drops |= drop_flag::FIRST_SYN;
+        state.syn_timeout = ticks(fault.delay_ms);
+    }
+    if is_hit(fault.blackhole_ppm, cell::BLACKHOLE_TICKET) {
+        state.drops |= drop_flag::ALL;
+    }
+    if is_hit(fault.stall_ppm, cell::STALL_TICKET) {
+        state.drops |= drop_flag::STALL;
+        state.stall_at = fault.stall_after;
+    }
+    // What is slower already stays so.
+    if is_hit(fault.bandwidth_ppm, cell::BANDWIDTH_TICKET)
+        && fault.bandwidth < number(ctx, option::MAX_PACING_RATE)
+    {
+        set(ctx, option::MAX_PACING_RATE, fault.bandwidth);
     }
 }
 
@@ -171,6 +225,50 @@ fn set_keepalive(ctx: *mut bpf_sock_addr, conduct: &Conduct) {
     set_some(option::KEEP_IDLE, u32::from(conduct.keep_idle_s));
     set_some(option::KEEP_INTERVAL, u32::from(conduct.keep_interval_s));
     set_some(option::KEEP_PROBES, u32::from(conduct.keep_probes));
+}
+
+/// Options of the whole connection.
+#[inline(always)]
+fn set_options(ctx: *mut bpf_sock_addr, conduct: &Conduct) {
+    if conduct.pacing_rate != 0 {
+        set(ctx, option::MAX_PACING_RATE, conduct.pacing_rate);
+    }
+    if conduct.mark != 0 {
+        set(ctx, option::MARK, conduct.mark);
+    }
+    let [first, ..] = conduct.congestion;
+    if first != 0 {
+        let name = (&raw const conduct.congestion).cast_mut();
+        let (level, option) = option::CONGESTION;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "16")]
+        let length = CONGESTION_LEN as i32;
+        // SAFETY: the kernel reads the name's bytes. One that it does not have changes nothing.
+        unsafe { bpf_setsockopt(ctx.cast(), level, option, name.cast(), length) };
+    }
+}
+
+/// Binds a socket that is not bound yet to an address, and leaves the port to `connect()`. Whether
+/// the socket has an address now.
+#[inline(always)]
+fn bind(ctx: *mut bpf_sock_addr, source: &Addr) -> bool {
+    // Words in network order, as everywhere else.
+    let [a, b, c, d]: [u32; 4] = bytemuck::cast(*source);
+    // SAFETY: the context of the running hook, its socket, and addresses of the given sizes, which
+    // the helper reads.
+    unsafe {
+        let sk = (*ctx).__bindgen_anon_1.sk;
+        if (*ctx).family == INET {
+            let mut to = [INET, d, 0, 0];
+            return (*sk).src_ip4 != 0
+                || (*sk).src_port != 0
+                || bpf_bind(ctx, (&raw mut to).cast(), 16) == 0;
+        }
+        // Word by word: the verifier refuses loads of two at once.
+        let word = |i: usize| (&raw const (*sk).src_ip6[i]).read_volatile();
+        let bound = word(0) | word(1) | word(2) | word(3);
+        let mut to = [INET6, 0, a, b, c, d, 0];
+        bound != 0 || (*sk).src_port != 0 || bpf_bind(ctx, (&raw mut to).cast(), 28) == 0
+    }
 }
 
 /// Sets an option that is a number.

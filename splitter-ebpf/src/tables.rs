@@ -154,8 +154,9 @@ impl World for Maps {
     }
 
     #[inline(always)]
-    fn strike(&self, fault: u32) -> u64 {
-        parts::strike(fault)
+    #[expect(clippy::cast_possible_truncation, reason = "an errno")]
+    fn strike(&self, fault: u32) -> u16 {
+        parts::strike(fault) as u16
     }
 
     #[inline(always)]

@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::{
-    Abort, Action, Backend, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno,
-    Fault, Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
-    Probe, Protocol, Route, Service, Split, Subset,
+    Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
+    CongestionControl, Connection, Delay, Ejection, Errno, Fault, Frontend, HealthCheck, Keepalive,
+    MAX_RATE, MAX_STALL, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe, Protocol,
+    Route, Service, Split, Stall, Subset,
 };
 use splitter_user::policy::native::{policy_to_yaml, to_yaml};
 use splitter_user::policy::{Source, load};
@@ -64,7 +65,7 @@ fn subset(v4: bool) -> impl Strategy<Value = Subset> {
         select(&KEYS[..]).prop_map(Balance::ClientHash),
     ];
     let backends = btree_set(address(v4, true), 0..5);
-    let asked = (connection(), proptest::option::of(ejection()), proptest::option::of(health()));
+    let asked = (connection(v4), proptest::option::of(ejection()), proptest::option::of(health()));
     (name(), backends, vec(0..1_000_u32, 5), balance, asked).prop_map(
         |(name, backends, weights, balance, (connection, eject, health))| Subset {
             name,
@@ -89,12 +90,14 @@ fn time_ms() -> impl Strategy<Value = u32> {
     ]
 }
 
-fn connection() -> impl Strategy<Value = Connection> {
+fn connection(v4: bool) -> impl Strategy<Value = Connection> {
     use proptest::option::of;
     let times = [of(time_ms()), of(time_ms()), of(time_ms())];
     let limits = (of(1..=u32::MAX), of(1..=u32::MAX), over_limit());
-    (limits, of(keepalive()), times, (of(select(KEYS.to_vec())), any::<bool>())).prop_map(
-        |(limits, keepalive, [connect_timeout_ms, idle_timeout_ms, max_lifetime_ms], rest)| {
+    let rest = (of(select(KEYS.to_vec())), any::<bool>());
+    (limits, of(keepalive()), times, rest, options(v4)).prop_map(
+        |(limits, keepalive, times, rest, options)| {
+            let [connect_timeout_ms, idle_timeout_ms, max_lifetime_ms] = times;
             let (max_connections, max_pending, over_limit) = limits;
             let has_limit = max_connections.or(max_pending).is_some();
             Connection {
@@ -107,6 +110,7 @@ fn connection() -> impl Strategy<Value = Connection> {
                 keepalive,
                 idle_timeout_ms,
                 max_lifetime_ms,
+                ..options
             }
         },
     )
@@ -114,6 +118,27 @@ fn connection() -> impl Strategy<Value = Connection> {
 
 fn over_limit() -> impl Strategy<Value = OverLimit> {
     prop_oneof![Just(OverLimit::Spill), select(Errno::ALL.to_vec()).prop_map(OverLimit::Reject),]
+}
+
+fn options(v4: bool) -> impl Strategy<Value = Connection> {
+    use proptest::option::of;
+    let name = "[-_a-z0-9]{1,15}".prop_filter_map("a name", |name| CongestionControl::new(&name));
+    let source = address(v4, false).prop_map(|addr| addr.ip());
+    (of(name), of(rate()), of(1..=u32::MAX), of(source)).prop_map(
+        |(congestion_control, pacing_rate, mark, source)| Connection {
+            congestion_control,
+            pacing_rate,
+            mark,
+            source,
+            ..Connection::default()
+        },
+    )
+}
+
+/// Bytes per second, of which many are whole in a larger unit.
+fn rate() -> impl Strategy<Value = u32> {
+    let unit = select(vec![1_000, 1_000_000, 1_000_000_000]);
+    prop_oneof![1..=MAX_RATE, (1..=4_u32, unit).prop_map(|(n, unit)| n * unit)]
 }
 
 fn keepalive() -> impl Strategy<Value = Keepalive> {
@@ -173,11 +198,21 @@ fn ejection() -> impl Strategy<Value = Ejection> {
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
+    use proptest::option::weighted;
     let ppm = || prop_oneof![1..=1_000_000_u32, (1..=100_u32).prop_map(|percent| percent * 10_000)];
     let abort = (ppm(), select(&Errno::ALL[..])).prop_map(|(ppm, errno)| Abort { ppm, errno });
     let delay = (ppm(), time_ms()).prop_map(|(ppm, ms)| Delay { ppm, ms });
-    (proptest::option::weighted(0.3, abort), proptest::option::weighted(0.3, delay))
-        .prop_map(|(abort, delay)| Fault { abort, delay })
+    let bandwidth = (ppm(), rate()).prop_map(|(ppm, rate)| Bandwidth { ppm, rate });
+    let blackhole = ppm().prop_map(|ppm| Blackhole { ppm });
+    let stall = (ppm(), 0..=MAX_STALL).prop_map(|(ppm, after)| Stall { ppm, after });
+    let of_packets = (weighted(0.3, bandwidth), weighted(0.3, blackhole), weighted(0.3, stall));
+    let seed = proptest::option::of(any::<u64>());
+    (weighted(0.3, abort), weighted(0.3, delay), of_packets, seed).prop_map(
+        |(abort, delay, (bandwidth, blackhole, stall), seed)| {
+            let fault = Fault { abort, delay, bandwidth, blackhole, stall, seed: None };
+            Fault { seed: seed.filter(|_| fault != Fault::default()), ..fault }
+        },
+    )
 }
 
 /// Rules for clients that have none in common, the one for every client last.
@@ -238,8 +273,11 @@ fn route(subsets: usize) -> impl Strategy<Value = Route> {
         1 => select(&Errno::ALL[..]).prop_map(Action::Reject),
         1 => Just(Action::Pass),
     ];
-    (name(), vec(client(), 0..3), action, fault())
-        .prop_map(|(name, matches, action, fault)| Route { name, matches, action, fault })
+    (name(), vec(client(), 0..3), action, fault()).prop_map(|(name, matches, action, fault)| {
+        let splits = matches!(action, Action::Split(_));
+        let fault = if splits { fault } else { fault.without_packets() };
+        Route { name, matches, action, fault }
+    })
 }
 
 fn service() -> impl Strategy<Value = Service> {

@@ -13,6 +13,8 @@ use crate::peers::reset_on_close;
 
 /// `SO_NETNS_COOKIE` of `include/uapi/asm-generic/socket.h`.
 const SO_NETNS_COOKIE: libc::c_int = 71;
+/// `SIOCOUTQNSD` of `include/uapi/linux/sockios.h`.
+const SIOCOUTQNSD: libc::Ioctl = 0x894b;
 
 /// Runs in a thread with a network of its own, in which every port of loopback is free.
 pub fn in_own_network<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -57,6 +59,39 @@ pub fn network_cookie() -> io::Result<u64> {
         )
     };
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Level and number of an option that is a number, as `getsockopt(2)` has them.
+pub type NumberOption = (libc::c_int, libc::c_int);
+
+/// An option that is a number.
+pub fn number_option(socket: impl AsFd, (level, name): NumberOption) -> io::Result<u32> {
+    let (mut value, mut size) = (0_u32, 4);
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: a live descriptor, and a value and a length that match.
+    let result =
+        unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut size) };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets an option that is a number.
+pub fn set_number_option(
+    socket: impl AsFd,
+    (level, name): NumberOption,
+    value: u32,
+) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: a live descriptor, and a value and a length that match.
+    let result = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), 4) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Bytes that were written to a TCP socket and have not left once.
+pub fn n_unsent(socket: impl AsFd) -> io::Result<u32> {
+    let mut n = 0_u32;
+    // SAFETY: a live descriptor and a number, which is what the request writes.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCOUTQNSD, &raw mut n) };
+    if result == 0 { Ok(n) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Connects over TCP. Answers what `getpeername` says and which port answered.

@@ -12,7 +12,7 @@ const BUDGETS: [(&str, u32, u32); 7] = [
     ("split_peername6", 100, 100),
     ("follow_sockets", 10_000, 10_000),
     ("release_sockets", 500, 500),
-    ("delay_packets", 100, 100),
+    ("drop_packets", 300, 300),
 ];
 
 /// Whether the kernel is older than 6.12.

@@ -46,20 +46,36 @@ pub struct Conduct {
     pub avoids: u8,
     /// Always zero.
     pub pad: [u8; 3],
+    /// `SO_MAX_PACING_RATE`, in bytes per second.
+    pub pacing_rate: u32,
+    /// `SO_MARK`.
+    pub mark: u32,
+    /// Address that connections are made from, of the family of the backends.
+    pub source: Addr,
+    /// `TCP_CONGESTION`, padded with zeros.
+    pub congestion: [u8; CONGESTION_LEN],
 }
-layout!(Conduct, size 48, {
+layout!(Conduct, size 88, {
     state @ 0: 4, states @ 4: 4, max_connections @ 8: 4, max_pending @ 12: 4,
     connect_timeout_ms @ 16: 4, failures @ 20: 4, ejection_ms @ 24: 4, interval_ms @ 28: 4,
     max_ejected @ 32: 2, min_healthy @ 34: 2, keep_idle_s @ 36: 2, keep_interval_s @ 38: 2,
     errno @ 40: 2, keep_probes @ 42: 1, flags @ 43: 1, avoids @ 44: 1, pad @ 45: 3,
+    pacing_rate @ 48: 4, mark @ 52: 4, source @ 56: 16, congestion @ 72: 16,
 });
+
+/// Bytes of the name of a congestion control with its terminating zero (`TCP_CA_NAME_MAX`).
+pub const CONGESTION_LEN: usize = 16;
 
 /// Bits of [`Conduct::flags`].
 pub mod conduct_flag {
     /// `SO_KEEPALIVE`.
     pub const KEEPALIVE: u8 = 1;
+    /// `TCP_CONGESTION`, `SO_MAX_PACING_RATE` or `SO_MARK`: what is not zero.
+    pub const OPTIONS: u8 = 2;
+    /// The source address.
+    pub const SOURCE: u8 = 4;
     /// A backend at a loopback address is stepped over where nobody listens.
-    pub const LISTENER: u8 = 2;
+    pub const LISTENER: u8 = 8;
 }
 
 /// What goes on at a subset, a backend or a route, on five cache lines. Value of
@@ -100,6 +116,12 @@ pub mod cell {
     pub const OUTCOMES: usize = 8;
     /// Ticket of a route's delays.
     pub const DELAY_TICKET: usize = 5;
+    /// Ticket of a route's stalls.
+    pub const STALL_TICKET: usize = 4;
+    /// Ticket of a route's connections that are never answered.
+    pub const BLACKHOLE_TICKET: usize = 3;
+    /// Ticket of a route's connections of limited bandwidth.
+    pub const BANDWIDTH_TICKET: usize = 2;
 }
 
 /// Bits of the low half of [`cell::STANDING`].
@@ -160,16 +182,27 @@ pub struct Fault {
     pub delay_ppm: u32,
     /// By how much, in milliseconds.
     pub delay_ms: u32,
+    /// Share whose client sends no faster than the bandwidth.
+    pub bandwidth_ppm: u32,
+    /// That bandwidth, in bytes per second.
+    pub bandwidth: u32,
+    /// Share of which no packet ever leaves.
+    pub blackhole_ppm: u32,
+    /// Share of which no packet leaves any more after some bytes.
+    pub stall_ppm: u32,
+    /// How many bytes of the client, less than 2^31.
+    pub stall_after: u32,
     /// `errno` of aborts, positive.
     pub errno: u16,
     /// Always zero.
-    pub pad: [u16; 3],
+    pub pad: u16,
     /// The subsets of the route's split; zeros where none of them is ever left for another.
     pub turns: [Turn; MAX_SPLIT as usize],
 }
-layout!(Fault, size 160, {
+layout!(Fault, size 176, {
     seed @ 0: 8, state @ 8: 4, abort_ppm @ 12: 4, delay_ppm @ 16: 4, delay_ms @ 20: 4,
-    errno @ 24: 2, pad @ 26: 6, turns @ 32: 128,
+    bandwidth_ppm @ 24: 4, bandwidth @ 28: 4, blackhole_ppm @ 32: 4, stall_ppm @ 36: 4,
+    stall_after @ 40: 4, errno @ 44: 2, pad @ 46: 2, turns @ 48: 128,
 });
 
 /// One subset of a split: what it gets of connections that leave others, and when they leave it.
@@ -255,8 +288,10 @@ pub struct SocketState {
     pub phase: u8,
     /// [`socket_flag`] bits.
     pub flags: u8,
+    /// [`drop_flag`] bits.
+    pub drops: u8,
     /// Always zero.
-    pub pad: u16,
+    pub pad: u8,
     /// When `connect()` was called, in nanoseconds of `CLOCK_MONOTONIC`.
     pub started_ns: u64,
     /// Where the route counts.
@@ -271,16 +306,17 @@ pub struct SocketState {
     pub syn_timeout: u32,
     /// `TCP_USER_TIMEOUT` that the program set itself, in milliseconds, to be put back.
     pub user_timeout_ms: u32,
-    /// Always zero.
-    pub pad2: u32,
+    /// With [`drop_flag::STALL`], the sequence number that is not sent any more; until the connection is
+    /// established, the number of bytes that are sent before.
+    pub stall_at: u32,
     /// The client, where its subset wants it to avoid backends that failed.
     pub client: u64,
 }
 layout!(SocketState, size 96, {
     frontend @ 0: 16, backend @ 16: 16, frontend_port_be @ 32: 2, backend_port_be @ 34: 2,
-    phase @ 36: 1, flags @ 37: 1, pad @ 38: 2, started_ns @ 40: 8, route @ 48: 8, subset @ 56: 8,
-    at_backend @ 64: 8, conduct @ 72: 4, syn_timeout @ 76: 4, user_timeout_ms @ 80: 4,
-    pad2 @ 84: 4, client @ 88: 8,
+    phase @ 36: 1, flags @ 37: 1, drops @ 38: 1, pad @ 39: 1, started_ns @ 40: 8, route @ 48: 8,
+    subset @ 56: 8, at_backend @ 64: 8, conduct @ 72: 4, syn_timeout @ 76: 4, user_timeout_ms @ 80: 4,
+    stall_at @ 84: 4, client @ 88: 8,
 });
 
 /// How far a followed connection is.
@@ -307,12 +343,22 @@ pub mod socket_flag {
     pub const HOLDS_PENDING: u8 = 4;
     /// `TCP_USER_TIMEOUT` was set, and is put back once the connection is established or has failed.
     pub const TIMED: u8 = 8;
-    /// The first SYN is to be dropped.
-    pub const DROP_SYN: u8 = 16;
     /// It is a part of an MPTCP socket, whose own record has what it holds until a SYN leaves.
-    pub const HELD_BY_WHOLE: u8 = 32;
+    pub const HELD_BY_WHOLE: u8 = 16;
     /// What is given back where no SYN ever leaves.
     pub const HELD: u8 = HOLDS_SUBSET | HOLDS_PENDING;
     /// The client avoids the backend where it fails.
-    pub const AVOIDS: u8 = 64;
+    pub const AVOIDS: u8 = 32;
+}
+
+/// Bits of [`SocketState::drops`]: packets that are not to leave.
+pub mod drop_flag {
+    /// The first SYN.
+    pub const FIRST_SYN: u8 = 1;
+    /// All of them.
+    pub const ALL: u8 = 2;
+    /// All of them once the client has sent some bytes.
+    pub const STALL: u8 = 4;
+    /// With [`STALL`]: a packet has left since the handshake, which is the one that ends it.
+    pub const ANSWERED: u8 = 8;
 }

@@ -9,7 +9,7 @@ use crate::abi::{
     pick, turn,
 };
 use crate::hash::{scale, subset_bucket};
-use crate::life::{Cells, epoch, give_back, is_of_share, is_panic, is_usable, one_of_two, reserve};
+use crate::life::{Cells, epoch, give_back, is_hit, is_panic, is_usable, one_of_two, reserve};
 
 /// Slots of the wheel that are looked at for a backend that may be chosen. A slot that is passed over
 /// is used up, so what it would have got is spread over all others.
@@ -347,26 +347,13 @@ fn state_index<W: World>(world: &W, conduct: &Conduct, ordinal: u32) -> u32 {
     one_of_two(cell, ordinal)
 }
 
-/// What a route does to a connection on purpose: in the low half the errno that it fails with, in
-/// the high half by how many milliseconds it is delayed; 0 for neither.
+/// The errno that a route fails a connection with on purpose; 0 for none.
 ///
 #[inline(always)]
-pub fn strike<W: World>(world: &W, fault: u32) -> u64 {
+pub fn strike<W: World>(world: &W, fault: u32) -> u16 {
     let Some(fault) = world.fault(fault) else { return 0 };
     let fault: &Fault = fault.borrow();
-    if is_hit(world, fault, fault.abort_ppm, cell::ABORT_TICKET) {
-        return u64::from(fault.errno);
-    }
-    let is_delayed = is_hit(world, fault, fault.delay_ppm, cell::DELAY_TICKET);
-    if is_delayed { u64::from(fault.delay_ms) << 32 } else { 0 }
-}
-
-/// Each kind of fault has a ticket of its own, and a seed of its own, so that they are independent.
-#[inline(always)]
-fn is_hit<W: World>(world: &W, fault: &Fault, ppm: u32, ticket: usize) -> bool {
-    if ppm == 0 {
-        return false;
-    }
-    let Some(state) = world.state(fault.state) else { return false };
-    is_of_share(ppm, fault.seed.wrapping_add(ticket as u64), state.take_ticket(ticket))
+    let Some(route) = world.state(fault.state) else { return 0 };
+    let is_hit = is_hit(&route, fault.seed, fault.abort_ppm, cell::ABORT_TICKET);
+    if is_hit { fault.errno } else { 0 }
 }

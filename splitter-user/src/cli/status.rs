@@ -9,9 +9,10 @@ use super::weight::show_weights;
 use super::{Exit, Output, print, print_json};
 use crate::daemon::control::{Request, Response};
 use crate::daemon::health::{HealthCounts, HealthStatus, HealthSummary};
+use crate::daemon::hooks::HookStatus;
 use crate::daemon::outcomes::{OutOfUse, Outcomes};
 use crate::daemon::resolver::DnsStatus;
-use crate::daemon::status::{HookStatus, ServiceStatus, Status, SubsetStatus};
+use crate::daemon::status::{ServiceStatus, Status, SubsetStatus};
 use crate::daemon::sweep::SweepStatus;
 
 /// Names of services that a line has at most.
@@ -164,7 +165,18 @@ fn show_hook(hook: &HookStatus) -> String {
             format!(", behind {before} and before {after} other programs, which may rewrite again")
         }
     };
-    format!("{}{others}", hook.state)
+    format!("{}{others}{}", hook.state, show_needs(hook))
+}
+
+/// Which services a hook is there for; nothing for one that all of them need.
+fn show_needs(hook: &HookStatus) -> String {
+    let names = hook.needed_by.join(" ");
+    match (hook.needed_by.len(), hook.n_needed_by) {
+        (_, 0) => String::new(),
+        (0, n) => format!(", for {n} services"),
+        (few, n) if few < n => format!(", for {names} and {} more services", n - few),
+        _ => format!(", for {names}"),
+    }
 }
 
 fn write_service(text: &mut String, service: &ServiceStatus) -> fmt::Result {
@@ -300,6 +312,18 @@ mod tests {
         (health.successes, health.failures) = (0, 2);
         let told = "healthy for 0 s, 7 probes, last 2 failed: refused, in 80 us";
         assert_eq!(show_health(&health), told);
+    }
+
+    #[test]
+    fn a_hook_is_told_with_who_needs_it() {
+        let mut hook = HookStatus { state: "attached".to_owned(), ..HookStatus::default() };
+        assert_eq!(show_hook(&hook), "attached");
+        hook.n_needed_by = 2;
+        assert_eq!(show_hook(&hook), "attached, for 2 services");
+        hook.needed_by = vec!["shop".to_owned(), "web".to_owned()];
+        assert_eq!(show_hook(&hook), "attached, for shop web");
+        hook.n_needed_by = 9;
+        assert_eq!(show_hook(&hook), "attached, for shop web and 7 more services");
     }
 
     #[test]

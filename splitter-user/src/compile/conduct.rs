@@ -1,11 +1,13 @@
 //! What followed subsets ask of their connections, and the failures that routes make.
 
-use splitter_common::abi::{Conduct, Fault as FaultRecord, MAX_SPLIT, Turn, conduct_flag, turn};
+use splitter_common::abi::{
+    CONGESTION_LEN, Conduct, Fault as FaultRecord, MAX_SPLIT, Turn, conduct_flag, turn,
+};
 
-use super::{client_number, effective_weights, fnv64, is_usable, n_weighted};
+use super::{addr, client_number, effective_weights, fnv64, is_usable, n_weighted};
 use crate::policy::model::{
-    Action, Balance, Connection, Ejection, Errno, Fault, Frontend, Keepalive, OnEmpty, OverLimit,
-    Protocol, Route, Service, Split, Subset,
+    Action, Balance, CongestionControl, Connection, Ejection, Errno, Fault, Frontend, Keepalive,
+    OnEmpty, OverLimit, Protocol, Route, Service, Split, Subset,
 };
 
 /// Whether the connections of a service are followed: where something is asked that only they can
@@ -30,9 +32,6 @@ pub(super) fn record(subset: &Subset) -> Conduct {
     let asked = &subset.connection;
     let keep = asked.keepalive.unwrap_or_default();
     let Keepalive { probes, time_s, interval_s } = keep;
-    let flag = |is_set, flag| if is_set { flag } else { 0 };
-    let flags = flag(asked.keepalive.is_some(), conduct_flag::KEEPALIVE)
-        | flag(asked.require_listener, conduct_flag::LISTENER);
     let errno = match asked.over_limit {
         OverLimit::Reject(errno) => errno,
         // Where it is to go to has no room either.
@@ -47,13 +46,28 @@ pub(super) fn record(subset: &Subset) -> Conduct {
         keep_interval_s: interval_s.unwrap_or(0),
         keep_probes: probes.unwrap_or(0),
         errno: errno.number,
-        flags,
+        flags: flags(asked),
+        pacing_rate: asked.pacing_rate.unwrap_or(0),
+        mark: asked.mark.unwrap_or(0),
+        source: asked.source.map(addr).unwrap_or_default(),
+        congestion: asked.congestion_control.map_or([0; CONGESTION_LEN], CongestionControl::padded),
         ..Conduct::default()
     };
     match &subset.eject {
         Some(ejection) => eject(conduct, ejection, n_weighted(subset)),
         None => conduct,
     }
+}
+
+fn flags(asked: &Connection) -> u8 {
+    let has_options =
+        asked.pacing_rate.is_some() || asked.mark.is_some() || asked.congestion_control.is_some();
+    let flags = [
+        (conduct_flag::KEEPALIVE, asked.keepalive.is_some()),
+        (conduct_flag::OPTIONS, has_options),
+        (conduct_flag::SOURCE, asked.source.is_some()),
+    ];
+    flags.into_iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag).sum()
 }
 
 fn eject(conduct: Conduct, asked: &Ejection, n_backends: usize) -> Conduct {
@@ -74,21 +88,29 @@ fn eject(conduct: Conduct, asked: &Ejection, n_backends: usize) -> Conduct {
 }
 
 /// The record of a route that makes failures, or that turns from a subset to others; its state left
-/// 0. The seed follows from the names, so that the same policy fails the same connections.
+/// 0. Where no seed is given, it follows from the names, so that the same policy fails the same
+/// connections.
 pub(super) fn fault(service: &Service, route: &Route) -> Option<Box<FaultRecord>> {
     let turns = turns(service, route);
     if route.fault == Fault::default() && turns.is_none() {
         return None;
     }
-    let (abort, delay) = (route.fault.abort.as_ref(), route.fault.delay.as_ref());
+    let Fault { abort, delay, bandwidth, blackhole, stall, seed } = &route.fault;
+    let hash = |name: &str| fnv64(name.as_bytes());
+    let of_names = || hash(&service.name) ^ hash(&route.name).rotate_left(32);
     Some(Box::new(FaultRecord {
-        seed: fnv64(service.name.as_bytes()) ^ fnv64(route.name.as_bytes()).rotate_left(32),
+        seed: seed.unwrap_or_else(of_names),
         state: 0,
         abort_ppm: abort.map_or(0, |abort| abort.ppm),
         errno: abort.map_or(0, |abort| abort.errno.number),
         delay_ppm: delay.map_or(0, |delay| delay.ppm),
         delay_ms: delay.map_or(0, |delay| delay.ms),
-        pad: [0; 3],
+        bandwidth_ppm: bandwidth.map_or(0, |bandwidth| bandwidth.ppm),
+        bandwidth: bandwidth.map_or(0, |bandwidth| bandwidth.rate),
+        blackhole_ppm: blackhole.map_or(0, |blackhole| blackhole.ppm),
+        stall_ppm: stall.map_or(0, |stall| stall.ppm),
+        stall_after: stall.map_or(0, |stall| stall.after),
+        pad: 0,
         turns: turns.unwrap_or_default(),
     }))
 }

@@ -42,13 +42,13 @@ pub enum Need {
     Follow,
     /// What `connect()` reserves is given back at the latest when the socket closes.
     Release,
-    /// First packets are dropped.
-    Delay,
+    /// Packets are dropped on purpose.
+    Drop,
 }
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::PeerName, Self::Follow, Self::Release, Self::Delay];
+    pub const ALL: [Self; 4] = [Self::PeerName, Self::Follow, Self::Release, Self::Drop];
 }
 
 impl ServiceImage {
@@ -58,13 +58,13 @@ impl ServiceImage {
             Need::PeerName => self.answer_frontend,
             Need::Follow => self.is_followed(),
             Need::Release => self.reserves(),
-            Need::Delay => self.delays(),
+            Need::Drop => self.drops(),
         }
     }
 
-    fn delays(&self) -> bool {
+    fn drops(&self) -> bool {
         let faults = self.routes.iter().filter_map(|route| route.fault.as_deref());
-        faults.into_iter().any(|fault| fault.delay_ppm != 0)
+        faults.into_iter().any(|it| it.delay_ppm | it.blackhole_ppm | it.stall_ppm != 0)
     }
 
     /// Whether its connections are followed.

@@ -335,12 +335,15 @@ pub fn backend_image(addr: SocketAddr) -> BackendImage {
     BackendImage { addr, port_be }
 }
 
-fn wire(addr: SocketAddr) -> (Addr, PortBe) {
-    let bytes = match addr.ip() {
+fn wire(socket: SocketAddr) -> (Addr, PortBe) {
+    (addr(socket.ip()), PortBe::from_host(socket.port()))
+}
+
+fn addr(ip: IpAddr) -> Addr {
+    match ip {
         IpAddr::V4(v4) => Addr::from_v4(v4.octets()),
         IpAddr::V6(v6) => Addr(v6.octets()),
-    };
-    (bytes, PortBe::from_host(addr.port()))
+    }
 }
 
 /// A command name as the kernel keeps it.

@@ -5,12 +5,41 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::engine::OptionalHooks;
-use super::status::HookStatus;
+use super::engine::{Engine, OptionalHooks};
 use crate::compile::image::Need;
 use crate::kernel::{Attachment, Hook, HookState, Loaded, PinDir, PinError, ProgramSize};
+use crate::tables::Maps;
+
+/// Most services that a hook is said to be there for.
+const MOST_NAMES: usize = 8;
+
+/// One hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HookStatus {
+    /// Its name.
+    pub(crate) hook: String,
+    /// Whether the policy needs it.
+    pub(crate) wanted: bool,
+    /// `attached`, `detached`, `severed` (the cgroup is gone), `shadowed` (another program's
+    /// attachment keeps ours from running), `foreign` (another program is pinned where ours was),
+    /// or why it is not known.
+    pub(crate) state: String,
+    /// Id of our program where it is attached.
+    pub(crate) program: Option<u32>,
+    /// Programs that run before ours.
+    pub(crate) before: usize,
+    /// Programs that run after ours and may rewrite the address again.
+    pub(crate) after: usize,
+    /// Services that need it, where it is not there for all of them; the first few.
+    #[serde(default)]
+    pub(crate) needed_by: Vec<String>,
+    /// How many services need it.
+    #[serde(default)]
+    pub(crate) n_needed_by: usize,
+}
 
 /// Loaded programs, where they are attached, and where all of it is pinned.
 pub(crate) struct KernelHooks {
@@ -157,6 +186,40 @@ const fn hooks_of(need: Need) -> &'static [Hook] {
         Need::PeerName => &Hook::PEER_NAME,
         Need::Follow => &Hook::FOLLOW,
         Need::Release => &Hook::RELEASE,
-        Need::Delay => &Hook::DELAY,
+        Need::Drop => &Hook::DROP,
     }
+}
+
+/// Says of each hook which services it is there for.
+pub(crate) fn tell_needs<M: Maps, H: OptionalHooks>(
+    hooks: &mut [HookStatus],
+    engine: &Engine<M, H>,
+) {
+    for (need, n) in engine.needs() {
+        let is_for =
+            |hook: &&mut HookStatus| hooks_of(need).iter().any(|other| *other.name() == *hook.hook);
+        for hook in hooks.iter_mut().filter(is_for) {
+            hook.needed_by = engine.needing(need).take(MOST_NAMES).collect();
+            hook.n_needed_by = n;
+        }
+    }
+}
+
+/// Says what is wrong with hooks that the policy needs.
+pub(crate) fn hook_problems(hooks: &[HookStatus], cgroup: &str) -> Vec<String> {
+    let broken = hooks.iter().filter(|hook| hook.wanted && hook.state != "attached");
+    broken
+        .map(|hook| {
+            let cause = match hook.state.as_str() {
+                "severed" => "its cgroup was removed; it is attached again when the path is back",
+                "detached" => "its pin was removed; the daemon attaches it again within 5 seconds",
+                "foreign" => {
+                    "another program is pinned where ours was; restart the daemon to replace it"
+                }
+                "shadowed" => "another program's attachment overrides it: see bpftool cgroup tree",
+                _ => "restart the daemon",
+            };
+            format!("the hook {} on {cgroup} is {}: {cause}", hook.hook, hook.state)
+        })
+        .collect()
 }

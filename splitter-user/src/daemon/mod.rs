@@ -6,13 +6,14 @@
 
 pub(crate) mod access;
 mod cgroups;
+mod congestion;
 pub(crate) mod control;
 mod documents;
 pub(crate) mod dump;
 pub(crate) mod engine;
 mod files;
 pub(crate) mod health;
-mod hooks;
+pub(crate) mod hooks;
 pub(crate) mod outcomes;
 mod overrides;
 mod privileges;

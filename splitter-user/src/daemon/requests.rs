@@ -11,7 +11,7 @@ use super::control::{
 use super::dump;
 use super::engine::{ChangeError, Engine, Outcome, Running, Stand};
 use super::health::HealthBook;
-use super::hooks::KernelHooks;
+use super::hooks::{KernelHooks, hook_problems, tell_needs};
 use super::resolver::DnsStatus;
 use super::status::{self, ProgramStatus, Scope, Survey, describe_action};
 use super::sweep::SweepBook;
@@ -348,6 +348,7 @@ fn full_status(
     status.programs = engine.hooks_mut().program_sizes().into_iter().map(program).collect();
     status.cgroup = super::show(engine.hooks().cgroup());
     status.hooks = engine.hooks().states();
+    tell_needs(&mut status.hooks, engine);
     status.uptime_seconds = circumstances.started.elapsed().as_secs();
     status.policy.clone_from(&circumstances.policy);
     status.problems.extend(circumstances.reload_problem.clone());
@@ -357,7 +358,7 @@ fn full_status(
     status.dns.clone_from(&circumstances.dns);
     status.sweep = circumstances.sweep.read();
     status.problems.extend(status.sweep.problem.take());
-    status.problems.extend(status::hook_problems(&status.hooks, &status.cgroup));
+    status.problems.extend(hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)
 }
 

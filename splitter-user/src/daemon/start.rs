@@ -237,7 +237,7 @@ fn attach(engine: &mut KernelEngine, settings: &Settings) -> anyhow::Result<Opti
     hooks.attach_connect().context("attach the programs")?;
     hooks.pins().remove_other_layouts(&settings.sizes).context("remove maps of other sizes")?;
     // An adopted policy may need these from the first moment.
-    for need in engine.needs() {
+    for (need, _) in engine.needs() {
         use super::engine::OptionalHooks as _;
         engine.hooks_mut().set(need, true).context("attach the programs")?;
     }

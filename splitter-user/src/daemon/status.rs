@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use splitter_common::abi::{Reason, State};
 
+use super::congestion::Algorithms;
 use super::engine::weights::{main_split, named};
 use super::engine::{ChangeError, Engine, OptionalHooks, Running};
 use super::health::{HealthBook, HealthStatus, HealthSummary, ServiceHealth};
+use super::hooks::HookStatus;
 use super::outcomes::{OutOfUse, Outcomes, monotonic_ns};
 use super::resolver::DnsStatus;
 use super::sweep::SweepStatus;
@@ -65,25 +67,6 @@ pub(crate) struct Status {
     pub(crate) services: Vec<ServiceStatus>,
     /// Services that are not in `services`, because there are many and none was named.
     pub(crate) n_omitted: usize,
-}
-
-/// One hook.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HookStatus {
-    /// Its name.
-    pub(crate) hook: String,
-    /// Whether the policy needs it.
-    pub(crate) wanted: bool,
-    /// `attached`, `detached`, `severed` (the cgroup is gone), `shadowed` (another program's
-    /// attachment keeps ours from running), `foreign` (another program is pinned where ours was),
-    /// or why it is not known.
-    pub(crate) state: String,
-    /// Id of our program where it is attached.
-    pub(crate) program: Option<u32>,
-    /// Programs that run before ours.
-    pub(crate) before: usize,
-    /// Programs that run after ours and may rewrite the address again.
-    pub(crate) after: usize,
 }
 
 /// One program.
@@ -198,13 +181,15 @@ impl Survey {
         let Self { mut status, counters, health, services } = self;
         status.health = health.summary();
         status.problems.append(&mut status.health.problems);
-        let now_ns = monotonic_ns();
+        let (now_ns, algorithms) = (monotonic_ns(), Algorithms::read());
         let describe = |surveyed: &Surveyed| {
             let Surveyed { running, counters: indices, states } = surveyed;
             let indices = indices.iter().flat_map(Indices::iter).collect();
             let counters = ServiceCounters { indices, counters: &counters, states, now_ns };
             let health = health.of(&running.service.name);
-            describe_service(running, &counters, &health)
+            let mut status = describe_service(running, &counters, &health);
+            status.notes.extend(algorithms.notes(&running.service));
+            status
         };
         status.services = services.iter().map(describe).collect();
         status
@@ -458,25 +443,6 @@ fn describe_note(note: &Note) -> String {
             format!("the route `{place}` takes nobody by cgroup: {path} does not exist now")
         }
     }
-}
-
-/// Says what is wrong with hooks that the policy needs.
-pub(crate) fn hook_problems(hooks: &[HookStatus], cgroup: &str) -> Vec<String> {
-    let broken = hooks.iter().filter(|hook| hook.wanted && hook.state != "attached");
-    broken
-        .map(|hook| {
-            let cause = match hook.state.as_str() {
-                "severed" => "its cgroup was removed; it is attached again when the path is back",
-                "detached" => "its pin was removed; the daemon attaches it again within 5 seconds",
-                "foreign" => {
-                    "another program is pinned where ours was; restart the daemon to replace it"
-                }
-                "shadowed" => "another program's attachment overrides it: see bpftool cgroup tree",
-                _ => "restart the daemon",
-            };
-            format!("the hook {} on {cgroup} is {}: {cause}", hook.hook, hook.state)
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -53,8 +53,8 @@ impl Hook {
     pub const FOLLOW: [Self; 1] = [Self::SockOps];
     /// The hooks that only services with limits need.
     pub const RELEASE: [Self; 1] = [Self::SockRelease];
-    /// The hooks that only services that delay connections need.
-    pub const DELAY: [Self; 1] = [Self::Egress];
+    /// The hooks that only services whose faults drop packets need.
+    pub const DROP: [Self; 1] = [Self::Egress];
 
     /// Name of the program in the object.
     pub const fn program(self) -> &'static str {
@@ -65,7 +65,7 @@ impl Hook {
             Self::PeerName6 => "split_peername6",
             Self::SockOps => "follow_sockets",
             Self::SockRelease => "release_sockets",
-            Self::Egress => "delay_packets",
+            Self::Egress => "drop_packets",
         }
     }
 

@@ -1,6 +1,6 @@
 //! Policies to try. Small on purpose, so that two of them have names and frontends in common.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -8,9 +8,10 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
 use super::model::{
-    Abort, Action, Backend, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno,
-    Fault, Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
-    Probe, Protocol, Route, Service, Split, Subset,
+    Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
+    CongestionControl, Connection, Delay, Ejection, Errno, Fault, Frontend, HealthCheck, Keepalive,
+    OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe, Protocol, Route, Service, Split,
+    Stall, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -124,8 +125,8 @@ fn connection() -> impl Strategy<Value = Connection> {
     let avoid_previous = prop::option::weighted(0.2, client_key());
     let limits = (max_connections, prop::option::weighted(0.2, 1_u32..=2), over_limit());
     let rest = (avoid_previous, prop::bool::weighted(0.2));
-    (limits, connect_timeout_ms, keepalive, rest).prop_map(
-        |(limits, connect_timeout_ms, keepalive, rest)| Connection {
+    (limits, connect_timeout_ms, keepalive, rest, options()).prop_map(
+        |(limits, connect_timeout_ms, keepalive, rest, options)| Connection {
             max_connections: limits.0,
             max_pending: limits.1,
             // Without a limit there is nothing to go over.
@@ -138,6 +139,23 @@ fn connection() -> impl Strategy<Value = Connection> {
             require_listener: rest.1,
             connect_timeout_ms,
             keepalive: keepalive.map(|probes| Keepalive { probes, ..Keepalive::default() }),
+            ..options
+        },
+    )
+}
+
+fn options() -> impl Strategy<Value = Connection> {
+    let source = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let names = ["reno", "cubic"].map(|name| CongestionControl::new(name).expect("a name"));
+    let congestion_control = prop::option::weighted(0.1, select(names.to_vec()));
+    let numbers = || prop::option::weighted(0.1, 1_u32..=2);
+    let source = prop::option::weighted(0.1, Just(source));
+    (congestion_control, numbers(), numbers(), source).prop_map(
+        |(congestion_control, pacing_rate, mark, source)| Connection {
+            congestion_control,
+            pacing_rate,
+            mark,
+            source,
             ..Connection::default()
         },
     )
@@ -162,19 +180,26 @@ fn client_key() -> impl Strategy<Value = ClientKey> {
 
 fn route(n_subsets: usize) -> impl Strategy<Value = Route> {
     let matches = prop::collection::vec(client_match(), 0..=2);
-    (matches, action(n_subsets), fault()).prop_map(|(matches, action, fault)| Route {
-        name: String::new(),
-        matches,
-        action,
-        fault,
+    (matches, action(n_subsets), fault()).prop_map(|(matches, action, fault)| {
+        let splits = matches!(action, Action::Split(_));
+        let fault = if splits { fault } else { fault.without_packets() };
+        Route { name: String::new(), matches, action, fault }
     })
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
     let abort = select(Errno::ALL.to_vec()).prop_map(|errno| Abort { ppm: 1_000, errno });
     let delay = (1_u32..=2).prop_map(|ms| Delay { ppm: 1_000_000, ms });
-    (prop::option::weighted(0.1, abort), prop::option::weighted(0.1, delay))
-        .prop_map(|(abort, delay)| Fault { abort, delay })
+    let bandwidth = (1_u32..=2).prop_map(|rate| Bandwidth { ppm: 500_000, rate });
+    let stall = (0_u32..=1).prop_map(|after| Stall { ppm: 1, after });
+    let blackhole = Just(Blackhole { ppm: 20_000 });
+    let rare = prop::option::weighted(0.1, (bandwidth, blackhole, stall, 0_u64..3));
+    let faults = (prop::option::weighted(0.1, abort), prop::option::weighted(0.1, delay), rare);
+    faults.prop_map(|(abort, delay, rare)| {
+        let (bandwidth, blackhole, stall, seed) = rare
+            .map_or((None, None, None, None), |(a, b, c, d)| (Some(a), Some(b), Some(c), Some(d)));
+        Fault { abort, delay, bandwidth, blackhole, stall, seed }
+    })
 }
 
 fn client_match() -> impl Strategy<Value = ClientMatch> {

@@ -3,7 +3,8 @@
 //! These hold for every input form, so they look at drafts and not at trees.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
 
 use splitter_common::abi::MAX_ROUTES;
 
@@ -32,16 +33,28 @@ fn backends(draft: &Draft) -> impl Iterator<Item = (SocketAddr, Span)> {
     })
 }
 
+/// Addresses that connections are made from, and their places.
+fn sources(draft: &Draft) -> impl Iterator<Item = (IpAddr, Span)> {
+    let subsets = draft.service.subsets.iter().zip(&draft.places.subsets);
+    subsets.filter_map(|(subset, places)| Some((subset.connection.source?, places.source?)))
+}
+
 /// A socket has one family, and a rewrite cannot change it.
 fn check_families(draft: &Draft, reader: &mut Reader<'_>) {
     let mut frontends = draft.places.frontends.iter();
     let Some((first, first_at)) = frontends.next() else { return };
-    let family = |addr: SocketAddr| if addr.is_ipv4() { "IPv4" } else { "IPv6" };
+    let family = |ip: IpAddr| if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    let is_other = |ip: IpAddr| ip.is_ipv4() != first.addr.is_ipv4();
+    let name = |what: &str, addr: &dyn Display| format!("{what} `{addr}`");
     let rest = frontends.map(|(frontend, at)| (frontend.addr, *at, "frontend"));
-    let all = rest.chain(backends(draft).map(|(addr, at)| (addr, at, "backend")));
-    for (addr, at, what) in all.filter(|(addr, ..)| addr.is_ipv4() != first.addr.is_ipv4()) {
-        let expected = family(first.addr);
-        let message = format!("the {what} `{addr}` is {}, the service is {expected}", family(addr));
+    let sockets = rest.chain(backends(draft).map(|(addr, at)| (addr, at, "backend")));
+    let sockets = sockets.filter(|(addr, ..)| is_other(addr.ip()));
+    let sockets = sockets.map(|(addr, at, what)| (addr.ip(), at, name(what, &addr)));
+    let sources = sources(draft).filter(|(ip, _)| is_other(*ip));
+    let sources = sources.map(|(ip, at)| (ip, at, name("source", &ip)));
+    for (ip, at, what) in sockets.chain(sources) {
+        let expected = family(first.addr.ip());
+        let message = format!("the {what} is {}, the service is {expected}", family(ip));
         let help = format!(
             "write an {expected} address, or make a second service: a connection cannot change \
              its family"

@@ -210,6 +210,10 @@ codes! {
     BAD_PROGRAM = "SP1103" Error "a program is not given by its absolute path";
     BAD_ARGUMENT = "SP1104" Error "an argument of a program has a control character";
     NO_PROBE = "SP1105" Error "a health check does not say what is probed";
+
+    // Options of sockets.
+    BAD_RATE = "SP1201" Error "a rate is malformed or out of range";
+    BAD_CONGESTION = "SP1202" Error "a congestion control is not a name that the kernel may know";
 }
 
 /// Whether a code's errors can be degraded to warnings.

@@ -51,6 +51,8 @@ pub(super) struct SubsetPlaces {
     pub(super) name: Span,
     /// In parallel to the subset's backends.
     pub(super) backends: Vec<Span>,
+    /// Where it says which address connections are made from, if it does.
+    pub(super) source: Option<Span>,
 }
 
 /// Where the parts of a route stand.

@@ -5,8 +5,11 @@
 //! readers need no checks: names are unique, ordinals exist, weights of a split sum to more than
 //! zero, addresses of a service are of one family.
 
-use std::net::SocketAddr;
+use std::fmt::{self, Display, Formatter};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+
+use splitter_common::abi::CONGESTION_LEN;
 
 /// All services of a node, sorted by name; names and frontends are unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,6 +115,49 @@ pub struct Connection {
     pub idle_timeout_ms: Option<u32>,
     /// Longest time that a connection lives, in milliseconds, at least 1.
     pub max_lifetime_ms: Option<u32>,
+    /// How TCP finds out how fast it may send.
+    pub congestion_control: Option<CongestionControl>,
+    /// Most bytes per second that the client sends, 1 to [`MAX_RATE`].
+    pub pacing_rate: Option<u32>,
+    /// `SO_MARK`, at least 1.
+    pub mark: Option<u32>,
+    /// Address that connections are made from; neither unspecified nor multicast, of the family of
+    /// the service's frontends.
+    pub source: Option<IpAddr>,
+}
+
+/// Most bytes per second of `SO_MAX_PACING_RATE`; one more means no limit.
+pub const MAX_RATE: u32 = u32::MAX - 1;
+
+/// Name of a TCP congestion control: 1 to 15 bytes of `a-z`, `0-9`, `_` and `-`, and not
+/// [`CongestionControl::REFUSED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CongestionControl([u8; CONGESTION_LEN]);
+
+impl CongestionControl {
+    /// The one that the kernel refuses to BPF programs (`sol_tcp_sockopt_congestion`).
+    pub const REFUSED: &str = "cdg";
+
+    /// Takes a name that keeps the rule.
+    pub fn new(name: &str) -> Option<Self> {
+        let is_good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-".contains(&c);
+        let fits = (1..CONGESTION_LEN).contains(&name.len()) && name.bytes().all(is_good);
+        let mut padded = [0; CONGESTION_LEN];
+        padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        (fits && name != Self::REFUSED).then_some(Self(padded))
+    }
+
+    /// The name, padded with zeros.
+    pub const fn padded(self) -> [u8; CONGESTION_LEN] {
+        self.0
+    }
+}
+
+impl Display for CongestionControl {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let name = self.0.split(|byte| *byte == 0).next().unwrap_or_default();
+        f.pad(str::from_utf8(name).unwrap_or_default())
+    }
 }
 
 /// What becomes of a connection beyond a limit.
@@ -283,13 +329,33 @@ pub struct Route {
     pub fault: Fault,
 }
 
-/// Failures made on purpose, for some connections of a route. The two are drawn independently.
+/// Failures made on purpose, for some connections of a route. They are drawn independently. Those of
+/// packets are for routes that split.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fault {
     /// `connect()` fails.
     pub abort: Option<Abort>,
     /// `connect()` takes longer.
     pub delay: Option<Delay>,
+    /// The client sends slowly.
+    pub bandwidth: Option<Bandwidth>,
+    /// The backend is never reached.
+    pub blackhole: Option<Blackhole>,
+    /// The backend is not reached any more.
+    pub stall: Option<Stall>,
+    /// Decides which connections it is, beside one of the above. It follows from the names of
+    /// service and route where `None`.
+    pub seed: Option<u64>,
+}
+
+impl Fault {
+    /// What of it a route that does not split can make.
+    #[must_use]
+    pub fn without_packets(self) -> Self {
+        let Self { abort, delay, seed, .. } = self;
+        let seed = seed.filter(|_| abort.is_some() || delay.is_some());
+        Self { abort, delay, seed, ..Self::default() }
+    }
 }
 
 /// Connections that fail on purpose.
@@ -309,6 +375,34 @@ pub struct Delay {
     /// By how much, in milliseconds, at least 1.
     pub ms: u32,
 }
+
+/// Connections whose client sends slowly on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// Share of the connections in parts per million, 1 to 1,000,000.
+    pub ppm: u32,
+    /// Most bytes per second, 1 to [`MAX_RATE`].
+    pub rate: u32,
+}
+
+/// Connections of which no packet ever leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blackhole {
+    /// Share of the connections in parts per million, 1 to 1,000,000.
+    pub ppm: u32,
+}
+
+/// Connections of which no packet leaves any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// Share of the connections in parts per million, 1 to 1,000,000.
+    pub ppm: u32,
+    /// How many bytes the client sends before, at most [`MAX_STALL`].
+    pub after: u32,
+}
+
+/// Most bytes before a stall: half of what sequence numbers go round in.
+pub const MAX_STALL: u32 = i32::MAX.cast_unsigned();
 
 /// A client fits when every given field is equal. At least one is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,6 +8,8 @@ mod connection;
 mod egress;
 mod fault;
 mod health;
+mod options;
+mod rate;
 mod route;
 mod subset;
 mod values;

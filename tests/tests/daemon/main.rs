@@ -7,6 +7,7 @@ mod detach;
 mod documents;
 mod files;
 mod health;
+mod needs;
 mod refusals;
 mod restarts;
 mod rights;

@@ -112,6 +112,24 @@ fn old_connections_end_whatever_they_do() -> Result<()> {
 }
 
 #[test]
+fn a_stalled_connection_ends_when_it_is_old() -> Result<()> {
+    let site = Site::new()?;
+    let listener = TcpListener::bind(BACKEND)?;
+    let stalling = policy("maxLifetime: 1s")
+        .replace("split: {v1: 1}", "split: {v1: 1}, fault: {stall: {percent: 100, after: 0}}");
+    let stalling = site.write("policy.yaml", stalling)?;
+    let _daemon = site.run(&["--policy", &stalling])?;
+    let mut stalled = Pair::new(&listener, FRONTEND)?;
+    stalled.0.write_all(b"x")?;
+    eventually("it ends", || stalled.is_aborted())?;
+    let told = stalled.1.read(&mut [0]).err().map(|error| error.kind());
+    assert_eq!(told, Some(io::ErrorKind::ConnectionReset), "the server is told");
+    let live = &site.status()?["services"][0]["subsets"][0]["backends"][0]["outcomes"]["live"];
+    assert_eq!(*live, 0);
+    Ok(())
+}
+
+#[test]
 fn times_are_taken_up_and_given_up_with_the_policy() -> Result<()> {
     let site = Site::new()?;
     let listener = TcpListener::bind(BACKEND)?;

@@ -286,10 +286,17 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         self.overrides.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// What some service needs.
-    pub(crate) fn needs(&self) -> impl Iterator<Item = Need> + use<M, H> {
-        let counts = self.needs;
-        Need::ALL.into_iter().zip(counts).filter(|(_, n)| *n > 0).map(|(need, _)| need)
+    /// What some services need, and how many of them.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = (Need, usize)> + use<M, H> {
+        Need::ALL.into_iter().zip(self.needs).filter(|(_, n)| *n > 0)
+    }
+
+    /// Names of the services that need something, as far as their text is known.
+    pub(crate) fn needing(&self, need: Need) -> impl Iterator<Item = String> {
+        let needs = move |name: &&String| {
+            self.publisher.image(service_id(name)).is_some_and(|image| image.needs(need))
+        };
+        self.running.keys().filter(needs).cloned()
     }
 
     /// Whether cgroups have to be looked up again from time to time.

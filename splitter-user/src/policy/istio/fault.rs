@@ -69,6 +69,7 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<Fault> {
     let fault = Fault {
         abort: fields.get("abort").and_then(|entry| read_abort(reader, entry)),
         delay: fields.get("delay").and_then(|entry| read_delay(reader, entry)),
+        ..Fault::default()
     };
     (fault != Fault::default()).then_some(fault)
 }

@@ -211,7 +211,7 @@ fn make_subset(
         eject: effective.ejection.filter(|eject| eject.max_percent > 0),
         health: None,
     };
-    (subset, SubsetPlaces { name: target.at, backends: places })
+    (subset, SubsetPlaces { name: target.at, backends: places, source: None })
 }
 
 fn balance(asked: Option<LoadBalancer>) -> Balance {

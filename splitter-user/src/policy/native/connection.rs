@@ -1,5 +1,6 @@
 //! Keys of a subset that are about its connections and about backends that fail.
 
+use super::options;
 use super::route::read_errno;
 use super::subset::CLIENT_KEYS;
 use super::values::number_in;
@@ -19,7 +20,7 @@ pub(super) fn read(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Connection {
     let keepalive = fields.value("keepalive");
     let avoids = fields.value("avoidPrevious");
     let listener = fields.value("requireListener");
-    Connection {
+    let connection = Connection {
         max_connections: read_limit(reader, fields, "maxConnections"),
         max_pending: read_limit(reader, fields, "maxPending"),
         over_limit: read_over_limit(reader, fields).unwrap_or_default(),
@@ -33,7 +34,9 @@ pub(super) fn read(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Connection {
         keepalive: keepalive.and_then(|node| read_keepalive(reader, node)),
         idle_timeout_ms: read_time(reader, fields, "idleTimeout"),
         max_lifetime_ms: read_time(reader, fields, "maxLifetime"),
-    }
+        ..Connection::default()
+    };
+    options::read(reader, fields, connection)
 }
 
 fn read_limit(reader: &mut Reader<'_>, fields: &Fields<'_>, key: &str) -> Option<u32> {

@@ -186,6 +186,9 @@ fn read_action(
     }
     if action.name != "split" {
         check_split_keys(reader, fields, action);
+        if let Some(node) = fields.value("fault") {
+            fault::check_split(reader, node, action);
+        }
     }
     match action.name {
         "split" => read_split(reader, action.value, fields, subsets).map(Action::Split),

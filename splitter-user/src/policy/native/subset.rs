@@ -28,7 +28,7 @@ pub(super) const CLIENT_KEYS: [(&str, ClientKey); 6] = [
 /// What plain `clientHash` hashes.
 pub(super) const DEFAULT_CLIENT_KEY: ClientKey = ClientKey::Netns;
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 17] = [
     "backends",
     "balance",
     "maxConnections",
@@ -40,6 +40,10 @@ const KEYS: [&str; 13] = [
     "keepalive",
     "idleTimeout",
     "maxLifetime",
+    "congestionControl",
+    "pacingRate",
+    "mark",
+    "source",
     "eject",
     "health",
 ];
@@ -79,7 +83,7 @@ fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
         eject: None,
         health: None,
     };
-    let mut places = SubsetPlaces { name: entry.key, backends: Vec::new() };
+    let mut places = SubsetPlaces { name: entry.key, backends: Vec::new(), source: None };
     let Some(fields) = reader.fields(entry.value, "a subset", &KEYS) else {
         return (subset, places);
     };
@@ -92,6 +96,7 @@ fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
         subset.balance = read_balance(reader, entry).unwrap_or_default();
     }
     subset.connection = connection::read(reader, &fields);
+    places.source = fields.value("source").map(|node| reader.span(node));
     subset.eject = fields.value("eject").and_then(|node| connection::read_ejection(reader, node));
     subset.health = fields.get("health").and_then(|entry| health::read(reader, entry));
     (subset, places)

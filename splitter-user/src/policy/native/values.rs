@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::reader::Reader;
-use crate::policy::yaml::NodeId;
+use crate::policy::yaml::{NodeId, Scalar, Value};
 
 /// Says that a key is understood and has no effect yet; `meanwhile` is what happens instead.
 pub(super) fn not_enforced(reader: &mut Reader<'_>, at: Span, key: &str, meanwhile: &str) {
@@ -36,6 +36,26 @@ pub(super) fn number_in(
     let message = format!("`{key}` is {number}, {bound}");
     reader.push(Diagnostic::new(&code::OUT_OF_RANGE, at, message).with_help(help));
     None
+}
+
+/// A whole number that may need 64 bits.
+pub(super) fn large_number(reader: &mut Reader<'_>, node: NodeId, key: &str) -> Option<u64> {
+    let text = match reader.value(node) {
+        Value::Scalar(Scalar { text, quoted: false }) => text.as_ref(),
+        _ => "",
+    };
+    let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_digits || text.starts_with('0') {
+        return reader.number(node, &format!("`{key}`")).map(u64::from);
+    }
+    let number = text.parse::<u64>().ok();
+    if number.is_none() {
+        let at = reader.span(node);
+        let message = format!("`{key}` is more than {}", u64::MAX);
+        let help = format!("write at most {}", u64::MAX);
+        reader.push(Diagnostic::new(&code::OUT_OF_RANGE, at, message).with_help(help));
+    }
+    number
 }
 
 /// A share of connections in percent, more than none, as parts per million.

@@ -8,14 +8,15 @@ use std::ops::RangeInclusive;
 
 use super::egress::MODES;
 use super::health::{DEFAULT_STATUSES, start_word};
+use super::rate::Rate;
 use super::subset::CLIENT_KEYS;
 use super::values::{Duration, Percent};
 use crate::policy::document::{API_VERSION, EGRESS, KIND};
 use crate::policy::mesh::resource::OutboundMode;
 use crate::policy::model::{
-    Abort, Action, Balance, ClientKey, ClientMatch, Connection, Delay, Ejection, Errno, Fault,
-    Frontend, HealthCheck, Keepalive, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe,
-    Protocol, Route, Service, Split, Subset,
+    Action, Balance, ClientKey, ClientMatch, Connection, Ejection, Errno, Fault, Frontend,
+    HealthCheck, Keepalive, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe, Protocol,
+    Route, Service, Split, Subset,
 };
 use crate::policy::scalar::{Meaning, meaning};
 
@@ -176,6 +177,10 @@ pub(crate) fn connection_values(asked: &Connection) -> Values {
         ("keepalive", asked.keepalive.map(|it| Mapping(keepalive_values(it)).to_string())),
         ("idleTimeout", asked.idle_timeout_ms.map(time)),
         ("maxLifetime", asked.max_lifetime_ms.map(time)),
+        ("congestionControl", asked.congestion_control.map(|it| Name(&it.to_string()).to_string())),
+        ("pacingRate", asked.pacing_rate.map(|rate| Rate(rate).to_string())),
+        ("mark", asked.mark.map(|mark| format!("{mark:#x}"))),
+        ("source", asked.source.map(|source| Quoted(&source.to_string()).to_string())),
     ];
     values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
@@ -285,14 +290,20 @@ fn write_route(f: &mut Formatter<'_>, service: &Service, route: &Route) -> fmt::
 
 /// The faults of a route, in the words of the policy.
 pub(crate) fn fault_values(fault: &Fault) -> Values {
-    let abort = fault.abort.map(|Abort { ppm, errno }| {
-        Mapping(vec![("percent", Percent(ppm).to_string()), ("errno", errno.name.to_owned())])
-    });
-    let delay = fault.delay.map(|Delay { ppm, ms }| {
-        Mapping(vec![("percent", Percent(ppm).to_string()), ("time", Duration(ms).to_string())])
-    });
-    let values = [("abort", abort), ("delay", delay)];
-    values.into_iter().filter_map(|(key, value)| Some((key, value?.to_string()))).collect()
+    let Fault { abort, delay, bandwidth, blackhole, stall, seed } = fault;
+    let with = |ppm: u32, rest: Option<(&'static str, String)>| {
+        let percent = ("percent", Percent(ppm).to_string());
+        Mapping(std::iter::once(percent).chain(rest).collect()).to_string()
+    };
+    let values = [
+        ("abort", abort.map(|it| with(it.ppm, Some(("errno", it.errno.name.to_owned()))))),
+        ("delay", delay.map(|it| with(it.ppm, Some(("time", Duration(it.ms).to_string()))))),
+        ("bandwidth", bandwidth.map(|it| with(it.ppm, Some(("rate", Rate(it.rate).to_string()))))),
+        ("blackhole", blackhole.map(|it| with(it.ppm, None))),
+        ("stall", stall.map(|it| with(it.ppm, Some(("after", it.after.to_string()))))),
+        ("seed", seed.map(|seed| seed.to_string())),
+    ];
+    values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 fn write_match(f: &mut Formatter<'_>, client: &ClientMatch) -> fmt::Result {
