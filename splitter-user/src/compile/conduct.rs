@@ -4,7 +4,8 @@ use splitter_common::abi::{Conduct, Fault as FaultRecord, conduct_flag};
 
 use super::fnv64;
 use crate::policy::model::{
-    Balance, Connection, Ejection, Fault, Frontend, Keepalive, Protocol, Service, Subset,
+    Balance, Connection, Ejection, Fault, Frontend, Keepalive, OldConnections, Protocol, Service,
+    Subset,
 };
 
 /// `ECONNREFUSED`: what a connection beyond a limit fails with.
@@ -15,7 +16,11 @@ const BEYOND_LIMIT: u16 = splitter_common::decide::ECONNREFUSED;
 /// fails on purpose, is kept for UDP too.
 pub(super) fn is_followed(service: &Service) -> bool {
     let is_tcp = |frontend: &Frontend| frontend.protocol == Protocol::Tcp;
-    let asks = || service.outcomes || service.subsets.iter().any(asks);
+    let asks = || {
+        service.outcomes
+            || service.old_connections != OldConnections::Leave
+            || service.subsets.iter().any(asks)
+    };
     service.subsets.iter().any(|subset| subset.health.is_some())
         || service.routes.iter().any(|route| route.fault != Fault::default())
         || service.frontends.iter().any(is_tcp) && asks()

@@ -8,6 +8,7 @@ pub(crate) mod access;
 mod cgroups;
 pub(crate) mod control;
 mod documents;
+pub(crate) mod drains;
 pub(crate) mod dump;
 pub(crate) mod engine;
 mod files;
