@@ -68,7 +68,7 @@ pub fn is_usable<C: Cells>(
     is_panic: bool,
     now_ns: impl FnOnce() -> u64,
 ) -> bool {
-    if backend.load(cell::STANDING) & standing::DOWN != 0 {
+    if backend.load(cell::STANDING) & standing::ANY != 0 {
         return false;
     }
     let until = backend.load(cell::EJECTED_UNTIL);
@@ -325,11 +325,13 @@ mod tests {
     }
 
     #[test]
-    fn health_checks_stand_above_all() {
+    fn what_user_space_says_stands_above_all() {
         let (backend, subset) = (Memory::new(), Memory::new());
-        backend.0[cell::STANDING].set(7 << 32 | standing::DOWN);
-        assert!(!is_usable(&backend, &subset, false, || 0));
-        assert!(!is_usable(&backend, &subset, true, || 0), "a panic is about ejection");
+        for bits in [standing::DOWN, standing::DRAINING, standing::DOWN | standing::DRAINING] {
+            backend.0[cell::STANDING].set(7 << 32 | bits);
+            assert!(!is_usable(&backend, &subset, false, || 0));
+            assert!(!is_usable(&backend, &subset, true, || 0), "a panic is about ejection");
+        }
         backend.0[cell::STANDING].set(7 << 32);
         assert!(is_usable(&backend, &subset, false, || 0));
     }

@@ -13,7 +13,7 @@ use crate::policy::model::{
     Subset,
 };
 use crate::policy::native::{
-    connection_values, egress_mode, eject_value, fault_values, health_value,
+    connection_values, egress_mode, eject_value, fault_values, health_value, old_connections_value,
 };
 
 /// What differs: services in the order of their names, and what clients may reach besides them.
@@ -149,11 +149,13 @@ fn describe(service: &Service) -> Aspects {
         PeerName::Backend => "backend",
         PeerName::Frontend => "frontend",
     };
+    let old_connections = old_connections_value(&service.old_connections);
     let subsets = service.subsets.iter().map(|subset| subset.name.clone());
     let routes = service.routes.iter().map(|route| route.name.clone());
     let mut aspects = vec![
         Aspect::many(part, "frontends", frontends.collect()),
         Aspect::one(part, "getpeername", peer, Some("backend")),
+        Aspect::one(part, "oldConnections", &old_connections, Some("leave")),
         Aspect::order(part, "subsets", subsets),
         Aspect::order(part, "routes", routes),
     ];

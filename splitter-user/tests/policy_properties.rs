@@ -10,8 +10,8 @@ use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::{
     Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
     CongestionControl, Connection, Delay, Ejection, Errno, Fault, Frontend, HealthCheck, Keepalive,
-    MAX_RATE, MAX_STALL, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe, Protocol,
-    Route, Service, Split, Stall, Subset,
+    MAX_RATE, MAX_STALL, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
+    Probe, Protocol, Route, Service, Split, Stall, Subset,
 };
 use splitter_user::policy::native::{policy_to_yaml, to_yaml};
 use splitter_user::policy::{Source, load};
@@ -280,11 +280,20 @@ fn route(subsets: usize) -> impl Strategy<Value = Route> {
     })
 }
 
+fn old_connections() -> impl Strategy<Value = OldConnections> {
+    let drain = (1_u32..).prop_map(|deadline_ms| OldConnections::Drain { deadline_ms });
+    let rebalance = (1_u32.., 1_u32..)
+        .prop_map(|(per_second, idle_ms)| OldConnections::Rebalance { per_second, idle_ms });
+    let known = [OldConnections::Leave, OldConnections::DRAIN, OldConnections::REBALANCE].to_vec();
+    prop_oneof![select(known), drain, rebalance]
+}
+
 fn service() -> impl Strategy<Value = Service> {
     let body = any::<bool>().prop_flat_map(|v4| (frontends(v4), vec(subset(v4), 1..6)));
     let name = (proptest::option::of(name()), name());
     let peer = select(vec![PeerName::Backend, PeerName::Frontend]);
-    (name, peer, any::<bool>(), body).prop_flat_map(|(name, getpeername, outcomes, body)| {
+    let all = (name, peer, any::<bool>(), old_connections(), body);
+    all.prop_flat_map(|(name, getpeername, outcomes, old_connections, body)| {
         let ((namespace, name), (frontends, subsets)) = (name, body);
         let name = namespace.map_or(name.clone(), |namespace| format!("{namespace}/{name}"));
         let subsets = unique(subsets, |subset| &subset.name);
@@ -293,6 +302,7 @@ fn service() -> impl Strategy<Value = Service> {
             frontends: frontends.clone(),
             getpeername,
             outcomes,
+            old_connections,
             subsets: subsets.clone(),
             routes: unique(routes, |route| &route.name),
         })

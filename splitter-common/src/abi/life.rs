@@ -128,6 +128,10 @@ pub mod cell {
 pub mod standing {
     /// Health checks say that it does not serve.
     pub const DOWN: u64 = 1;
+    /// It was taken out of use by command.
+    pub const DRAINING: u64 = 2;
+    /// Any of them.
+    pub const ANY: u64 = u32::MAX as u64;
 }
 
 /// What came of connections, as numbers of cells from [`cell::OUTCOMES`] on. Of backends and routes.

@@ -9,6 +9,7 @@ mod client;
 mod detach;
 mod dial;
 mod diff;
+mod drain;
 mod dump;
 mod explain;
 mod get;
@@ -51,6 +52,8 @@ enum Verb {
     Hosts(hosts::Options),
     /// Shift the weights of a running service.
     Weight(weight::Options),
+    /// Send no connections to a subset or a backend any more, and close those that it has.
+    Drain(drain::Options),
     /// Show what the kernel does: hooks, connections, problems.
     Status(status::Options),
     /// Show the tables as the kernel reads them.
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Verb::Get(options) => get::run(options),
         Verb::Hosts(options) => hosts::run(&options),
         Verb::Weight(options) => weight::run(options),
+        Verb::Drain(options) => drain::run(options),
         Verb::Status(options) => status::run(options),
         Verb::Dump(options) => dump::run(options),
         Verb::Detach(options) => detach::run(options),

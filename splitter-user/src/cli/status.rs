@@ -8,6 +8,7 @@ use super::client::{Address, Answer, unexpected};
 use super::weight::show_weights;
 use super::{Exit, Output, print, print_json};
 use crate::daemon::control::{Request, Response};
+use crate::daemon::engine::DrainStatus;
 use crate::daemon::health::{HealthCounts, HealthStatus, HealthSummary};
 use crate::daemon::hooks::HookStatus;
 use crate::daemon::outcomes::{OutOfUse, Outcomes};
@@ -17,6 +18,8 @@ use crate::daemon::sweep::SweepStatus;
 
 /// Names of services that a line has at most.
 const MOST_NAMES: usize = 16;
+/// Drains that have a line.
+const MOST_DRAINS: usize = 32;
 
 /// Options of `status`.
 #[derive(Args)]
@@ -77,6 +80,7 @@ fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
     write_dns(text, &status.dns)?;
     write_health(text, &status.health)?;
     write_sweep(text, &status.sweep)?;
+    write_draining(text, &status.draining)?;
     writeln!(text, "cgroup      {cgroup}")?;
     for hook in &status.hooks {
         writeln!(text, "hook        {:<13} {}", hook.hook, show_hook(hook))?;
@@ -136,12 +140,18 @@ fn write_health(text: &mut String, health: &HealthSummary) -> fmt::Result {
 
 fn write_sweep(text: &mut String, sweep: &SweepStatus) -> fmt::Result {
     let SweepStatus { services, closed_idle, closed_too_old, rounds, namespaces, .. } = sweep;
+    let SweepStatus { closed_drained, closed_rebalanced, .. } = sweep;
     if *services > 0 || *rounds > 0 {
         writeln!(
             text,
-            "closed      {closed_idle} idle, {closed_too_old} too old, as {services} services ask: \
-             {rounds} rounds, the last through {namespaces} network namespaces"
+            "closed      {closed_idle} idle, {closed_too_old} too old, {closed_drained} drained, \
+             {closed_rebalanced} rebalanced, as {services} services ask: {rounds} rounds, the last \
+             through {namespaces} network namespaces"
         )?;
+    }
+    if sweep.unbalanced > 0 {
+        let n = sweep.unbalanced;
+        writeln!(text, "            {n} routes whose live split is to come to their weights")?;
     }
     if sweep.hidden > 0 {
         let hidden = sweep.hidden;
@@ -151,6 +161,28 @@ fn write_sweep(text: &mut String, sweep: &SweepStatus) -> fmt::Result {
         Some(why) => writeln!(text, "            {why}"),
         None => Ok(()),
     }
+}
+
+/// All of them are in the JSON form.
+fn write_draining(text: &mut String, draining: &[DrainStatus]) -> fmt::Result {
+    for (i, drain) in draining.iter().take(MOST_DRAINS).enumerate() {
+        let label = if i == 0 { "draining" } else { "" };
+        writeln!(text, "{label:<11} {}", show_drain(drain))?;
+    }
+    match draining.len().saturating_sub(MOST_DRAINS) {
+        0 => Ok(()),
+        n => writeln!(text, "            and {n} more"),
+    }
+}
+
+fn show_drain(drain: &DrainStatus) -> String {
+    let DrainStatus { service, subset, backend, connections, for_ms, by } = drain;
+    let end = match for_ms {
+        None => "left alone".to_owned(),
+        Some(0) => "closed now".to_owned(),
+        Some(ms) => format!("closed in {} s", ms.div_ceil(1_000)),
+    };
+    format!("{service}/{subset} {backend}: {connections} connections left, {end}, by {by}")
 }
 
 fn show_hook(hook: &HookStatus) -> String {
@@ -272,6 +304,7 @@ fn write_outcomes(text: &mut String, indent: &str, outcomes: &Outcomes) -> fmt::
 fn show_out_of_use(why: &OutOfUse) -> String {
     match why {
         OutOfUse::Down => "its health checks fail".to_owned(),
+        OutOfUse::Draining => "it is drained by command".to_owned(),
         OutOfUse::Ejected { for_ms } => format!("ejected for another {for_ms} ms"),
     }
 }
@@ -324,6 +357,25 @@ mod tests {
         assert_eq!(show_hook(&hook), "attached, for shop web");
         hook.n_needed_by = 9;
         assert_eq!(show_hook(&hook), "attached, for shop web and 7 more services");
+    }
+
+    #[test]
+    fn drains_are_told_with_their_ends() {
+        let mut drain = DrainStatus {
+            service: "shop/web".to_owned(),
+            subset: "v2".to_owned(),
+            backend: "127.0.0.1:9002".to_owned(),
+            connections: 12,
+            for_ms: Some(20_001),
+            by: "command".to_owned(),
+        };
+        let told = "shop/web/v2 127.0.0.1:9002: 12 connections left, closed in 21 s, by command";
+        assert_eq!(show_drain(&drain), told);
+        drain.for_ms = None;
+        assert!(show_drain(&drain).contains("12 connections left, left alone"));
+        let mut text = String::new();
+        write_draining(&mut text, &vec![drain; MOST_DRAINS + 2]).unwrap();
+        assert!(text.starts_with("draining    shop/web/v2 ") && text.ends_with("and 2 more\n"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use splitter_common::abi::{
 use super::{addr, client_number, effective_weights, fnv64, is_usable, n_weighted};
 use crate::policy::model::{
     Action, Balance, CongestionControl, Connection, Ejection, Errno, Fault, Frontend, Keepalive,
-    OnEmpty, OverLimit, Protocol, Route, Service, Split, Subset,
+    OldConnections, OnEmpty, OverLimit, Protocol, Route, Service, Split, Subset,
 };
 
 /// Whether the connections of a service are followed: where something is asked that only they can
@@ -15,7 +15,11 @@ use crate::policy::model::{
 /// fails on purpose, is kept for UDP too.
 pub(super) fn is_followed(service: &Service) -> bool {
     let is_tcp = |frontend: &Frontend| frontend.protocol == Protocol::Tcp;
-    let asks = || service.outcomes || service.subsets.iter().any(asks);
+    let asks = || {
+        service.outcomes
+            || service.old_connections != OldConnections::Leave
+            || service.subsets.iter().any(asks)
+    };
     service.subsets.iter().any(|subset| subset.health.is_some())
         || service.routes.iter().any(|route| route.fault != Fault::default())
         || service.frontends.iter().any(is_tcp) && asks()

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::dump::Dump;
-use super::engine::LiveExplanation;
+use super::engine::{DrainTarget, Drained, LiveExplanation};
 use super::health::HealthCounts;
 use super::status::Status;
 use crate::diff::Difference;
@@ -79,6 +79,18 @@ pub(crate) enum Request {
         /// Subset and weight.
         weights: Vec<(String, u32)>,
     },
+    /// Has a subset or a backend get no new connections, and closes those that it has.
+    Drain {
+        /// What is drained.
+        target: DrainTarget,
+        /// How long connections go on, in milliseconds; for ever where there is none.
+        deadline_ms: Option<u64>,
+    },
+    /// Ends what [`Request::Drain`] began.
+    UndoDrain {
+        /// What is drained no more.
+        target: DrainTarget,
+    },
     /// Hosts that clients can dial by name.
     Hosts,
     /// State, problems and counts.
@@ -104,7 +116,12 @@ impl Request {
             | Self::Hosts
             | Self::Status { .. }
             | Self::Dump => false,
-            Self::Apply { .. } | Self::Remove { .. } | Self::Weight { .. } | Self::Detach => true,
+            Self::Apply { .. }
+            | Self::Remove { .. }
+            | Self::Weight { .. }
+            | Self::Drain { .. }
+            | Self::UndoDrain { .. }
+            | Self::Detach => true,
         }
     }
 }
@@ -137,6 +154,8 @@ pub(crate) enum Response {
     },
     /// Weights are in force.
     Weighted(Weighted),
+    /// A drain is in force, or has ended.
+    Drained(Drained),
     /// Running services, sorted by name.
     Services {
         /// The services.

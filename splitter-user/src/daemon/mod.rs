@@ -9,6 +9,7 @@ mod cgroups;
 mod congestion;
 pub(crate) mod control;
 mod documents;
+pub(crate) mod drains;
 pub(crate) mod dump;
 pub(crate) mod engine;
 mod files;

@@ -130,6 +130,8 @@ pub(crate) fn monotonic_ns() -> u64 {
 pub(crate) enum OutOfUse {
     /// Health checks failed.
     Down,
+    /// It is drained by command.
+    Draining,
     /// Too many connections to it failed in a row.
     Ejected {
         /// Until it is tried again, in milliseconds.
@@ -143,6 +145,7 @@ impl OutOfUse {
         let until = state.cells[cell::EJECTED_UNTIL];
         match state.cells[cell::STANDING] {
             bits if bits & standing::DOWN != 0 => Some(Self::Down),
+            bits if bits & standing::DRAINING != 0 => Some(Self::Draining),
             _ if until > now_ns => Some(Self::Ejected { for_ms: (until - now_ns) / 1_000_000 }),
             _ => None,
         }
@@ -177,7 +180,8 @@ mod tests {
         let ejected = (cell::EJECTED_UNTIL, 5_000_000);
         let of = |cells: &[_]| OutOfUse::of(&state(cells), 3_000_000);
         assert_eq!(of(&[ejected]), Some(OutOfUse::Ejected { for_ms: 2 }));
-        assert_eq!(of(&[ejected, (cell::STANDING, 9 << 32 | 1)]), Some(OutOfUse::Down));
+        assert_eq!(of(&[ejected, (cell::STANDING, 9 << 32 | 3)]), Some(OutOfUse::Down));
+        assert_eq!(of(&[ejected, (cell::STANDING, 9 << 32 | 2)]), Some(OutOfUse::Draining));
         assert_eq!(of(&[(cell::EJECTED_UNTIL, 3_000_000), (cell::STANDING, 9 << 32)]), None);
     }
 

@@ -9,7 +9,7 @@ use super::control::{
     Applied, Compared, Host, Problem, Request, Response, RouteView, ServiceView, Text,
 };
 use super::dump;
-use super::engine::{ChangeError, Engine, Outcome, Running, Stand};
+use super::engine::{ChangeError, DrainTarget, Engine, Outcome, Running, Stand};
 use super::health::HealthBook;
 use super::hooks::{KernelHooks, hook_problems, tell_needs};
 use super::resolver::DnsStatus;
@@ -41,6 +41,8 @@ pub(crate) enum Task {
     ApplyDocuments(Vec<Source>),
     Remove(Vec<String>),
     Weight { target: String, weights: Vec<(String, u32)> },
+    Drain { target: DrainTarget, deadline_ms: Option<u64> },
+    UndoDrain(DrainTarget),
     Get { services: Vec<String>, details: bool },
     Compare { loaded: Box<Loaded>, sources: Vec<Source> },
     CompareDocuments(Vec<Source>),
@@ -85,6 +87,8 @@ impl Job {
             Request::Explain { to, role } => Task::Explain { to: parse_frontend(&to)?, role },
             Request::Remove { services } => Task::Remove(services),
             Request::Weight { target, weights } => Task::Weight { target, weights },
+            Request::Drain { target, deadline_ms } => Task::Drain { target, deadline_ms },
+            Request::UndoDrain { target } => Task::UndoDrain(target),
             Request::Get { services, details } => Task::Get { services, details },
             Request::Hosts => Task::Hosts,
             Request::Status { services, all } => Task::Status { services, all },
@@ -169,6 +173,13 @@ pub(crate) fn answer(
         Task::ApplyDocuments(sources) => engine.apply_documents(&sources).map(applied_documents),
         Task::Remove(services) => engine.remove(&services).map(applied),
         Task::Weight { target, weights } => weigh(engine, &target, &weights),
+        Task::Drain { target, deadline_ms } => {
+            let drained = engine.drain(&target, deadline_ms);
+            drained.map(|told| Answer::Ready(Response::Drained(told)))
+        }
+        Task::UndoDrain(target) => {
+            engine.undo_drain(&target).map(|told| Answer::Ready(Response::Drained(told)))
+        }
         Task::Get { services, details } => get(engine, circumstances, &services, details),
         Task::Compare { loaded, sources } => engine.stand(&loaded, &sources).map(compared),
         Task::CompareDocuments(sources) => engine.stand_documents(&sources).map(compared),
@@ -358,6 +369,7 @@ fn full_status(
     status.dns.clone_from(&circumstances.dns);
     status.sweep = circumstances.sweep.read();
     status.problems.extend(status.sweep.problem.take());
+    status.draining = engine.draining(&status.sweep.draining);
     status.problems.extend(hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)
 }

@@ -33,6 +33,8 @@ use crate::publish::Mark;
 
 /// How often named cgroups are looked up again, where some are named.
 const CGROUP_PERIOD: Duration = Duration::from_secs(1);
+/// How often it is looked whether subsets take connections, while live splits come to their weights.
+const BALANCE_PERIOD: Duration = Duration::from_secs(1);
 /// How often it is checked that the kernel still runs our programs.
 const HOOKS_PERIOD: Duration = Duration::from_secs(5);
 /// Requests that wait for the engine.
@@ -78,6 +80,7 @@ struct Wakers {
     interrupt: Signal,
     cgroups: Interval,
     hooks: Interval,
+    balance: Interval,
 }
 
 impl Daemon {
@@ -137,6 +140,7 @@ impl Daemon {
             interrupt: on(SignalKind::interrupt())?,
             cgroups: every(CGROUP_PERIOD),
             hooks: every(HOOKS_PERIOD),
+            balance: every(BALANCE_PERIOD),
         })
     }
 
@@ -162,6 +166,7 @@ impl Daemon {
             }
             _ = wakers.cgroups.tick(), if self.engine.names_cgroups() => self.refresh_cgroups(),
             _ = wakers.hooks.tick() => self.mend_attachment(),
+            _ = wakers.balance.tick(), if self.sweep.is_balancing() => self.engine.touch_balanced(),
             mark = ended(&mut self.grace) => self.release(mark),
         }
         self.follow_checks();
@@ -225,8 +230,8 @@ impl Daemon {
 
     /// Tells who closes connections what the policy asks for now.
     fn follow_terms(&mut self) {
-        for (service, terms) in self.engine.take_changed_terms() {
-            self.sweep.follow(&service, terms);
+        for (service, asking) in self.engine.take_changed_terms() {
+            self.sweep.follow(&service, asking);
         }
     }
 

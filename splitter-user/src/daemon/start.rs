@@ -77,6 +77,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         fs::remove_file(&settings.socket).context("remove the control socket")?;
         return Err(problem);
     }
+    engine.resume_drains().context("take up what was drained")?;
     let log = attach(&mut engine, &settings)?;
     let reach = Reach::open();
     drop_privileges().context("drop privileges")?;
@@ -106,7 +107,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
 fn start_sweep(engine: &mut KernelEngine, reach: Reach) -> anyhow::Result<Sweep> {
     let storage = engine.hooks_mut().loaded_mut().socket_storage();
     let storage = storage.context("open the map of what sockets keep")?;
-    Sweep::start(reach, storage).context("start closing idle and old connections")
+    Sweep::start(reach, storage).context("start closing connections")
 }
 
 fn serve(

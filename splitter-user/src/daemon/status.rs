@@ -9,7 +9,7 @@ use splitter_common::abi::{Reason, State};
 
 use super::congestion::Algorithms;
 use super::engine::weights::{main_split, named};
-use super::engine::{ChangeError, Engine, OptionalHooks, Running};
+use super::engine::{ChangeError, DrainStatus, Engine, OptionalHooks, Running};
 use super::health::{HealthBook, HealthStatus, HealthSummary, ServiceHealth};
 use super::hooks::HookStatus;
 use super::outcomes::{OutOfUse, Outcomes, monotonic_ns};
@@ -61,6 +61,8 @@ pub(crate) struct Status {
     pub(crate) health: HealthSummary,
     /// Connections that were closed.
     pub(crate) sweep: SweepStatus,
+    /// Backends whose connections are to end.
+    pub(crate) draining: Vec<DrainStatus>,
     /// Connections to frontends that were not rewritten, by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
     /// Services in detail.
@@ -206,12 +208,10 @@ struct Surveyed {
 
 impl Surveyed {
     fn new<M: Maps, H: OptionalHooks>(engine: &Engine<M, H>, running: &Running) -> Self {
-        let (publisher, id) = (engine.publisher(), service_id(&running.service.name));
-        let states = publisher.states(id);
-        let states = states.iter().flat_map(Indices::iter);
+        let (publisher, name) = (engine.publisher(), &running.service.name);
         let state = |(owner, index)| Some((owner, read(publisher.maps(), Arena::States, index)?));
-        let states = states.filter_map(state).collect();
-        Self { running: running.clone(), counters: publisher.counters(id), states }
+        let states = engine.states_of(name).into_iter().filter_map(state).collect();
+        Self { running: running.clone(), counters: publisher.counters(service_id(name)), states }
     }
 }
 

@@ -10,8 +10,8 @@ use proptest::test_runner::TestRunner;
 use super::model::{
     Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
     CongestionControl, Connection, Delay, Ejection, Errno, Fault, Frontend, HealthCheck, Keepalive,
-    OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe, Protocol, Route, Service, Split,
-    Stall, Subset,
+    OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe, Protocol, Route,
+    Service, Split, Stall, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -72,16 +72,26 @@ fn service() -> impl Strategy<Value = Service> {
         }
         let routes = prop::collection::vec(route(subsets.len()), 1..=3);
         let outcomes = prop::bool::weighted(0.2);
-        (Just(subsets), routes, getpeername.clone(), outcomes).prop_map(
-            |(subsets, mut routes, getpeername, outcomes)| {
+        (Just(subsets), routes, getpeername.clone(), outcomes, old_connections()).prop_map(
+            |(subsets, mut routes, getpeername, outcomes, old_connections)| {
                 for (i, route) in routes.iter_mut().enumerate() {
                     route.name = format!("r{i}");
                 }
                 let (name, frontends) = (String::new(), Vec::new());
-                Service { name, frontends, getpeername, outcomes, subsets, routes }
+                Service { name, frontends, getpeername, outcomes, old_connections, subsets, routes }
             },
         )
     })
+}
+
+fn old_connections() -> impl Strategy<Value = OldConnections> {
+    let others = vec![
+        OldConnections::DRAIN,
+        OldConnections::REBALANCE,
+        OldConnections::Drain { deadline_ms: 1 },
+        OldConnections::Rebalance { per_second: 1, idle_ms: 10_000 },
+    ];
+    prop_oneof![4 => Just(OldConnections::Leave), 1 => select(others)]
 }
 
 fn subset() -> impl Strategy<Value = Subset> {

@@ -33,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub use address::NotAFrontend;
+pub(crate) use mesh::read::parse_duration_ms;
 pub use mesh::vips::{NotAVipRange, VipRange, VipRanges, Vips};
 pub(crate) use words::{NAME_RULE, is_name, suggest};
 

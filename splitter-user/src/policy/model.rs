@@ -41,11 +41,40 @@ pub struct Service {
     pub getpeername: PeerName,
     /// Whether what comes of its connections is counted even where nothing else needs it.
     pub outcomes: bool,
+    /// What becomes of established connections that the policy would not make any more.
+    pub old_connections: OldConnections,
     /// Groups of backends, in the order of the text; at most `abi::MAX_SUBSETS`.
     pub subsets: Vec<Subset>,
     /// Tried in order; the first that takes the client counts. At least one. The number of
     /// routes, counting one per [`ClientMatch`], is at most `abi::MAX_ROUTES`.
     pub routes: Vec<Route>,
+}
+
+/// What becomes of established connections that the policy would not make any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OldConnections {
+    /// They stay where they are.
+    #[default]
+    Leave,
+    /// Those to backends that no connection goes to any more are closed.
+    Drain {
+        /// How long after the change, in milliseconds, at least 1.
+        deadline_ms: u32,
+    },
+    /// Idle ones are closed until the live split is what the weights ask for.
+    Rebalance {
+        /// Most connections that are closed in a second, at least 1.
+        per_second: u32,
+        /// Time without data after which a connection is idle, in milliseconds, at least 1.
+        idle_ms: u32,
+    },
+}
+
+impl OldConnections {
+    /// A drain with its default.
+    pub const DRAIN: Self = Self::Drain { deadline_ms: 30_000 };
+    /// A rebalance with its defaults.
+    pub const REBALANCE: Self = Self::Rebalance { per_second: 10, idle_ms: 10_000 };
 }
 
 /// An address, port and protocol that clients dial. v4-mapped IPv6 is stored as IPv4.

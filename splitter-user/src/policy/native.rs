@@ -8,6 +8,7 @@ mod connection;
 mod egress;
 mod fault;
 mod health;
+mod old_connections;
 mod options;
 mod rate;
 mod route;
@@ -27,9 +28,12 @@ use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
 pub(super) use client::read_cgroup;
 pub(super) use egress::read as read_egress;
+pub(crate) use old_connections::value as old_connections_value;
 pub(crate) use write::{connection_values, egress_mode, eject_value, fault_values, health_value};
 pub use write::{outbound_to_yaml, policy_to_yaml, to_yaml};
 
+const SPEC: [&str; 7] =
+    ["frontends", "subsets", "routes", "split", "getpeername", "outcomes", "oldConnections"];
 const PEER_NAMES: [(&str, PeerName); 2] =
     [("backend", PeerName::Backend), ("frontend", PeerName::Frontend)];
 
@@ -42,10 +46,7 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, _: &Reading) -> Option
     let metadata = reader.required(document, "metadata", "write `metadata: {name: NAME}`");
     let name = metadata.and_then(|node| read_name(reader, node));
     let spec = reader.required(document, "spec", "write `spec:` with `frontends` and `routes`");
-    let spec = spec.and_then(|node| {
-        let keys = ["frontends", "subsets", "routes", "split", "getpeername", "outcomes"];
-        reader.fields(node, "the spec", &keys)
-    })?;
+    let spec = spec.and_then(|node| reader.fields(node, "the spec", &SPEC))?;
     let draft = read_spec(reader, &spec, name.unwrap_or_default());
     check::within(&draft, reader);
     Some(Document::Service(Box::new(draft)))
@@ -97,8 +98,11 @@ fn read_spec(reader: &mut Reader<'_>, spec: &Fields<'_>, name: (String, Span)) -
         .value("getpeername")
         .and_then(|node| reader.word(node, "a value of `getpeername`", &PEER_NAMES));
     let outcomes = spec.value("outcomes").and_then(|node| reader.boolean(node, "`outcomes`"));
+    let old_connections = spec.get("oldConnections");
+    let old_connections = old_connections.and_then(|entry| old_connections::read(reader, entry));
     let service = Service {
         outcomes: outcomes.unwrap_or(false),
+        old_connections: old_connections.unwrap_or_default(),
         name,
         frontends: sort_frontends(reader, &places.frontends),
         getpeername: getpeername.unwrap_or_default(),

@@ -5,6 +5,7 @@
 mod agreement;
 mod detach;
 mod documents;
+mod drain;
 mod files;
 mod health;
 mod needs;

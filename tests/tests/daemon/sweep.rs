@@ -28,10 +28,10 @@ spec:
 }
 
 /// Both ends of a connection; the client's is first.
-struct Pair(TcpStream, TcpStream);
+pub(crate) struct Pair(pub(crate) TcpStream, pub(crate) TcpStream);
 
 impl Pair {
-    fn new(listener: &TcpListener, addr: &str) -> Result<Self> {
+    pub(crate) fn new(listener: &TcpListener, addr: &str) -> Result<Self> {
         let client = TcpStream::connect(addr).with_context(|| format!("connect to {addr}"))?;
         let server = listener.accept()?.0;
         client.set_nonblocking(true)?;
@@ -39,7 +39,7 @@ impl Pair {
     }
 
     /// Sends a byte.
-    fn talk(&mut self) -> Result<()> {
+    pub(crate) fn talk(&mut self) -> Result<()> {
         self.1.write_all(b"x")?;
         self.0.set_nonblocking(false)?;
         self.0.read_exact(&mut [0])?;
@@ -47,7 +47,7 @@ impl Pair {
     }
 
     /// Whether the client is told that the connection was aborted.
-    fn is_aborted(&mut self) -> Result<bool> {
+    pub(crate) fn is_aborted(&mut self) -> Result<bool> {
         match self.0.read(&mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(true),
@@ -62,7 +62,7 @@ fn run(site: &Site, asked: &str) -> Result<Daemon> {
 }
 
 /// Connections that were closed for a reason, as `status` has it.
-fn closed(site: &Site, reason: &str) -> Result<u64> {
+pub(crate) fn closed(site: &Site, reason: &str) -> Result<u64> {
     site.status()?["sweep"][reason].as_u64().with_context(|| format!("{reason} in the status"))
 }
 

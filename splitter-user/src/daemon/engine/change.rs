@@ -158,7 +158,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         check_together(back.into_iter().map(running_source).collect(), &near)
     }
 
-    fn applied_target(&self, service: Arc<Service>) -> Target {
+    pub(super) fn applied_target(&self, service: Arc<Service>) -> Target {
         let origin = match self.files.get(&service.name) {
             Some(filed) if filed.service == service => filed.origin(),
             Some(filed) => Origin::Override(Arc::clone(&filed.file)),
@@ -168,7 +168,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     }
 
     /// What to keep of a target: nothing where it says what the file says.
-    fn override_for(&self, target: &Target) -> overrides::Change {
+    pub(super) fn override_for(&self, target: &Target) -> overrides::Change {
         let name = target.service.name.clone();
         let base = self.files.get(&name).map(|filed| fingerprint(&filed.service));
         let kept = match target.origin {
@@ -190,6 +190,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         overrides: overrides::Changes,
     ) -> Result<(), ChangeError> {
         let services = match &overrides.services[..] {
+            [] if overrides.drains.is_some() => "what is drained".to_owned(),
             [] => "the documents".to_owned(),
             services => name_some(services),
         };

@@ -172,7 +172,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         let Plan { files, changes, dropped, documents, .. } = plan;
         let text = Some(documents.to_text()).filter(|text| *text != self.overrides.documents());
         let (first, last) = if keep == Keep::First { (text, None) } else { (None, text) };
-        let changes = Changes { services: changes, documents: first };
+        let changes = Changes { services: changes, documents: first, drains: None };
         self.commit_with_overrides(targets, &gone, changes)?;
         self.keep_documents(last);
         for name in &dropped {
@@ -187,7 +187,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
 
     /// Writes what a daemon can do without: the next one asks the resolver itself.
     fn keep_documents(&mut self, text: Option<String>) {
-        let changes = Changes { services: Vec::new(), documents: text };
+        let changes = Changes { documents: text, ..Changes::default() };
         if let Err(error) = self.overrides.set(changes).and_then(|()| self.overrides.settle()) {
             warn!("keep the resolver's answers in the state directory: {error}");
         }

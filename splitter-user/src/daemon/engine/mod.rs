@@ -10,10 +10,13 @@ mod ask;
 mod change;
 mod checks;
 mod documents;
+mod drains;
+mod leaving;
 mod names;
 mod neighbours;
 mod plan;
 mod rebase;
+mod seats;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -21,6 +24,8 @@ pub(super) mod weights;
 
 pub(crate) use ask::{LiveExplanation, Stand};
 pub(crate) use documents::Outcome;
+pub(crate) use drains::{Drained, Target as DrainTarget};
+pub(crate) use seats::DrainStatus;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::{self, Display, Formatter};
@@ -32,6 +37,7 @@ use tracing::{debug, warn};
 
 use super::cgroups::CgroupSource;
 use super::documents::Documents;
+use super::drains::Drains;
 use super::overrides::Overrides;
 use crate::compile::image::{Need, ServiceId};
 use crate::compile::{Cgroups, Compiler, Note, service_id};
@@ -41,6 +47,7 @@ use crate::policy::{Source, VipRanges};
 use crate::publish::{Change, PublishError, Published, Publisher};
 use crate::tables::Maps;
 use checks::CheckedServices;
+use leaving::Leaving;
 use terms::TimedServices;
 
 /// The hooks that only some services need.
@@ -202,6 +209,9 @@ pub(crate) struct Engine<M, H> {
     cgroup_users: BTreeSet<String>,
     checked: CheckedServices,
     timed: TimedServices,
+    /// What is drained by command.
+    drains: Drains,
+    leaving: Leaving,
     /// Services with `getpeername: frontend`.
     needs: NeedCounts,
     /// Why the text of what runs is not known, if so.
@@ -217,6 +227,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         overrides: Overrides,
         documents: Documents,
     ) -> Self {
+        let drains = drains::read(overrides.drains());
         let needs = |need, id| publisher.image(id).is_some_and(|image| image.needs(need));
         let count = |need| publisher.services().filter(|id| needs(need, *id)).count();
         Self {
@@ -232,6 +243,8 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             cgroup_users: BTreeSet::new(),
             checked: CheckedServices::default(),
             timed: TimedServices::default(),
+            drains,
+            leaving: Leaving::default(),
             degraded: None,
         }
     }
@@ -348,11 +361,13 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             notes.push(found_notes);
         }
         let needs = self.needs_after(&changes);
+        let watched = self.watch_leavers(&targets, removed);
         let published = self.publish(changes, needs)?;
         for ((target, found), notes) in targets.into_iter().zip(cgroups).zip(notes) {
             self.install(target, found, notes);
         }
         self.forget(removed);
+        self.follow_leavers(watched);
         Ok(published)
     }
 

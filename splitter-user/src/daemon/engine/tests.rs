@@ -2,6 +2,7 @@
 
 mod checks;
 mod documents;
+mod drains;
 mod mesh;
 
 use std::cell::RefCell;

@@ -86,11 +86,7 @@ fn set_weight(
     subset: &str,
     weight: u32,
 ) -> Result<(), String> {
-    let known: Vec<&str> = service.subsets.iter().map(|subset| subset.name.as_str()).collect();
-    let Some(ordinal) = known.iter().position(|name| *name == subset) else {
-        let help = suggest(subset, &known, "its subsets");
-        return Err(format!("`{}` has no subset `{subset}`: {help}", service.name));
-    };
+    let ordinal = find_subset(service, subset)?;
     if let Some((_, old)) = split.weights.iter_mut().find(|(known, _)| *known == ordinal) {
         *old = weight;
         return Ok(());
@@ -117,4 +113,66 @@ fn check_sum(split: &Split, route: &str) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Takes the weight of a subset in every route, where the route has another subset with weight.
+/// Answers what it was, by route, or why it cannot be in a sentence.
+pub(super) fn take_weight(service: &Service, subset: &str) -> Result<(Service, Named), String> {
+    let ordinal = find_subset(service, subset)?;
+    let mut service = service.clone();
+    let (name, mut taken) = (service.name.clone(), Named::new());
+    for route in &mut service.routes {
+        let Action::Split(split) = &mut route.action else { continue };
+        let others = split.weights.iter().any(|(other, n)| *other != ordinal && *n > 0);
+        let own = split.weights.iter_mut().find(|(own, weight)| *own == ordinal && *weight > 0);
+        let Some((_, weight)) = own else { continue };
+        if !others {
+            return Err(format!(
+                "the route `{route}` of `{name}` has no other subset with weight than `{subset}`: \
+                 give another one a weight first, with `splitter weight {name}/{route} \
+                 SUBSET=WEIGHT`",
+                route = route.name
+            ));
+        }
+        taken.push((route.name.clone(), std::mem::take(weight)));
+    }
+    Ok((service, taken))
+}
+
+/// Gives a subset the weights back that were taken, in routes that still split and where it has
+/// none. Fails with a sentence.
+pub(super) fn give_weight(
+    service: &Service,
+    subset: &str,
+    taken: &[(String, u32)],
+) -> Result<Service, String> {
+    let ordinal = find_subset(service, subset)?;
+    let mut service = service.clone();
+    for route in &mut service.routes {
+        let Action::Split(split) = &mut route.action else { continue };
+        let was = taken.iter().find(|(name, _)| *name == route.name).map(|(_, weight)| *weight);
+        let own = split.weights.iter_mut().find(|(own, weight)| *own == ordinal && *weight == 0);
+        if let (Some((_, weight)), Some(was)) = (own, was) {
+            *weight = was;
+        }
+        check_sum(split, &route.name)?;
+    }
+    Ok(service)
+}
+
+/// Ordinal of a subset by its name.
+pub(super) fn find_subset(service: &Service, subset: &str) -> Result<usize, String> {
+    let known: Vec<&str> = service.subsets.iter().map(|subset| subset.name.as_str()).collect();
+    known.iter().position(|name| *name == subset).ok_or_else(|| {
+        let help = suggest(subset, &known, "its subsets");
+        format!("`{}` has no subset `{subset}`: {help}", service.name)
+    })
+}
+
+/// How two services differ in weights: routes with their weights before and after.
+pub(super) fn changed_weights(old: &Service, new: &Service) -> Vec<(String, Named, Named)> {
+    let splits = old.routes.iter().zip(&new.routes);
+    let splits = splits.filter_map(|(old, new)| Some((new, split_of(old)?, split_of(new)?)));
+    let changed = splits.filter(|(_, old, new)| old != new);
+    changed.map(|(route, was, is)| (route.name.clone(), named(old, was), named(new, is))).collect()
 }

@@ -28,7 +28,10 @@ pub(super) const JOURNAL: &str = "journal";
 pub(super) const NEW_JOURNAL: &str = "_journal.new";
 /// Stands for a service where the documents' file is meant, and is in its name.
 pub(super) const DOCUMENTS: &str = "_documents";
-const DOCUMENTS_EXTENSION: &str = "json";
+/// The same for what is drained by command.
+pub(super) const DRAINS: &str = "_drains";
+/// Of both.
+const OTHER_EXTENSION: &str = "json";
 /// So many new files are flushed one by one; for more, flushing the whole file system once is
 /// faster, though it is others' data too.
 const FEW: usize = 16;
@@ -80,14 +83,25 @@ impl Files {
 
     /// Text of the documents' file, empty where there is none.
     pub(super) fn read_documents(&self) -> io::Result<String> {
-        match fs::read_to_string(self.path(DOCUMENTS)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        match self.read_text(DOCUMENTS) {
             // Nothing is kept as no file.
-            Ok(text) if text.is_empty() => Err(io::Error::other(format!(
+            Ok(Some(text)) if text.is_empty() => Err(io::Error::other(format!(
                 "{} is empty: what was applied is lost; remove the file to go on without",
                 self.path(DOCUMENTS).display()
             ))),
-            result => result,
+            result => Ok(result?.unwrap_or_default()),
+        }
+    }
+
+    /// Text of the drains' file, empty where there is none.
+    pub(super) fn read_drains(&self) -> io::Result<String> {
+        Ok(self.read_text(DRAINS)?.unwrap_or_default())
+    }
+
+    fn read_text(&self, name: &str) -> io::Result<Option<String>> {
+        match fs::read_to_string(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            result => result.map(Some),
         }
     }
 
@@ -191,7 +205,8 @@ impl Files {
     ///
     /// Names of services have no `_`, so two services never share a file.
     pub(super) fn path(&self, service: &str) -> PathBuf {
-        let extension = if service == DOCUMENTS { DOCUMENTS_EXTENSION } else { EXTENSION };
+        let is_other = [DOCUMENTS, DRAINS].contains(&service);
+        let extension = if is_other { OTHER_EXTENSION } else { EXTENSION };
         self.dir.join(format!("{}.{extension}", service.replace('/', "_")))
     }
 

@@ -1,7 +1,8 @@
 //! Services that were applied or reweighted by command, kept in a directory over restarts.
 //!
 //! One file per service holds its document, under a first line that says which file's document it
-//! overrides. One more file holds what [`super::documents`] keeps.
+//! overrides. One more file holds what [`super::documents`] keeps, and one what [`super::drains`]
+//! does.
 //!
 //! A change is written beside the files before the policy that it describes is committed, which is
 //! when a full disk or a lost directory shows. Once it is, the disk is waited for, and the files are
@@ -21,7 +22,7 @@ use splitter_common::hash::mix;
 
 use crate::policy::model::Service;
 use crate::policy::native::to_yaml;
-use files::{Content, DOCUMENTS, Files, file_text};
+use files::{Content, DOCUMENTS, DRAINS, Files, file_text};
 
 /// A service that stands instead of what the policy files say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,17 +43,19 @@ pub(crate) struct Changes {
     pub(crate) services: Vec<Change>,
     /// Text of the documents' file, empty for none, where it changes.
     pub(crate) documents: Option<String>,
+    /// The same of the drains' file.
+    pub(crate) drains: Option<String>,
 }
 
 impl Changes {
     fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.documents.is_none()
+        self.services.is_empty() && self.documents.is_none() && self.drains.is_none()
     }
 }
 
 impl From<Vec<Change>> for Changes {
     fn from(services: Vec<Change>) -> Self {
-        Self { services, documents: None }
+        Self { services, ..Self::default() }
     }
 }
 
@@ -62,6 +65,7 @@ pub(crate) struct Overrides {
     files: Files,
     by_name: BTreeMap<String, Override>,
     documents: String,
+    drains: String,
     /// What the journal says: how it was before a change that is not settled.
     before: Changes,
     /// What that change makes of the files.
@@ -99,7 +103,8 @@ impl Overrides {
     pub(crate) fn open(state_dir: &Path) -> Result<Self, StateError> {
         let files = Files::open(state_dir)?;
         let (by_name, documents) = (files.read_all()?, files.read_documents()?);
-        Ok(Self { by_name, documents, files, before: Changes::default(), next: Vec::new() })
+        let (drains, before, next) = (files.read_drains()?, Changes::default(), Vec::new());
+        Ok(Self { files, by_name, documents, drains, before, next })
     }
 
     /// Every override by the service's name.
@@ -112,7 +117,12 @@ impl Overrides {
         &self.documents
     }
 
-    /// Where that file is.
+    /// Text of the drains' file, empty where there is none.
+    pub(crate) fn drains(&self) -> &str {
+        &self.drains
+    }
+
+    /// Where that of the documents is.
     pub(crate) fn documents_path(&self) -> PathBuf {
         self.files.path(DOCUMENTS)
     }
@@ -134,6 +144,7 @@ impl Overrides {
         self.before = Changes {
             services: changes.services.iter().map(before).collect(),
             documents: changes.documents.as_ref().map(|_| self.documents.clone()),
+            drains: changes.drains.as_ref().map(|_| self.drains.clone()),
         };
         self.next = contents(&changes);
         if let Err(error) = self.files.stage_change(&contents(&self.before), &self.next) {
@@ -177,6 +188,9 @@ impl Overrides {
         if let Some(documents) = changes.documents {
             self.documents = documents;
         }
+        if let Some(drains) = changes.drains {
+            self.drains = drains;
+        }
         for (name, next) in changes.services {
             match next {
                 Some(next) => self.by_name.insert(name, next),
@@ -191,9 +205,13 @@ fn contents(changes: &Changes) -> Vec<Content> {
         service: name.clone(),
         text: next.as_ref().map(file_text),
     };
-    let documents = changes.documents.as_ref().map(|text| Content {
-        service: DOCUMENTS.to_owned(),
-        text: Some(text.clone()).filter(|text| !text.is_empty()),
-    });
-    changes.services.iter().map(content).chain(documents).collect()
+    let other = |name: &str, text: &Option<String>| {
+        text.as_ref().map(|text| Content {
+            service: name.to_owned(),
+            text: Some(text.clone()).filter(|text| !text.is_empty()),
+        })
+    };
+    let documents = other(DOCUMENTS, &changes.documents);
+    let drains = other(DRAINS, &changes.drains);
+    changes.services.iter().map(content).chain(documents).chain(drains).collect()
 }

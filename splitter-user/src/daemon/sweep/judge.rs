@@ -13,6 +13,10 @@ pub(super) enum Reason {
     Idle,
     /// It began too long ago.
     TooOld,
+    /// Its backend takes no more, and its time to end by itself is over.
+    Drained,
+    /// Its subset has more than its share.
+    Rebalanced,
 }
 
 /// What is known of a connection that was established.
@@ -40,6 +44,9 @@ pub(super) enum Verdict {
 
 /// Judges a connection at a time, in nanoseconds of `CLOCK_MONOTONIC`.
 pub(super) fn judge(seen: &Seen, terms: &Terms, now_ns: u64) -> Verdict {
+    if terms.until_ns.is_some_and(|until| until <= now_ns) {
+        return Verdict::Close(Reason::Drained);
+    }
     let old = terms.lifetime_ns().map(|lifetime| seen.started_ns.saturating_add(lifetime));
     if old.is_some_and(|old| old <= now_ns) {
         return Verdict::Close(Reason::TooOld);
@@ -53,7 +60,20 @@ pub(super) fn judge(seen: &Seen, terms: &Terms, now_ns: u64) -> Verdict {
         (_, Some(0)) => return Verdict::Close(Reason::Idle),
         (_, left) => left.map(|left| now_ns.saturating_add(left + TICK_NS)),
     };
-    Verdict::KeepUntil(old.into_iter().chain(idle).min().unwrap_or(u64::MAX))
+    let ends = old.into_iter().chain(idle).chain(terms.until_ns);
+    Verdict::KeepUntil(ends.min().unwrap_or(u64::MAX))
+}
+
+/// When a connection has had no data for a time, at the soonest: now, where it has not.
+///
+/// One whose data are on their way is not idle, and neither is one that an end has closed.
+pub(super) fn idle_from(seen: &Seen, idle_ms: u32, now_ns: u64) -> Option<u64> {
+    if seen.state != State::Established {
+        return None;
+    }
+    let left_ms = if seen.is_quiet { idle_ms.saturating_sub(seen.idle_ms) } else { idle_ms };
+    let tick = if left_ms == 0 { 0 } else { TICK_NS };
+    Some(now_ns.saturating_add(u64::from(left_ms) * 1_000_000 + tick))
 }
 
 #[cfg(test)]
@@ -71,7 +91,7 @@ mod tests {
     };
 
     fn terms(idle_ms: Option<u32>, lifetime_ms: Option<u32>) -> Terms {
-        Terms { idle_ms, lifetime_ms }
+        Terms { idle_ms, lifetime_ms, until_ns: None }
     }
 
     #[test]
@@ -115,6 +135,30 @@ mod tests {
         assert_eq!(at(350, 4_100), Verdict::KeepUntil(NOW + 50 * MS + TICK_NS));
         assert_eq!(at(300, 4_100), Verdict::Close(Reason::Idle));
         assert_eq!(at(300, 4_000), Verdict::Close(Reason::TooOld));
+    }
+
+    #[test]
+    fn a_drain_ends_connections_at_its_deadline_whatever_they_do() {
+        for state in [State::Established, State::CloseWait, State::Closing] {
+            let seen = Seen { state, idle_ms: 0, is_quiet: false, ..QUIET };
+            let at =
+                |until| judge(&seen, &Terms { until_ns: Some(until), ..terms(None, None) }, NOW);
+            assert_eq!(at(NOW), Verdict::Close(Reason::Drained));
+            assert_eq!(at(0), Verdict::Close(Reason::Drained));
+            assert_eq!(at(NOW + 1), Verdict::KeepUntil(NOW + 1));
+        }
+        let draining = Terms { until_ns: Some(NOW + 900 * MS), ..terms(Some(400), None) };
+        let first = Verdict::KeepUntil(NOW + 100 * MS + TICK_NS);
+        assert_eq!(judge(&QUIET, &draining, NOW), first, "other times hold meanwhile");
+    }
+
+    #[test]
+    fn only_quiet_connections_become_idle() {
+        let from = |seen: &Seen, idle_ms| idle_from(seen, idle_ms, NOW);
+        assert_eq!(from(&QUIET, 300), Some(NOW));
+        assert_eq!(from(&QUIET, 301), Some(NOW + MS + TICK_NS));
+        assert_eq!(from(&Seen { is_quiet: false, ..QUIET }, 300), Some(NOW + 300 * MS + TICK_NS));
+        assert_eq!(from(&Seen { state: State::CloseWait, ..QUIET }, 300), None);
     }
 
     #[test]

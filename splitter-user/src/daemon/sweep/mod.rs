@@ -1,19 +1,23 @@
-//! Connections that are closed because they are idle for too long, or too old.
+//! Connections that are closed because they are idle for too long, too old, at a backend that takes
+//! no more, or at a subset that has more than its share.
 //!
 //! A thread of its own lists the followed sockets of every network namespace, because that takes
 //! its time where there are many of either, and because it blocks. It is told what a service asks
 //! of its connections whenever that may be something else. While no service asks, it sleeps.
 //!
 //! A connection is known by the state that its backend counts at. One whose backend left the
-//! policy is nobody's, and is not closed.
+//! policy is nobody's, unless an order names the state that the backend had.
 
 mod asked;
+mod balance;
 mod judge;
 mod round;
 mod schedule;
 mod status;
+mod tally;
 
-pub(crate) use asked::Terms;
+pub(crate) use asked::{Asking, Terms};
+pub(crate) use balance::{Balance, Shares};
 pub(crate) use status::{SweepBook, SweepStatus};
 
 use std::io;
@@ -24,7 +28,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
-use splitter_common::abi::StateRef;
 use tracing::{error, warn};
 
 use super::requests::chain;
@@ -34,10 +37,10 @@ use round::Sweeper;
 /// This very program, also where its file was replaced.
 const PROGRAM: &str = "/proc/self/exe";
 
-/// What one service asks of its connections, by the state of each backend.
+/// What one service asks of its connections.
 struct Order {
     service: Arc<str>,
-    terms: Vec<(StateRef, Terms)>,
+    asking: Asking,
 }
 
 /// The namespaces that will be reached, and why not all, if so.
@@ -93,14 +96,24 @@ impl Sweep {
     }
 
     /// Makes this what a service asks of its connections; nothing where it is gone.
-    pub(crate) fn follow(&self, service: &str, terms: Vec<(StateRef, Terms)>) {
-        let order = Order { service: service.into(), terms };
+    pub(crate) fn follow(&self, service: &str, asking: Asking) {
+        if asking.balance.is_some() {
+            // Until the thread says how many there are.
+            let mut status = self.book.open();
+            status.unbalanced = status.unbalanced.max(1);
+        }
+        let order = Order { service: service.into(), asking };
         if self.orders.as_ref().is_some_and(|orders| orders.send(order).is_err()) {
-            let problem = "the thread that closes idle and old connections ended by itself; \
+            let problem = "the thread that closes connections ended by itself; \
                            restart the daemon";
             error!("{problem}");
             self.book.set_problem(Some(problem.to_owned()));
         }
+    }
+
+    /// Whether live splits are on their way to what weights ask for.
+    pub(crate) fn is_balancing(&self) -> bool {
+        self.book.open().unbalanced > 0
     }
 
     /// What was closed, and what keeps others from being closed.

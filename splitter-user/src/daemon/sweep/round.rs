@@ -1,6 +1,6 @@
 //! Rounds through all namespaces: what is there is judged, and closed where it is to be.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -10,19 +10,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use bytemuck::pod_read_unaligned;
 use splitter_common::abi::{SocketState, phase};
 use splitter_common::addr::{Addr, PortBe};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Order;
-use super::asked::{Asked, Terms};
-use super::judge::{Reason, Seen, Verdict, judge};
+use super::asked::{Asked, Key, Share, key};
+use super::balance::{Closing, Live};
+use super::judge::{Seen, Verdict, idle_from, judge};
 use super::schedule::Schedule;
 use super::status::SweepBook;
+use super::tally::{Doomed, Tally};
 use crate::daemon::outcomes::monotonic_ns;
 use crate::daemon::requests::chain;
-use crate::sockets::{Destroyed, Followed, Namespaces, OpenerError, SockDiag, SocketId, Visited};
-
-/// Most services that a line of the log names.
-const MOST_NAMES: usize = 16;
+use crate::sockets::{
+    DiagError, Followed, NamespaceId, Namespaces, OpenerError, SockDiag, SocketId, Visited,
+};
 
 /// The thread.
 pub(super) struct Sweeper {
@@ -65,40 +66,73 @@ impl Sweeper {
 
     fn take(&mut self, order: Order) {
         if self.asked.set(order) {
-            let n_services = self.asked.n_services();
-            self.schedule.asked(monotonic_ns(), n_services > 0);
-            self.book.open().services = n_services;
+            self.schedule.asked(monotonic_ns(), self.asked.n_services() > 0);
         }
+        let mut status = self.book.open();
+        status.services = self.asked.n_services();
+        status.unbalanced = self.asked.n_unbalanced();
     }
 
     fn go_round(&mut self) {
         let began = monotonic_ns();
-        let Self { namespaces, asked, storage, ending, .. } = self;
-        let mut tally = Tally::default();
-        let visited = namespaces.visit(|_, diag| {
+        let mut look = Look::default();
+        let asked = &self.asked;
+        let (storage, ending) = (self.storage.as_fd(), &self.ending);
+        let visited = self.namespaces.visit(|namespace, diag| {
             if !ending.load(Ordering::Relaxed) {
-                tally.visit(diag, storage.as_fd(), asked);
+                look.visit((namespace, diag), storage, asked);
             }
         });
+        let Look { mut tally, live, idle_in, .. } = look;
+        let closing = self.asked.balance(&live);
+        let visited = visited.and_then(|visited| {
+            self.rebalance(&closing, &idle_in, &mut tally)?;
+            Ok(visited)
+        });
         // Connections that are not there yet end no sooner than this.
-        let soonest = asked.shortest_ns().map(|shortest| began.saturating_add(shortest));
-        let soonest = tally.soonest_ns.into_iter().chain(soonest).min().unwrap_or(u64::MAX);
+        let soonest = [tally.soonest_ns, closing.soonest_ns, self.asked.soonest_ns(began)];
+        let soonest = soonest.into_iter().flatten().min().unwrap_or(u64::MAX);
         self.schedule.done(began, monotonic_ns(), soonest);
-        self.settle(visited, &tally);
+        self.settle(visited, tally);
+    }
+
+    /// Closes idle connections of subsets that have more than their share, in the namespaces where
+    /// there were any. How many that are is not known before all namespaces were looked through.
+    fn rebalance(
+        &mut self,
+        closing: &Closing,
+        idle_in: &HashSet<NamespaceId>,
+        tally: &mut Tally,
+    ) -> Result<(), OpenerError> {
+        if closing.quotas.is_empty() {
+            return Ok(());
+        }
+        let mut quotas = closing.quotas.clone();
+        let (asked, storage, ending) = (&self.asked, self.storage.as_fd(), &self.ending);
+        self.namespaces.visit(|namespace, diag| {
+            if idle_in.contains(&namespace) && !ending.load(Ordering::Relaxed) {
+                let idle = find_idle(diag, storage, asked, &quotas);
+                tally.close_idle(diag, idle, closing, &mut quotas);
+            }
+        })?;
+        Ok(())
     }
 
     /// Tells what a round came to.
-    fn settle(&mut self, visited: Result<Visited, OpenerError>, tally: &Tally) {
+    fn settle(&mut self, visited: Result<Visited, OpenerError>, tally: Tally) {
         let mut problem = tally.problem.clone();
         let visited = visited.map_err(|error| chain(&error));
         if let (Err(why), Namespaces::All(_)) = (&visited, &self.namespaces) {
             self.namespaces = Namespaces::Own;
             self.lost = Some(why.clone());
         }
+        tally.log();
         let mut status = self.book.open();
-        status.rounds += 1;
-        status.closed_idle += tally.idle;
-        status.closed_too_old += tally.too_old;
+        tally.add_to(&mut status);
+        for state in self.asked.ends() {
+            status.draining.entry(state).or_default();
+        }
+        status.unbalanced = self.asked.n_unbalanced();
         match visited {
             Ok(visited) => {
                 (status.namespaces, status.hidden) = (visited.namespaces, visited.hidden);
@@ -109,7 +143,6 @@ impl Sweeper {
             (status.opener, status.confined) = (None, Some(why.clone()));
         }
         drop(status);
-        tally.log();
         self.complain(self.lost.clone().or(problem));
     }
 
@@ -123,118 +156,145 @@ impl Sweeper {
     }
 }
 
-/// What a round has done so far.
+/// The first way through all namespaces.
 #[derive(Default)]
-struct Tally {
-    idle: u64,
-    too_old: u64,
-    /// Whose connections were closed.
-    services: BTreeSet<Arc<str>>,
-    /// When the first of those that stay may have to be closed.
-    soonest_ns: Option<u64>,
-    /// What went wrong last.
-    problem: Option<String>,
+struct Look {
+    tally: Tally,
+    /// Connections of routes whose live split is not known to be what it shall be.
+    live: HashMap<Key, Live>,
+    /// Those that were counted: a list may have one twice.
+    counted: HashSet<u64>,
+    /// Where some of them are idle.
+    idle_in: HashSet<NamespaceId>,
 }
 
-/// A connection that is to be closed.
-struct Doomed {
-    id: SocketId,
-    service: Arc<str>,
-    reason: Reason,
-}
-
-impl Tally {
+impl Look {
     /// Judges the connections of one namespace. Those that are to be closed are closed after the
     /// list, for which the same netlink socket is in use.
-    fn visit(&mut self, diag: &mut SockDiag, storage: BorrowedFd<'_>, asked: &Asked) {
+    fn visit(
+        &mut self,
+        (namespace, diag): (NamespaceId, &mut SockDiag),
+        storage: BorrowedFd<'_>,
+        asked: &Asked,
+    ) {
         let mut doomed = Vec::new();
         let listed = diag.list(storage, |followed| {
-            doomed.extend(self.judge(followed, asked));
+            if let Some(stored) = read_stored(followed) {
+                doomed.extend(self.judge(followed, &stored, (asked, namespace)));
+            }
         });
         // After an error, the netlink socket is of no use.
         let closed = listed.and_then(|()| {
-            doomed.into_iter().try_for_each(|Doomed { id, service, reason }| {
-                let destroyed = diag.destroy(&id)?;
-                self.count(destroyed, service, reason);
-                Ok(())
-            })
+            doomed.into_iter().try_for_each(|it| self.tally.close(diag, it).map(drop))
         });
         if let Err(error) = closed {
-            let why = chain(&error);
-            self.problem = Some(format!("idle and old connections are not all closed: {why}"));
+            self.tally.fail(&error);
         }
     }
 
-    fn judge(&mut self, followed: &Followed<'_>, asked: &Asked) -> Option<Doomed> {
-        let (seen, (service, terms)) = look(followed, asked)?;
-        match judge(&seen, terms, monotonic_ns()) {
-            Verdict::Close(reason) => {
-                Some(Doomed { id: followed.id, service: Arc::clone(service), reason })
+    fn judge(
+        &mut self,
+        followed: &Followed<'_>,
+        stored: &SocketState,
+        (asked, namespace): (&Asked, NamespaceId),
+    ) -> Option<Doomed> {
+        let asks = asked.find(stored.at_backend);
+        let now_ns = monotonic_ns();
+        let end_ns = asks.and_then(|(_, terms)| terms.until_ns);
+        let Some(seen) = look(followed, stored) else {
+            // It may be established yet.
+            if let Some(end_ns) = end_ns.filter(|_| is_under_way(stored)) {
+                self.tally.keep(Some(key(stored.at_backend)), end_ns.max(now_ns));
             }
-            Verdict::KeepUntil(until) => {
-                self.soonest_ns = Some(self.soonest_ns.map_or(until, |soonest| soonest.min(until)));
-                None
-            }
-        }
-    }
-
-    fn count(&mut self, destroyed: Destroyed, service: Arc<str>, reason: Reason) {
-        match destroyed {
-            Destroyed::Closed => {
-                *match reason {
-                    Reason::Idle => &mut self.idle,
-                    Reason::TooOld => &mut self.too_old,
-                } += 1;
-                self.services.insert(service);
-            }
-            Destroyed::Gone => {}
-            Destroyed::Unsupported => {
-                let why = "idle and old connections are not closed: this kernel was built without \
-                           CONFIG_INET_DIAG_DESTROY";
-                self.problem = Some(why.to_owned());
-            }
-            Destroyed::Refused => {
-                let why = "some idle and old connections are not closed: they are in a network \
-                           namespace over which the daemon has no CAP_NET_ADMIN";
-                self.problem = Some(why.to_owned());
+            return None;
+        };
+        if let Some((service, terms)) = asks {
+            match judge(&seen, terms, now_ns) {
+                Verdict::Close(reason) => {
+                    let service = Arc::clone(service);
+                    return Some(Doomed { id: followed.id, service, reason });
+                }
+                Verdict::KeepUntil(until) => {
+                    self.tally.keep(end_ns.map(|_| key(stored.at_backend)), until);
+                }
             }
         }
+        if let Some(idle_ms) = asked.find_unbalanced(stored.route) {
+            self.count(followed.id, stored, idle_from(&seen, idle_ms, now_ns), now_ns);
+            self.idle_in.insert(namespace);
+        }
+        None
     }
 
-    /// One line, where anything was closed.
-    fn log(&self) {
-        let Self { idle, too_old, services, .. } = self;
-        if services.is_empty() {
+    /// Counts a connection at its route and subset. One that is ending counts no more.
+    fn count(&mut self, id: SocketId, stored: &SocketState, idle: Option<u64>, now_ns: u64) {
+        let Some(idle_ns) = idle else { return };
+        if !self.counted.insert(id.cookie()) {
             return;
         }
-        let mut names: Vec<&str> = services.iter().map(AsRef::as_ref).take(MOST_NAMES).collect();
-        if services.len() > MOST_NAMES {
-            names.push("and others");
+        let live = self.live.entry(key(stored.route)).or_default();
+        let subset = live.entry(key(stored.subset)).or_default();
+        subset.live += 1;
+        if idle_ns <= now_ns {
+            subset.idle += 1;
+        } else {
+            subset.soonest_ns = subset.soonest_ns.min(idle_ns);
         }
-        info!(idle, too_old, services = %names.join(" "), "connections closed");
     }
 }
 
-/// What there is to judge of a connection; nothing where it is not established yet, where it is
-/// another one than its state tells of, or where nobody asks.
-fn look<'a>(followed: &Followed<'_>, asked: &'a Asked) -> Option<(Seen, &'a (Arc<str>, Terms))> {
-    if followed.stored.len() < size_of::<SocketState>() {
-        return None;
-    }
-    let stored: SocketState = pod_read_unaligned(&followed.stored[..size_of::<SocketState>()]);
-    // A socket may have connected somewhere else since.
+/// Connections of one namespace that may be closed by a quota, those first that are idle for
+/// longest.
+fn find_idle(
+    diag: &mut SockDiag,
+    storage: BorrowedFd<'_>,
+    asked: &Asked,
+    quotas: &HashMap<Share, u64>,
+) -> Result<Vec<(Share, SocketId)>, DiagError> {
+    let mut found = Vec::new();
+    diag.list(storage, |followed| {
+        let Some(stored) = read_stored(followed) else { return };
+        let at = (key(stored.route), key(stored.subset));
+        if quotas.get(&at).is_none_or(|quota| *quota == 0) {
+            return;
+        }
+        let (seen, idle_ms) = (look(followed, &stored), asked.find_unbalanced(stored.route));
+        let (Some(seen), Some(idle_ms)) = (seen, idle_ms) else { return };
+        let now_ns = monotonic_ns();
+        if idle_from(&seen, idle_ms, now_ns) == Some(now_ns) {
+            found.push((seen.idle_ms, at, followed.id));
+        }
+    })?;
+    found.sort_by_key(|(idle_ms, ..)| std::cmp::Reverse(*idle_ms));
+    Ok(found.into_iter().map(|(_, at, id)| (at, id)).collect())
+}
+
+/// What the hooks stored on a socket; nothing where that tells of another connection: a socket may
+/// have connected somewhere else since.
+fn read_stored(followed: &Followed<'_>) -> Option<SocketState> {
+    let bytes = followed.stored.get(..size_of::<SocketState>())?;
+    let stored: SocketState = pod_read_unaligned(bytes);
     let is_peer = stored.backend == address(followed.peer.ip())
         && stored.backend_port_be == PortBe::from_host(followed.peer.port());
-    if stored.phase != phase::ESTABLISHED || !is_peer {
+    is_peer.then_some(stored)
+}
+
+/// Whether a connection is not established yet.
+fn is_under_way(stored: &SocketState) -> bool {
+    matches!(stored.phase, phase::CALLED | phase::CONNECTING)
+}
+
+/// What there is to judge of a connection; nothing where it is not established.
+fn look(followed: &Followed<'_>, stored: &SocketState) -> Option<Seen> {
+    if stored.phase != phase::ESTABLISHED {
         return None;
     }
-    let seen = Seen {
+    Some(Seen {
         state: followed.state,
         idle_ms: followed.idle_ms?,
         is_quiet: followed.unread == 0 && followed.unacknowledged == 0,
         started_ns: stored.started_ns,
-    };
-    Some((seen, asked.find(stored.at_backend)?))
+    })
 }
 
 /// As the maps have it: IPv4 in mapped form.

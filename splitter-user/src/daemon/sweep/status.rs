@@ -1,5 +1,6 @@
 //! What was closed, for people and programs.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,15 @@ pub(crate) struct SweepStatus {
     pub(crate) closed_idle: u64,
     /// Connections that were closed because they began too long ago.
     pub(crate) closed_too_old: u64,
+    /// Connections that were closed because their backend takes no more.
+    #[serde(default)]
+    pub(crate) closed_drained: u64,
+    /// Connections that were closed because their subset had more than its share.
+    #[serde(default)]
+    pub(crate) closed_rebalanced: u64,
+    /// Routes whose live split is not known to be what their weights ask for, and is to be.
+    #[serde(default)]
+    pub(crate) unbalanced: usize,
     /// How often connections were looked at.
     pub(crate) rounds: u64,
     /// Network namespaces that the last round saw.
@@ -26,6 +36,10 @@ pub(crate) struct SweepStatus {
     /// What went wrong in the last round. In an answer, it is among the problems instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
+    /// Connections that the last round saw and that are to end, by index and epoch of the state of
+    /// their backend.
+    #[serde(skip)]
+    pub(crate) draining: HashMap<(u32, u32), u64>,
 }
 
 /// The status, where the thread writes it. Cheap to clone.

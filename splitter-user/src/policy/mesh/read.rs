@@ -197,7 +197,7 @@ fn is_host(name: &str) -> bool {
 }
 
 /// Milliseconds of a Go duration. `None` where it is none, or finer than a millisecond.
-fn parse_duration_ms(text: &str) -> Option<u64> {
+pub(crate) fn parse_duration_ms(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut micros = 0_u64;
     while !rest.is_empty() {

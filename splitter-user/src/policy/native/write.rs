@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use super::egress::MODES;
 use super::health::{DEFAULT_STATUSES, start_word};
+use super::old_connections::value as old_connections_value;
 use super::rate::Rate;
 use super::subset::CLIENT_KEYS;
 use super::values::{Duration, Percent};
@@ -15,8 +16,8 @@ use crate::policy::document::{API_VERSION, EGRESS, KIND};
 use crate::policy::mesh::resource::OutboundMode;
 use crate::policy::model::{
     Action, Balance, ClientKey, ClientMatch, Connection, Ejection, Errno, Fault, Frontend,
-    HealthCheck, Keepalive, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe, Protocol,
-    Route, Service, Split, Subset,
+    HealthCheck, Keepalive, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
+    Probe, Protocol, Route, Service, Split, Subset,
 };
 use crate::policy::scalar::{Meaning, meaning};
 
@@ -100,6 +101,9 @@ impl Display for Yaml<'_> {
         if service.outcomes {
             writeln!(f, "  outcomes: true")?;
         }
+        if service.old_connections != OldConnections::Leave {
+            writeln!(f, "  oldConnections: {}", old_connections_value(&service.old_connections))?;
+        }
         if service.getpeername == PeerName::Frontend {
             writeln!(f, "  getpeername: frontend")?;
         }
@@ -151,10 +155,10 @@ fn write_subset(f: &mut Formatter<'_>, subset: &Subset) -> fmt::Result {
 }
 
 /// Keys and their values.
-type Values = Vec<(&'static str, String)>;
+pub(super) type Values = Vec<(&'static str, String)>;
 
 /// A mapping in braces.
-struct Mapping(Values);
+pub(super) struct Mapping(pub(super) Values);
 
 impl Display for Mapping {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

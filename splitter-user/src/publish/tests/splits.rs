@@ -10,8 +10,9 @@ use super::fixture::{clients, fits, fresh, keys, put, words};
 use crate::compile::{effective_weights, frontend_key, name_ids, service_id};
 use crate::policy::arbitrary::policy;
 use crate::policy::model::{
-    Action, Backend as ModelBackend, Balance, ClientKey, Connection, Fault, Frontend, OnEmpty,
-    OverLimit, PeerName, Pick, Policy, Protocol, Route, Service, Split, Subset,
+    Action, Backend as ModelBackend, Balance, ClientKey, Connection, Fault, Frontend,
+    OldConnections, OnEmpty, OverLimit, PeerName, Pick, Policy, Protocol, Route, Service, Split,
+    Subset,
 };
 use crate::publish::{CounterOwner, Publisher};
 use crate::tables::memory::MemoryMaps;
@@ -293,6 +294,7 @@ fn web(weights: &[u32], pick: Pick, n_backends: u16) -> Service {
         frontends: vec![web_frontend()],
         getpeername: PeerName::Backend,
         outcomes: false,
+        old_connections: OldConnections::Leave,
         subsets: (0..weights.len()).map(subset).collect(),
         routes: vec![Route {
             name: "all".to_owned(),
