@@ -1,4 +1,4 @@
-//! How long what is asked for in time takes: never less. How much more is printed where
+//! How long what is asked for in time takes: never less, but for a step of the timer. How much more is printed where
 //! `SPLITTER_TEST_TIMES` says how often to measure; nothing is asserted about it.
 
 use std::io::{self, Write as _};
@@ -11,6 +11,10 @@ use splitter_tests::node::Node;
 use splitter_tests::peers::PortServer;
 
 use super::{BACKEND, connect, policy};
+
+/// One step of the slowest timer. The kernel counts in steps, which lag behind the clock where the
+/// processor is emulated and ticks come late.
+const STEP: Duration = Duration::from_millis(10);
 
 /// Measurements of each time, where they are asked for.
 fn rounds() -> Option<u32> {
@@ -28,7 +32,8 @@ fn measure((name, asked_ms): (&str, u64), is_ok: bool) -> Result<()> {
     }
     took.sort_unstable();
     let shortest = took[0];
-    ensure!(shortest >= Duration::from_millis(asked_ms), "{name} was cut short: {shortest:?}");
+    let asked = Duration::from_millis(asked_ms);
+    ensure!(shortest + STEP > asked, "{name} was cut short: {shortest:?}");
     if rounds().is_some() {
         let ms = |part: usize| took[(took.len() - 1) * part / 2].as_secs_f64() * 1e3;
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
