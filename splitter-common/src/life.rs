@@ -257,7 +257,7 @@ mod tests {
 
     /// A connection that takes no time.
     fn at(ms: u64) -> (u64, u64) {
-        (ms * MS, ms * MS)
+        (ms.saturating_mul(MS), ms.saturating_mul(MS))
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Network namespaces of the test's own, and clients in them.
 
+use std::fs;
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -24,6 +25,8 @@ pub fn in_own_network<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result
             return Err(io::Error::last_os_error()).context("make a network namespace");
         }
         raise_loopback().context("raise the loopback interface")?;
+        // A client that is closed while its FIN is acknowledged is kept so long, in seconds.
+        fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "1").context("set tcp_fin_timeout")?;
         run()
     };
     thread::scope(|threads| threads.spawn(inside).join().expect("it does not panic"))

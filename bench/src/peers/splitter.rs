@@ -48,7 +48,9 @@ impl Peer for Splitter {
         let mut node = Node::with_sizes(Sizes::for_services(count.max(64)))?;
         step_out(&node.place)?;
         let mut services = services.to_vec();
-        services.iter_mut().for_each(|service| service.outcomes |= self.follows);
+        for service in &mut services {
+            service.outcomes |= self.follows;
+        }
         let images = compile(&Policy { services, ..Policy::default() })?;
         detach_unneeded(&node, &images)?;
         let changes = images.into_iter().map(|image| Change::Put(Arc::new(image))).collect();

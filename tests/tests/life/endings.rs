@@ -171,6 +171,9 @@ fn an_inherited_socket_counts_until_the_last_of_its_owners_closes_it() -> Result
 
 #[test]
 fn a_socket_that_is_passed_on_counts_until_the_receiver_closes_it() -> Result<()> {
+    if env::var_os(RECEIVES).is_some() {
+        return receive();
+    }
     in_own_network(|| {
         let (node, client, server) = pair("")?;
         let (mut ours, theirs) = UnixStream::pair()?;
@@ -178,7 +181,7 @@ fn a_socket_that_is_passed_on_counts_until_the_receiver_closes_it() -> Result<()
         drop(client);
         expect(&node, &STANDING).context("on its way")?;
         let mut child = Command::new(env::current_exe()?)
-            .args(["--exact", "endings::receiver", "--ignored"])
+            .args(["--exact", PASSED_ON])
             .env(RECEIVES, "1")
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
@@ -203,16 +206,13 @@ fn pass_on(over: &UnixStream, socket: &TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Set for the process that receives.
+/// The test above.
+const PASSED_ON: &str = "endings::a_socket_that_is_passed_on_counts_until_the_receiver_closes_it";
+/// Set for the other process, which runs the same test.
 const RECEIVES: &str = "SPLITTER_TEST_RECEIVES";
 
-/// The other process of the test above: takes a socket from its input, says so, and keeps it.
-#[test]
-#[ignore = "another test runs it, in a process of its own"]
-fn receiver() -> Result<()> {
-    if env::var_os(RECEIVES).is_none() {
-        return Ok(());
-    }
+/// What the other process does: takes a socket from its input, says so, and keeps it.
+fn receive() -> Result<()> {
     let mut input = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -52,8 +52,6 @@ fn ten_thousand_connections_stand_and_end() -> Result<()> {
         node.apply(&policy(&format!(", maxConnections: {n}")))?;
         // They stay in the backlog, where they need no descriptor of ours.
         fs::write("/proc/sys/net/core/somaxconn", "16384")?;
-        // A closed client whose FIN is acknowledged just while it closes is kept so long, in seconds.
-        fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "1")?;
         let listener = socket()?;
         bind(&listener, &BACKEND.parse::<SocketAddr>()?)?;
         listen(&listener, 16_384)?;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::exec;
 
 /// Several times what a guest takes on an idle machine; it ends guests that hang.
-const TIME_LIMIT: Duration = Duration::from_mins(20);
+const TIME_LIMIT: Duration = Duration::from_hours(1);
 
 /// Boots a guest and hands every line of its console to `on_line` until it powers off.
 pub(super) fn boot(kernel: &Path, initramfs: &Path, on_line: impl FnMut(&str)) -> Result<()> {
