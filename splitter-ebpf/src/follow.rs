@@ -200,7 +200,7 @@ fn establish(ops: *mut bpf_sock_ops, state: &mut SocketState) {
     give_back_pending(state);
     if state.flags & socket_flag::AVOIDS != 0 {
         // Nothing is to be avoided any more, if anything was.
-        let _was_there = maps::PREVIOUS.remove(&previous_key(state));
+        let _was_there = maps::PREVIOUS.remove(previous_key(state));
     }
     put_back_timeout(ops, state);
 }
@@ -277,7 +277,7 @@ fn blame(state: &SocketState, backend: &MapState) {
 fn avoid(state: &SocketState) {
     if state.flags & socket_flag::AVOIDS != 0 {
         // Where there is no memory, the next connection may meet the same backend.
-        let _inserted = maps::PREVIOUS.insert(&previous_key(state), &state.at_backend, 0);
+        let _inserted = maps::PREVIOUS.insert(previous_key(state), state.at_backend, 0);
     }
 }
 

@@ -67,7 +67,7 @@ fn detach_unneeded(node: &Node, images: &[ServiceImage]) -> Result<()> {
         (Need::PeerName, &Hook::PEER_NAME),
         (Need::Follow, &Hook::FOLLOW),
         (Need::Release, &Hook::RELEASE),
-        (Need::Delay, &Hook::DELAY),
+        (Need::Drop, &Hook::DROP),
     ];
     for (need, hooks) in hooks {
         if !images.iter().any(|image| image.needs(need)) {

@@ -1,7 +1,7 @@
 //! The second level of a split where connections are followed: a backend that may be chosen, room
 //! for one more, and another subset where there is neither.
 
-use core::borrow::Borrow;
+use core::borrow::Borrow as _;
 
 use super::{Decision, ECONNREFUSED, World, slot};
 use crate::abi::{
@@ -9,7 +9,7 @@ use crate::abi::{
     pick, turn,
 };
 use crate::hash::{scale, subset_bucket};
-use crate::life::{Cells, epoch, give_back, is_hit, is_panic, is_usable, one_of_two, reserve};
+use crate::life::{Cells as _, epoch, give_back, is_hit, is_panic, is_usable, one_of_two, reserve};
 
 /// Slots of the wheel that are looked at for a backend that may be chosen. A slot that is passed over
 /// is used up, so what it would have got is spread over all others.
@@ -27,7 +27,7 @@ const BROKEN: u32 = 1 << 20;
 /// The ordinal alone.
 const ORDINAL: u32 = 0xffff;
 /// No subset's ordinal.
-const NOWHERE: u32 = ORDINAL;
+pub const NOWHERE: u32 = ORDINAL;
 
 /// What a split asks for.
 struct Wanted {
@@ -178,7 +178,8 @@ pub fn turn_from<W: World>(
         }
         total = total.wrapping_add(weight(turn));
     }
-    if leaves & how & 0xff == 0 || total == 0 {
+    let why = how & 0xff;
+    if leaves & why == 0 || total == 0 {
         return NOWHERE;
     }
     let random = match (how >> 8) as u8 {
@@ -316,7 +317,7 @@ fn live<W: World>(world: &W, index: u32, ordinal: u32) -> u64 {
     state.map_or(u64::MAX, |state| state.load(cell::LIVE))
 }
 
-/// Whether a backend may be chosen: 0, or [`BLOCKED`].
+/// Whether a backend may be chosen: 0, or a bit above all ordinals.
 #[inline(always)]
 pub fn stand<W: World>(world: &W, index: u32, ordinal: u32) -> u32 {
     let Some(subset) = world.subset(index) else { return BLOCKED };
