@@ -72,11 +72,11 @@ pub(crate) fn remember(
     state.flags = if answer_frontend { socket_flag::ANSWER_FRONTEND } else { 0 };
     state.drops = 0;
     let Some(conduct) = conduct.filter(|_| followed.conduct != 0) else { return 0 };
-    begin(ctx, state, conduct, followed);
     if !has_source {
-        follow::let_go(state);
+        give_up(conduct);
         return u32::from(EADDRNOTAVAIL);
     }
+    begin(ctx, state, conduct, followed);
     if !hand_to_whole(sk, state) {
         return give_up(conduct);
     }

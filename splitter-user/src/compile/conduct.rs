@@ -70,6 +70,7 @@ fn flags(asked: &Connection) -> u8 {
         (conduct_flag::KEEPALIVE, asked.keepalive.is_some()),
         (conduct_flag::OPTIONS, has_options),
         (conduct_flag::SOURCE, asked.source.is_some()),
+        (conduct_flag::LISTENER, asked.require_listener),
     ];
     flags.into_iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag).sum()
 }
