@@ -6,8 +6,8 @@ use splitter_tests::node::Node;
 /// Instructions that the verifier walks on all paths of a program together: on Linux 6.12 and
 /// newer, and on older ones, which prune less. Raise a budget only with the reason in the commit.
 const BUDGETS: [(&str, u32, u32); 7] = [
-    ("split_connect4", 60_000, 200_000),
-    ("split_connect6", 60_000, 200_000),
+    ("split_connect4", 40_000, 200_000),
+    ("split_connect6", 40_000, 200_000),
     ("split_peername4", 100, 100),
     ("split_peername6", 100, 100),
     ("follow_sockets", 10_000, 10_000),
