@@ -9,8 +9,8 @@ use splitter_common::{
     addr::Addr,
 };
 
-/// The third word of a v4-mapped address.
-const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+use crate::sock_addr::MAPPED;
+
 /// The last word of `::1`.
 const ONE: u32 = u32::from_ne_bytes([0, 0, 0, 1]);
 

@@ -22,7 +22,7 @@ const FAIL: i32 = 0;
 type Words = [u32; 4];
 
 /// The third word of a v4-mapped address.
-const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+pub(crate) const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 /// The address fields of one socket family.
 pub(crate) trait Family {
