@@ -98,6 +98,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let upstream = Upstream::of_node(settings.vip_ranges);
     let resolver = Resolver::new(upstream, Pace::default(), known);
     let checks = Checks { health, cgroups, unhealthy: BTreeSet::new() };
+    kernel::give_back_memory();
     let daemon = Daemon::new(engine, circumstances, files, resolver, checks, sweep);
     let ending = serve(daemon, settings.access, listener, log)?;
     tell_systemd(&[NotifyState::Stopping]);

@@ -139,17 +139,7 @@ pub fn load(pins: &PinDir, sizes: Sizes, log: LogLevel) -> Result<Loaded, LoadEr
         let result = load_program(program(&mut ebpf, hook));
         result.map_err(|error| LoadError::Program { name: hook.program(), error })?;
     }
-    give_back_memory();
     Ok(Loaded { ebpf, sizes, maps_dir })
-}
-
-/// Parsing the object and the kernel's own types took more memory than the daemon ever will again.
-fn give_back_memory() {
-    // SAFETY: glibc's allocator may be asked to trim itself at any time.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 fn map_sizes(sizes: &Sizes) -> Result<HashMap<&'static str, u32>, LoadError> {

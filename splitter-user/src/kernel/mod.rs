@@ -5,6 +5,7 @@
 
 mod attach;
 mod btf;
+mod heap;
 mod load;
 mod log;
 mod maps;
@@ -13,6 +14,7 @@ mod pins;
 mod sys;
 
 pub use attach::{Attachment, Hook, HookState};
+pub use heap::give_back_memory;
 pub use load::{LoadError, Loaded, LogLevel, ProgramSize, load};
 pub use log::HookLog;
 pub use maps::KernelMaps;
