@@ -62,13 +62,15 @@ impl Shape {
     pub fn to_yaml(&self) -> String {
         let Self { name, frontend, weights: [v1, v2], .. } = self;
         let state = if self.keeps_state { "\n  getpeername: frontend" } else { "" };
+        // Where nothing is kept on a socket, a bench measures the decision alone.
+        let datagrams = if frontend.ends_with("/udp") { "\n  datagrams: connected" } else { "" };
         let (b1, b2) = (self.backends_of(1), self.backends_of(2));
         format!(
             "---
 apiVersion: splitter.dev/v1
 kind: Split
 metadata: {{name: {name}}}
-spec:{state}
+spec:{state}{datagrams}
   frontends: ['{frontend}']
   subsets:
     v1: {{backends: [{b1}]}}

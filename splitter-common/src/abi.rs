@@ -17,7 +17,7 @@ use crate::addr::{Addr, PortBe};
 pub use life::*;
 
 /// Number of this layout. Raised with every change of this file's types or meanings.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Names of the maps, as they stand in the object, in pins and in `bpftool map`.
 ///
@@ -56,6 +56,8 @@ pub mod map {
     /// Socket storage, [`super::SocketState`]: of sockets that are followed, or that answer
     /// `getpeername()` with what they dialled.
     pub const SOCKETS: &str = "SOCKETS";
+    /// Socket storage, [`super::Datagrams`]: of sockets that send to frontends without connecting.
+    pub const DATAGRAMS: &str = "DATAGRAMS";
     /// Hash that forgets what was used least, [`super::PreviousKey`] to the [`super::StateRef`] of the
     /// backend that the client failed to reach last.
     pub const PREVIOUS: &str = "PREVIOUS";
@@ -212,6 +214,9 @@ impl Plan {
 pub mod plan_flag {
     /// `getpeername` answers the dialled frontend, which needs per-socket state.
     pub const ANSWER_FRONTEND: u16 = 1;
+    /// Datagrams of sockets that never connect are split too, and answers bear the address that was
+    /// sent to, which needs per-socket state.
+    pub const DATAGRAMS: u16 = 2;
 }
 
 /// How one ordinal is chosen: a subset of a route, or a backend of a subset.

@@ -18,7 +18,7 @@ use core::borrow::Borrow;
 
 use crate::abi::{
     AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, Conduct, Fault, FrontendKey, MAX_ROUTES,
-    MAX_SPLIT, Match, Plan, PlanPair, PreviousKey, Reason, Route, StateRef, Subset, action,
+    MAX_SPLIT, Match, Plan, PlanPair, PreviousKey, Reason, Route, StateRef, Subset, UDP, action,
     match_flag, pick, plan_flag,
 };
 use crate::hash::{bucket, scale, subset_bucket};
@@ -177,6 +177,8 @@ pub struct Decision<B> {
     pub errno: u16,
     /// Whether `getpeername` is to answer the dialled address, which needs per-socket state.
     pub answer_frontend: bool,
+    /// Whether answers to datagrams are to bear the address that was sent to, which needs it too.
+    pub translates: bool,
     /// Where [`Verdict::Rewrite`] goes.
     pub backend: Option<B>,
     /// What a followed connection has to do with; zeros where it is not followed.
@@ -216,7 +218,8 @@ impl<B> Decision<B> {
     fn new(verdict: Verdict) -> Self {
         let tally = Tally::default();
         let followed = Followed { conduct: 0, ordinal: 0, route: 0, fault: 0 };
-        Self { verdict, errno: 0, answer_frontend: false, backend: None, followed, tally }
+        let (answer_frontend, translates) = (false, false);
+        Self { verdict, errno: 0, answer_frontend, translates, backend: None, followed, tally }
     }
 
     #[inline(always)]
@@ -392,6 +395,7 @@ fn split<W: World>(world: &W, plan: &Plan, route: &Route, protocol: u8) -> Decis
         _ => followed::serve(world, plan, route, ordinal, protocol),
     };
     decision.answer_frontend = plan.flags & plan_flag::ANSWER_FRONTEND != 0;
+    decision.translates = protocol == UDP && plan.flags & plan_flag::DATAGRAMS != 0;
     decision
 }
 

@@ -3,7 +3,8 @@
 //! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
 //! [`tables`] lets the decision read the [`maps`], [`parts`] has what is verified by itself,
 //! [`effects`] counts and remembers, [`listener`] looks for other sockets, [`start`] and [`follow`]
-//! keep up with followed connections, [`packet`] drops packets of theirs.
+//! keep up with followed connections, [`packet`] drops packets of theirs, and [`datagram`] is for
+//! sockets that never connect.
 //! No choice is made here; all of them are made by `splitter_common::decide`.
 #![no_std]
 #![no_main]
@@ -12,6 +13,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the macros hand contexts over by value")]
 
 mod atomic;
+mod datagram;
 mod effects;
 mod follow;
 mod listener;
@@ -51,6 +53,30 @@ pub(crate) fn split_peername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub(crate) fn split_peername6(ctx: SockAddrContext) -> i32 {
     sock_addr::getpeername::<V6>(&ctx)
+}
+
+/// `sendto(2)` and its kin on a socket that sends IPv4 and names where.
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn split_sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::send::<V4>(&ctx)
+}
+
+/// The same for IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn split_sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::send::<V6>(&ctx)
+}
+
+/// `recvfrom(2)` and its kin on an `AF_INET` socket of datagrams.
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn answer_recvmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::receive::<V4>(&ctx)
+}
+
+/// The same on an `AF_INET6` socket, whose IPv4 datagrams have v4-mapped addresses.
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn answer_recvmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::receive::<V6>(&ctx)
 }
 
 /// Callbacks of TCP sockets.

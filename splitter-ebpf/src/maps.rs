@@ -8,8 +8,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap},
 };
 use splitter_common::abi::{
-    Backend, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair, PreviousKey, Route,
-    SocketState, State, StateRef, Subset, Wheel,
+    Backend, Commit, Conduct, Datagrams, Fault, FrontendKey, Match, Plan, PlanPair, PreviousKey,
+    Route, SocketState, State, StateRef, Subset, Wheel,
 };
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through a mapping, without a system call.
@@ -60,6 +60,9 @@ pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 /// What is known of sockets that are followed or answer what they dialled. Freed with the socket.
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+/// Where sockets that never connect send their datagrams. Freed with the socket.
+#[btf_map]
+pub(crate) static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
 /// Who failed to reach which backend last, for those that are to avoid it.
 #[map]
 pub(crate) static PREVIOUS: LruHashMap<PreviousKey, StateRef> = LruHashMap::with_max_entries(1, 0);

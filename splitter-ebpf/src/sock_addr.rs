@@ -6,20 +6,20 @@
 use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 use aya_log_ebpf::debug;
 use splitter_common::{
-    abi::{Backend, FrontendKey, Reason, socket_flag},
-    decide::{EADDRNOTAVAIL, Tally, decide_by_plan, find_plan},
+    abi::{FrontendKey, Reason, TCP, socket_flag},
+    decide::{Decision, EADDRNOTAVAIL, Tally, decide_by_plan, find_plan},
 };
 
 use crate::{effects, maps, start, tables::Maps};
 
 /// What a hook answers to let the call go on.
-const PROCEED: i32 = 1;
+pub(crate) const PROCEED: i32 = 1;
 /// What a hook answers to fail the call, with the errno that was set.
 const FAIL: i32 = 0;
 
 /// An address as four words in network order, which is how contexts and keys are read and
 /// written: single bytes would stall the loads of whole words that follow.
-type Words = [u32; 4];
+pub(crate) type Words = [u32; 4];
 
 /// The third word of a v4-mapped address.
 pub(crate) const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
@@ -80,7 +80,7 @@ impl Family for V6 {
 
 /// Reads what the socket dials.
 #[inline(always)]
-fn dialled<F: Family>(ctx: &SockAddrContext) -> FrontendKey {
+pub(crate) fn dialled<F: Family>(ctx: &SockAddrContext) -> FrontendKey {
     let sa = ctx.sock_addr;
     // SAFETY: the context of the running hook.
     unsafe {
@@ -118,11 +118,12 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     effects::count(&decision.tally);
     let mut errno = u32::from(decision.errno);
     match decision.backend {
-        Some(backend) if decision.answer_frontend || decision.followed.conduct != 0 => {
+        Some(backend) if leaves_state(&decision, key.protocol) => {
             // A copy: a pointer into the decision would have all of it live in memory, cleared
             // and filled on every path.
-            let (followed, answers) = (decision.followed, decision.answer_frontend);
-            errno = start::remember(ctx.sock_addr, &key, backend, &followed, answers);
+            let followed = decision.followed;
+            let flags = flags(decision.answer_frontend, decision.translates);
+            errno = start::remember(ctx.sock_addr, &key, backend, &followed, flags);
             if errno == u32::from(EADDRNOTAVAIL) {
                 effects::count_reason(Reason::NoSource);
             }
@@ -131,8 +132,14 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         _ => {}
     }
     if let Some(backend) = decision.backend {
-        rewrite::<F>(ctx, backend);
+        rewrite_to::<F>(ctx, bytemuck::cast(backend.addr), u32::from(backend.port_be.0));
     }
+    conclude(errno)
+}
+
+/// Lets the call go on, or fails it with an errno that is not 0.
+#[inline(always)]
+pub(crate) fn conclude(errno: u32) -> i32 {
     if errno == 0 {
         return PROCEED;
     }
@@ -140,13 +147,29 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     FAIL
 }
 
-/// Sends the connection to a backend.
+/// Whether something is to be kept on the socket. Of UDP only answers are: nothing tells when such
+/// a connection begins or ends.
 #[inline(always)]
-fn rewrite<F: Family>(ctx: &SockAddrContext, backend: &Backend) {
+fn leaves_state<B>(decision: &Decision<B>, protocol: u8) -> bool {
+    decision.answer_frontend
+        || decision.translates
+        || protocol == TCP && decision.followed.conduct != 0
+}
+
+/// Bits of a socket's flags.
+#[inline(always)]
+fn flags(answers: bool, translates: bool) -> u8 {
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    flag(answers, socket_flag::ANSWER_FRONTEND) | flag(translates, socket_flag::TRANSLATES)
+}
+
+/// Puts another address in the place of the one that the call is about.
+#[inline(always)]
+pub(crate) fn rewrite_to<F: Family>(ctx: &SockAddrContext, addr: Words, port_be: u32) {
     // SAFETY: the context of the running hook.
     unsafe {
-        F::set_addr(ctx.sock_addr, bytemuck::cast(backend.addr));
-        (*ctx.sock_addr).user_port = u32::from(backend.port_be.0);
+        F::set_addr(ctx.sock_addr, addr);
+        (*ctx.sock_addr).user_port = port_be;
     }
 }
 
@@ -166,8 +189,8 @@ pub(crate) fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
             && F::addr(sa) == backend
             && (*sa).user_port & 0xffff == u32::from((*state).backend_port_be.0)
         {
-            F::set_addr(sa, bytemuck::cast((*state).frontend));
-            (*sa).user_port = u32::from((*state).frontend_port_be.0);
+            let port_be = u32::from((*state).frontend_port_be.0);
+            rewrite_to::<F>(ctx, bytemuck::cast((*state).frontend), port_be);
         }
     }
     PROCEED

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use splitter_common::{
     abi::{
-        Backend, CONGESTION_LEN, Conduct, Fault, FrontendKey, SocketState, StateRef, cell,
+        Backend, CONGESTION_LEN, Conduct, Fault, FrontendKey, SocketState, StateRef, TCP, cell,
         conduct_flag, drop_flag, phase, socket_flag,
     },
     addr::Addr,
@@ -53,10 +53,11 @@ pub(crate) fn remember(
     dialled: &FrontendKey,
     backend: &Backend,
     followed: &Followed,
-    answer_frontend: bool,
+    flags: u8,
 ) -> u32 {
-    // The record at 0 asks for nothing.
-    let conduct = maps::CONDUCTS.get(followed.conduct);
+    // The record at 0 asks for nothing, and nothing is asked of UDP.
+    let index = if dialled.protocol == TCP { followed.conduct } else { 0 };
+    let conduct = maps::CONDUCTS.get(index);
     let has_source = conduct.is_none_or(|asked| has_source(ctx, asked));
     // SAFETY: the context of the running hook.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
@@ -69,9 +70,9 @@ pub(crate) fn remember(
     state.frontend_port_be = dialled.port_be;
     state.backend_port_be = backend.port_be;
     state.phase = phase::NONE;
-    state.flags = if answer_frontend { socket_flag::ANSWER_FRONTEND } else { 0 };
+    state.flags = flags;
     state.drops = 0;
-    let Some(conduct) = conduct.filter(|_| followed.conduct != 0) else { return 0 };
+    let Some(conduct) = conduct.filter(|_| index != 0) else { return 0 };
     if !has_source {
         give_up(conduct);
         return u32::from(EADDRNOTAVAIL);
@@ -195,13 +196,13 @@ fn strike(ctx: *mut bpf_sock_addr, state: &mut SocketState, fault: &Fault) {
 
 /// Index of a backend's state.
 #[inline(always)]
-fn backend_state(conduct: &Conduct, ordinal: u32) -> u32 {
+pub(crate) fn backend_state(conduct: &Conduct, ordinal: u32) -> u32 {
     let cell = maps::CELLS.get(conduct.states.wrapping_add(ordinal >> 1)).copied().unwrap_or(0);
     life::one_of_two(cell, ordinal)
 }
 
 #[inline(always)]
-fn reference(index: u32) -> StateRef {
+pub(crate) fn reference(index: u32) -> StateRef {
     let epoch = MapState::get(index).map_or(0, |state| life::epoch(&state));
     StateRef { index, epoch }
 }

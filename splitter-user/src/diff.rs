@@ -9,8 +9,8 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::model::{
-    Action, Balance, ClientMatch, OnEmpty, Outbound, PeerName, Pick, Policy, Route, Service, Split,
-    Subset,
+    Action, Balance, ClientMatch, Datagrams, OnEmpty, Outbound, PeerName, Pick, Policy, Route,
+    Service, Split, Subset,
 };
 use crate::policy::native::{
     connection_values, egress_mode, eject_value, fault_values, health_value, old_connections_value,
@@ -149,12 +149,17 @@ fn describe(service: &Service) -> Aspects {
         PeerName::Backend => "backend",
         PeerName::Frontend => "frontend",
     };
+    let datagrams = match service.datagrams {
+        Datagrams::All => "all",
+        Datagrams::Connected => "connected",
+    };
     let old_connections = old_connections_value(&service.old_connections);
     let subsets = service.subsets.iter().map(|subset| subset.name.clone());
     let routes = service.routes.iter().map(|route| route.name.clone());
     let mut aspects = vec![
         Aspect::many(part, "frontends", frontends.collect()),
         Aspect::one(part, "getpeername", peer, Some("backend")),
+        Aspect::one(part, "datagrams", datagrams, Some("all")),
         Aspect::one(part, "oldConnections", &old_connections, Some("leave")),
         Aspect::order(part, "subsets", subsets),
         Aspect::order(part, "routes", routes),

@@ -9,9 +9,9 @@ use proptest::sample::{Index, select};
 use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::{
     Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
-    CongestionControl, Connection, Delay, Ejection, Errno, Fault, Frontend, HealthCheck, Keepalive,
-    MAX_RATE, MAX_STALL, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
-    Probe, Protocol, Route, Service, Split, Stall, Subset,
+    CongestionControl, Connection, Datagrams, Delay, Ejection, Errno, Fault, Frontend, HealthCheck,
+    Keepalive, MAX_RATE, MAX_STALL, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick,
+    Policy, Probe, Protocol, Route, Service, Split, Stall, Subset,
 };
 use splitter_user::policy::native::{policy_to_yaml, to_yaml};
 use splitter_user::policy::{Source, load};
@@ -292,8 +292,9 @@ fn service() -> impl Strategy<Value = Service> {
     let body = any::<bool>().prop_flat_map(|v4| (frontends(v4), vec(subset(v4), 1..6)));
     let name = (proptest::option::of(name()), name());
     let peer = select(vec![PeerName::Backend, PeerName::Frontend]);
-    let all = (name, peer, any::<bool>(), old_connections(), body);
-    all.prop_flat_map(|(name, getpeername, outcomes, old_connections, body)| {
+    let datagrams = select(vec![Datagrams::All, Datagrams::Connected]);
+    let all = (name, peer, datagrams, any::<bool>(), old_connections(), body);
+    all.prop_flat_map(|(name, getpeername, datagrams, outcomes, old_connections, body)| {
         let ((namespace, name), (frontends, subsets)) = (name, body);
         let name = namespace.map_or(name.clone(), |namespace| format!("{namespace}/{name}"));
         let subsets = unique(subsets, |subset| &subset.name);
@@ -301,6 +302,7 @@ fn service() -> impl Strategy<Value = Service> {
             name: name.clone(),
             frontends: frontends.clone(),
             getpeername,
+            datagrams,
             outcomes,
             old_connections,
             subsets: subsets.clone(),

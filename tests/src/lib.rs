@@ -8,6 +8,7 @@
 //! Tests move their whole process, so test binaries run with `--test-threads=1`.
 
 pub mod daemon;
+pub mod datagrams;
 pub mod empty;
 pub mod files;
 pub mod links;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use splitter_common::abi::State;
-use splitter_user::compile::image::{ServiceId, ServiceImage};
+use splitter_user::compile::image::{Need, ServiceId, ServiceImage};
 use splitter_user::compile::{Cgroup, Cgroups, Compiler, service_id};
 use splitter_user::kernel::{Attachment, Hook, KernelMaps, Loaded, LogLevel, PinDir, load};
 use splitter_user::policy::model::Policy;
@@ -32,20 +32,49 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node of ordinary size with all hooks attached.
+    /// A node of ordinary size with all hooks attached but those of datagrams, which few tests are
+    /// about, and which take an emulated machine as long to verify as all others together.
     pub fn new() -> Result<Self> {
         Self::with_sizes(Sizes::for_services(64))
     }
 
-    /// A node of a given size with all hooks attached.
+    /// The same of a given size.
     pub fn with_sizes(sizes: Sizes) -> Result<Self> {
+        let hooks = Hook::ALL.into_iter().filter(|hook| !Hook::DATAGRAMS.contains(hook));
+        Self::with_hooks(sizes, &hooks.collect::<Vec<_>>())
+    }
+
+    /// A node of ordinary size with all hooks attached.
+    pub fn whole() -> Result<Self> {
+        Self::with_hooks(Sizes::for_services(64), &Hook::ALL)
+    }
+
+    fn with_hooks(sizes: Sizes, hooks: &[Hook]) -> Result<Self> {
         let place = Place::new()?;
         let pins = PinDir::open(place.pins())?;
-        let mut loaded = load(&pins, sizes, LogLevel::Off)?;
+        let mut loaded = load(&pins, sizes, hooks, LogLevel::Off)?;
         let publisher = Publisher::adopt(loaded.maps()?)?;
         let attachment = Attachment::new(&pins, place.cgroup())?;
-        attachment.attach(&mut loaded, &Hook::ALL)?;
+        attachment.attach(&mut loaded, hooks)?;
         Ok(Self { publisher, attachment, loaded, pins, place })
+    }
+
+    /// Detaches the hooks that no service in force needs, which a daemon would not attach.
+    pub fn detach_unneeded(&self) -> Result<()> {
+        let hooks: [(Need, &[Hook]); Need::ALL.len()] = [
+            (Need::PeerName, &Hook::PEER_NAME),
+            (Need::Datagrams, &Hook::DATAGRAMS),
+            (Need::Follow, &Hook::FOLLOW),
+            (Need::Release, &Hook::RELEASE),
+            (Need::Drop, &Hook::DROP),
+        ];
+        let images = || self.publisher.services().filter_map(|id| self.publisher.image(id));
+        for (need, hooks) in hooks {
+            if !images().any(|image| image.needs(need)) {
+                self.attachment.detach(hooks).context("detach what is not needed")?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a policy the whole policy.

@@ -126,6 +126,7 @@ kind: Split
 metadata: {{name: s{i}}}
 spec:
   frontends: ['127.{}.{}.{}:1/udp']
+  datagrams: connected
   subsets: {{v1: {{backends: ['127.0.0.1:19001']}}, v2: {{backends: ['127.0.0.1:19002']}}}}
   routes: [{{split: {{v1: {}, v2: {}}}}}]
 ",

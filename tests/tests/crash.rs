@@ -32,7 +32,7 @@ kind: Split
 metadata: {{name: {name}}}
 spec:
   frontends: ['{addr}:1/udp']
-  getpeername: backend
+  datagrams: connected
   subsets:
     v1: {{backends: ['127.0.0.1:{}', '127.0.0.1:{}']}}
     v2: {{backends: ['127.0.0.1:{}']}}
@@ -65,7 +65,7 @@ fn changes<M: Maps>(publisher: &Publisher<M>, text: &str) -> Result<Vec<Change>>
 /// One life of a daemon: take over, publish, die with its pins in place.
 fn live(pins: &Path, cgroup: &Path, new: bool) -> Result<()> {
     let pins = PinDir::open(pins)?;
-    let mut loaded = load(&pins, SIZES, LogLevel::Off)?;
+    let mut loaded = load(&pins, SIZES, &Hook::CONNECT, LogLevel::Off)?;
     let mut publisher: Publisher<KernelMaps> = Publisher::adopt(loaded.maps()?)?;
     let changes = changes(&publisher, &policy(new))?;
     publisher.publish(changes)?;
@@ -80,7 +80,7 @@ fn die_after(pins: &Path, writes: u64) -> Result<()> {
         unreachable!("nobody survives SIGKILL")
     };
     let pins = PinDir::open(pins)?;
-    let loaded = load(&pins, SIZES, LogLevel::Off)?;
+    let loaded = load(&pins, SIZES, &Hook::CONNECT, LogLevel::Off)?;
     let mut publisher = Publisher::adopt(FaultyMaps::new(loaded.maps()?, writes, kill))?;
     let changes = changes(&publisher, &policy(true))?;
     publisher.publish(changes)?;

@@ -209,7 +209,7 @@ fn getpeername_answers_the_frontend_only_where_asked_and_only_while_true() -> Re
 
 #[test]
 fn hooks_say_what_the_kernel_runs() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = Node::whole()?;
     for hook in Hook::ALL {
         let own = hook.program_id(&mut node.loaded)?;
         assert!(matches!(

@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 use splitter_tests::empty::EmptyProgram;
 use splitter_tests::node::Node;
 use splitter_tests::place::Place;
-use splitter_user::kernel::Hook;
 use splitter_user::tables::Sizes;
 
 use super::Bench;
@@ -89,10 +88,8 @@ fn node(keeps_state: bool) -> Result<Node> {
     let plain = Shape::new("plain", PLAIN);
     let kept = Shape::new("kept", KEPT);
     let kept = if keeps_state { kept.keeping_state() } else { kept };
-    if !keeps_state {
-        node.attachment.detach(&Hook::PEER_NAME)?;
-    }
     node.apply(&format!("{}{}", plain.to_yaml(), kept.to_yaml()))?;
+    node.detach_unneeded()?;
     Ok(node)
 }
 

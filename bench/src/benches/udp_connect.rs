@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 use splitter_tests::empty::EmptyProgram;
 use splitter_tests::node::Node;
 use splitter_tests::place::Place;
-use splitter_user::kernel::Hook;
 use splitter_user::tables::Sizes;
 
 use super::Bench;
@@ -121,13 +120,12 @@ impl Dialler {
     }
 }
 
-/// A node with a table of services and one more, as the daemon attaches them: the hook for
-/// `getpeername` is there only where a service asks for it.
+/// A node with a table of services and one more.
 fn hooked(services: u32) -> Result<Node> {
     let mut node = Node::with_sizes(Sizes::for_services(services + 1))?;
-    node.attachment.detach(&Hook::PEER_NAME)?;
     let matching = Shape::new("hit", format!("{MATCHING}/udp"));
     node.apply(&format!("{}{}", table(services, 2), matching.to_yaml()))?;
+    node.detach_unneeded()?;
     Ok(node)
 }
 
@@ -136,5 +134,6 @@ fn stateful() -> Result<Node> {
     let plain = Shape::new("hit", format!("{MATCHING}/udp"));
     let stateful = Shape::new("state", format!("{STATEFUL}/udp")).keeping_state();
     node.apply(&format!("{}{}", plain.to_yaml(), stateful.to_yaml()))?;
+    node.detach_unneeded()?;
     Ok(node)
 }

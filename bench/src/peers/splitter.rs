@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use splitter_tests::node::{Node, compile};
-use splitter_user::compile::image::{Need, ServiceImage};
-use splitter_user::kernel::Hook;
 use splitter_user::policy::model::{Policy, Service};
 use splitter_user::publish::Change;
 use splitter_user::tables::Sizes;
@@ -52,27 +50,11 @@ impl Peer for Splitter {
             service.outcomes |= self.follows;
         }
         let images = compile(&Policy { services, ..Policy::default() })?;
-        detach_unneeded(&node, &images)?;
         let changes = images.into_iter().map(|image| Change::Put(Arc::new(image))).collect();
         node.publisher.publish(changes).context("publish the services")?;
+        node.detach_unneeded()?;
         let Node { publisher, attachment, loaded, pins, place } = node;
         let parts = (publisher, attachment, loaded, pins);
         Ok(Running::new(self.name(), ground, place, dial.into(), parts))
     }
-}
-
-/// A node has all hooks attached, a daemon those that some service needs.
-fn detach_unneeded(node: &Node, images: &[ServiceImage]) -> Result<()> {
-    let hooks: [(Need, &[Hook]); 4] = [
-        (Need::PeerName, &Hook::PEER_NAME),
-        (Need::Follow, &Hook::FOLLOW),
-        (Need::Release, &Hook::RELEASE),
-        (Need::Drop, &Hook::DROP),
-    ];
-    for (need, hooks) in hooks {
-        if !images.iter().any(|image| image.needs(need)) {
-            node.attachment.detach(hooks).context("detach what is not needed")?;
-        }
-    }
-    Ok(())
 }

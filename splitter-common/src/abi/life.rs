@@ -353,7 +353,46 @@ pub mod socket_flag {
     pub const HELD: u8 = HOLDS_SUBSET | HOLDS_PENDING;
     /// The client avoids the backend where it fails.
     pub const AVOIDS: u8 = 32;
+    /// Datagrams from the backend bear the frontend's address.
+    pub const TRANSLATES: u8 = 64;
 }
+
+/// Frontends that one socket sends to without forgetting where the datagrams of another go.
+pub const MAX_PEERS: u32 = 8;
+
+/// Where a socket that never connects sends the datagrams for one frontend. Zero is none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Peer {
+    /// What the client sends to, as the five words of a [`super::FrontendKey`].
+    pub frontend: [u32; 5],
+    /// Port of the backend.
+    pub port_be: PortBe,
+    /// Always zero.
+    pub pad: u16,
+    /// Where the datagrams go.
+    pub backend: Addr,
+    /// Where the backend counts: it holds while the epoch does.
+    pub at: StateRef,
+    /// [`Datagrams::turn`] of the last datagram that was sent there; 0 where this is none.
+    pub sent: u64,
+}
+layout!(Peer, size 56, {
+    frontend @ 0: 20, port_be @ 20: 2, pad @ 22: 2, backend @ 24: 16, at @ 40: 8, sent @ 48: 8,
+});
+
+/// Where a socket that never connects sends its datagrams. Value of [`super::map::DATAGRAMS`]; only
+/// touched under the socket's lock, which the hooks of datagrams hold
+/// (`BPF_CGROUP_RUN_SA_PROG_LOCK`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Datagrams {
+    /// In no order.
+    pub peers: [Peer; MAX_PEERS as usize],
+    /// Datagrams that were sent to frontends.
+    pub turn: u64,
+}
+layout!(Datagrams, size 456, { peers @ 0: 448, turn @ 448: 8 });
 
 /// Bits of [`SocketState::drops`]: packets that are not to leave.
 pub mod drop_flag {

@@ -74,11 +74,9 @@ pub(super) fn serve<W: World>(
         return Decision::broken().of(&subset);
     };
     let mut decision = Decision::rewrite(&subset, backend);
-    if wanted.is_tcp {
-        decision.followed.conduct = subset.conduct;
-        decision.followed.ordinal = admitted;
-        decision.followed.route = route.state;
-    }
+    decision.followed.conduct = subset.conduct;
+    decision.followed.ordinal = admitted;
+    decision.followed.route = route.state;
     decision
 }
 

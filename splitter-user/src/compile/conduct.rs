@@ -6,23 +6,54 @@ use splitter_common::abi::{
 
 use super::{addr, client_number, effective_weights, fnv64, is_usable, n_weighted};
 use crate::policy::model::{
-    Action, Balance, CongestionControl, Connection, Ejection, Errno, Fault, Frontend, Keepalive,
-    OldConnections, OnEmpty, OverLimit, Protocol, Route, Service, Split, Subset,
+    Action, Balance, CongestionControl, Connection, Datagrams, Ejection, Errno, Fault, Frontend,
+    Keepalive, OldConnections, OnEmpty, OverLimit, Protocol, Route, Service, Split, Subset,
 };
+
+/// What is kept up with of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Following {
+    /// Nothing: its subsets have no conduct.
+    Nothing,
+    /// What may be chosen. Its frontends have no connections that the kernel reports on.
+    Backends,
+    /// That, and connections to their end.
+    Connections,
+}
+
+/// What is kept up with of a service.
+pub(super) fn following(service: &Service) -> Following {
+    match (is_followed(service), service.frontends.iter().any(is_tcp)) {
+        (false, _) => Following::Nothing,
+        (true, false) => Following::Backends,
+        (true, true) => Following::Connections,
+    }
+}
+
+fn is_tcp(frontend: &Frontend) -> bool {
+    frontend.protocol == Protocol::Tcp
+}
 
 /// Whether the connections of a service are followed: where something is asked that only they can
 /// tell or keep. Only TCP has connections that the kernel reports on; what may be chosen, and what
 /// fails on purpose, is kept for UDP too.
-pub(super) fn is_followed(service: &Service) -> bool {
-    let is_tcp = |frontend: &Frontend| frontend.protocol == Protocol::Tcp;
+fn is_followed(service: &Service) -> bool {
     let asks = || {
         service.outcomes
             || service.old_connections != OldConnections::Leave
             || service.subsets.iter().any(asks)
     };
-    service.subsets.iter().any(|subset| subset.health.is_some())
+    // A socket stays with a backend for as long as the backend's state says that it may.
+    splits_datagrams(service)
+        || service.subsets.iter().any(|subset| subset.health.is_some())
         || service.routes.iter().any(|route| route.fault != Fault::default())
         || service.frontends.iter().any(is_tcp) && asks()
+}
+
+/// Whether datagrams of sockets that never connect are split.
+pub(super) fn splits_datagrams(service: &Service) -> bool {
+    let is_udp = |frontend: &Frontend| frontend.protocol == Protocol::Udp;
+    service.datagrams == Datagrams::All && service.frontends.iter().any(is_udp)
 }
 
 fn asks(subset: &Subset) -> bool {

@@ -5,7 +5,7 @@
 //! no names: an image can be read back from the maps.
 
 use smallvec::SmallVec;
-use splitter_common::abi::{Conduct, Fault, FrontendKey, Match};
+use splitter_common::abi::{Conduct, Fault, FrontendKey, Match, TCP};
 use splitter_common::addr::{Addr, PortBe};
 
 use super::slots::Slots;
@@ -26,6 +26,9 @@ pub struct ServiceImage {
     pub frontends: SmallVec<[FrontendKey; 1]>,
     /// Whether `getpeername` answers the frontend.
     pub answer_frontend: bool,
+    /// Whether datagrams of sockets that never connect are split, and answers bear the frontend's
+    /// address.
+    pub datagrams: bool,
     /// Tried in order; at most `abi::MAX_ROUTES`.
     pub routes: SmallVec<[RouteImage; 1]>,
     /// At most `abi::MAX_SUBSETS`.
@@ -38,6 +41,8 @@ pub struct ServiceImage {
 pub enum Need {
     /// `getpeername` answers the frontend.
     PeerName,
+    /// Datagrams are split, and answers translated.
+    Datagrams,
     /// Connections are followed from their start to their end.
     Follow,
     /// What `connect()` reserves is given back at the latest when the socket closes.
@@ -48,7 +53,8 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::PeerName, Self::Follow, Self::Release, Self::Drop];
+    pub const ALL: [Self; 5] =
+        [Self::PeerName, Self::Datagrams, Self::Follow, Self::Release, Self::Drop];
 }
 
 impl ServiceImage {
@@ -56,7 +62,8 @@ impl ServiceImage {
     pub fn needs(&self, need: Need) -> bool {
         match need {
             Need::PeerName => self.answer_frontend,
-            Need::Follow => self.is_followed(),
+            Need::Datagrams => self.datagrams,
+            Need::Follow => self.has_connections() && self.is_followed(),
             Need::Release => self.reserves(),
             Need::Drop => self.drops(),
         }
@@ -75,7 +82,12 @@ impl ServiceImage {
 
     /// Whether its sockets keep state.
     pub fn keeps_state(&self) -> bool {
-        self.answer_frontend || self.is_followed()
+        self.answer_frontend || self.datagrams || self.has_connections() && self.is_followed()
+    }
+
+    /// Whether the kernel reports on what is dialled.
+    fn has_connections(&self) -> bool {
+        self.frontends.iter().any(|frontend| frontend.protocol == TCP)
     }
 
     fn reserves(&self) -> bool {

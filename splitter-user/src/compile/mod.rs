@@ -23,6 +23,7 @@ use crate::policy::model::{
     Action, Backend, Balance, ClientKey, ClientMatch, Frontend, OnEmpty, PeerName, Pick, Protocol,
     Route, Service, Split, Subset,
 };
+use conduct::Following;
 use image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, SubsetImage,
 };
@@ -78,7 +79,7 @@ impl Compiler {
     /// Compiles one service.
     pub fn compile(&mut self, service: &Service) -> (ServiceImage, Vec<Note>) {
         let id = service_id(&service.name);
-        let follow = conduct::is_followed(service);
+        let follow = conduct::following(service);
         let mut notes = Vec::new();
         let subset_ids = name_ids(service.subsets.iter().map(|subset| subset.name.as_str()));
         let route_ids = name_ids(service.routes.iter().map(|route| route.name.as_str()));
@@ -92,6 +93,7 @@ impl Compiler {
             id,
             frontends,
             answer_frontend: service.getpeername == PeerName::Frontend,
+            datagrams: conduct::splits_datagrams(service),
             subsets: subsets
                 .map(|(s, id)| self.compile_subset(s, id, follow, &mut notes))
                 .collect(),
@@ -176,7 +178,7 @@ impl Compiler {
         &mut self,
         subset: &Subset,
         id: u32,
-        follow: bool,
+        follow: Following,
         notes: &mut Vec<Note>,
     ) -> SubsetImage {
         // Those that have no weight last, where nothing that steps over others comes to.
@@ -187,7 +189,7 @@ impl Compiler {
         let weights: Weights = listed.iter().map(|backend| backend.weight).collect();
         let choice = is_usable(subset).then(|| match subset.balance {
             // Without TCP there are no live connections to count.
-            Balance::LeastConnections if follow => {
+            Balance::LeastConnections if follow == Following::Connections => {
                 self.choice(&subset.name, &weights, notes, ChoiceImage::Least)
             }
             Balance::RoundRobin | Balance::LeastConnections => {
@@ -196,7 +198,7 @@ impl Compiler {
             Balance::Random => self.choice(&subset.name, &weights, notes, ChoiceImage::Random),
             Balance::ClientHash(key) => hashed(client_number(key), &backends, &weights),
         });
-        let conduct = follow.then(|| Box::new(conduct::record(subset)));
+        let conduct = (follow != Following::Nothing).then(|| Box::new(conduct::record(subset)));
         let n_weighted = u16::try_from(n_weighted(subset)).expect("at most MAX_BACKENDS");
         SubsetImage { id, choice, conduct, backends, n_weighted }
     }

@@ -184,6 +184,7 @@ impl OptionalHooks for KernelHooks {
 const fn hooks_of(need: Need) -> &'static [Hook] {
     match need {
         Need::PeerName => &Hook::PEER_NAME,
+        Need::Datagrams => &Hook::DATAGRAMS,
         Need::Follow => &Hook::FOLLOW,
         Need::Release => &Hook::RELEASE,
         Need::Drop => &Hook::DROP,

@@ -29,7 +29,7 @@ use super::resolver::{Pace, Resolver, Upstream};
 use super::serve::{Checks, Daemon, Ending};
 use super::sweep::{Reach, Sweep};
 use super::{server, show};
-use crate::kernel::{self, HookLog, LogLevel, PinDir};
+use crate::kernel::{self, Hook, HookLog, LogLevel, PinDir};
 use crate::policy::diagnostic::render;
 use crate::policy::{self, Reading, Source, VipRanges};
 use crate::publish::Publisher;
@@ -130,7 +130,9 @@ fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<Kern
         .with_context(|| format!("open the state directory {}", show(&settings.state_dir)))?;
     let pins = PinDir::open(&settings.pin_dir).context("open the pin directory (--pin-dir)")?;
     let level = if settings.log_connections { LogLevel::Debug } else { LogLevel::Off };
-    let loaded = kernel::load(&pins, settings.sizes, level).context("load the kernel programs")?;
+    // All at once: what a policy needs later could not be loaded without privileges.
+    let loaded = kernel::load(&pins, settings.sizes, &Hook::ALL, level)
+        .context("load the kernel programs")?;
     let maps = loaded.maps().context("open the maps")?;
     let cgroup = settings.cgroup.as_deref().unwrap_or_else(|| cgroups.mount());
     let hooks = KernelHooks::new(pins, loaded, cgroup).context("open the cgroup (--cgroup)")?;

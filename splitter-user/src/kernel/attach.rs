@@ -26,6 +26,14 @@ pub enum Hook {
     PeerName4,
     /// `getpeername(2)` on `AF_INET6`.
     PeerName6,
+    /// `sendto(2)` and its kin, of IPv4.
+    SendMsg4,
+    /// `sendto(2)` and its kin, of IPv6.
+    SendMsg6,
+    /// `recvfrom(2)` and its kin on `AF_INET`.
+    RecvMsg4,
+    /// `recvfrom(2)` and its kin on `AF_INET6`.
+    RecvMsg6,
     /// Callbacks of TCP sockets.
     SockOps,
     /// The end of a socket.
@@ -36,11 +44,15 @@ pub enum Hook {
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Connect4,
         Self::Connect6,
         Self::PeerName4,
         Self::PeerName6,
+        Self::SendMsg4,
+        Self::SendMsg6,
+        Self::RecvMsg4,
+        Self::RecvMsg6,
         Self::SockOps,
         Self::SockRelease,
         Self::Egress,
@@ -49,6 +61,9 @@ impl Hook {
     pub const CONNECT: [Self; 2] = [Self::Connect4, Self::Connect6];
     /// The hooks that only services with `getpeername: frontend` need.
     pub const PEER_NAME: [Self; 2] = [Self::PeerName4, Self::PeerName6];
+    /// The hooks that only services need whose datagrams are split.
+    pub const DATAGRAMS: [Self; 4] =
+        [Self::SendMsg4, Self::SendMsg6, Self::RecvMsg4, Self::RecvMsg6];
     /// The hooks that only services whose connections are followed need.
     pub const FOLLOW: [Self; 1] = [Self::SockOps];
     /// The hooks that only services with limits need.
@@ -63,6 +78,10 @@ impl Hook {
             Self::Connect6 => "split_connect6",
             Self::PeerName4 => "split_peername4",
             Self::PeerName6 => "split_peername6",
+            Self::SendMsg4 => "split_sendmsg4",
+            Self::SendMsg6 => "split_sendmsg6",
+            Self::RecvMsg4 => "answer_recvmsg4",
+            Self::RecvMsg6 => "answer_recvmsg6",
             Self::SockOps => "follow_sockets",
             Self::SockRelease => "release_sockets",
             Self::Egress => "drop_packets",
@@ -76,6 +95,10 @@ impl Hook {
             Self::Connect6 => "connect6",
             Self::PeerName4 => "getpeername4",
             Self::PeerName6 => "getpeername6",
+            Self::SendMsg4 => "sendmsg4",
+            Self::SendMsg6 => "sendmsg6",
+            Self::RecvMsg4 => "recvmsg4",
+            Self::RecvMsg6 => "recvmsg6",
             Self::SockOps => "sock_ops",
             Self::SockRelease => "sock_release",
             Self::Egress => "egress",
@@ -96,6 +119,10 @@ impl Hook {
             Self::Connect6 => 11,
             Self::PeerName4 => 29,
             Self::PeerName6 => 30,
+            Self::SendMsg4 => 14,
+            Self::SendMsg6 => 15,
+            Self::RecvMsg4 => 19,
+            Self::RecvMsg6 => 20,
             Self::SockOps => 3,
             Self::SockRelease => 34,
             Self::Egress => 1,

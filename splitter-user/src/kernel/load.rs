@@ -106,11 +106,18 @@ pub struct ProgramSize {
 pub struct Loaded {
     ebpf: Ebpf,
     sizes: Sizes,
+    hooks: Vec<Hook>,
     maps_dir: PathBuf,
 }
 
-/// Loads the programs onto the pinned maps of this layout, which are made if they are missing.
-pub fn load(pins: &PinDir, sizes: Sizes, log: LogLevel) -> Result<Loaded, LoadError> {
+/// Loads the programs of some hooks onto the pinned maps of this layout, which are made if they are
+/// missing. The programs of others can neither be attached nor asked for.
+pub fn load(
+    pins: &PinDir,
+    sizes: Sizes,
+    hooks: &[Hook],
+    log: LogLevel,
+) -> Result<Loaded, LoadError> {
     let object = object::embedded().ok_or(LoadError::NoObject)?;
     let maps_dir = pins.maps(&sizes)?;
     let level = log.number();
@@ -135,11 +142,11 @@ pub fn load(pins: &PinDir, sizes: Sizes, log: LogLevel) -> Result<Loaded, LoadEr
         loader.map_pin_path(name, path.as_path());
     }
     let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
-    for hook in Hook::ALL {
+    for &hook in hooks {
         let result = load_program(program(&mut ebpf, hook));
         result.map_err(|error| LoadError::Program { name: hook.program(), error })?;
     }
-    Ok(Loaded { ebpf, sizes, maps_dir })
+    Ok(Loaded { ebpf, sizes, hooks: hooks.to_vec(), maps_dir })
 }
 
 fn map_sizes(sizes: &Sizes) -> Result<HashMap<&'static str, u32>, LoadError> {
@@ -155,7 +162,7 @@ fn map_sizes(sizes: &Sizes) -> Result<HashMap<&'static str, u32>, LoadError> {
 }
 
 fn pinned_maps() -> impl Iterator<Item = &'static str> {
-    let others = [map::FRONTENDS, map::COUNTERS, map::SOCKETS, map::PREVIOUS];
+    let others = [map::FRONTENDS, map::COUNTERS, map::SOCKETS, map::DATAGRAMS, map::PREVIOUS];
     Arena::ALL.map(Arena::map_name).into_iter().chain(others)
 }
 
@@ -214,9 +221,9 @@ impl Loaded {
         use_it(fd.as_fd())
     }
 
-    /// Sizes of all programs.
+    /// Sizes of the loaded programs.
     pub fn program_sizes(&mut self) -> Result<Vec<ProgramSize>, LoadError> {
-        Hook::ALL.into_iter().map(|hook| program_size(&mut self.ebpf, hook)).collect()
+        self.hooks.iter().map(|hook| program_size(&mut self.ebpf, *hook)).collect()
     }
 
     /// The loaded object, for the reader of the hooks' log lines.

@@ -9,9 +9,9 @@ use proptest::test_runner::TestRunner;
 
 use super::model::{
     Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
-    CongestionControl, Connection, Delay, Ejection, Errno, Fault, Frontend, HealthCheck, Keepalive,
-    OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe, Protocol, Route,
-    Service, Split, Stall, Subset,
+    CongestionControl, Connection, Datagrams, Delay, Ejection, Errno, Fault, Frontend, HealthCheck,
+    Keepalive, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe,
+    Protocol, Route, Service, Split, Stall, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -72,13 +72,24 @@ fn service() -> impl Strategy<Value = Service> {
         }
         let routes = prop::collection::vec(route(subsets.len()), 1..=3);
         let outcomes = prop::bool::weighted(0.2);
-        (Just(subsets), routes, getpeername.clone(), outcomes, old_connections()).prop_map(
-            |(subsets, mut routes, getpeername, outcomes, old_connections)| {
+        let datagrams = select(vec![Datagrams::All, Datagrams::Connected]);
+        let kept = (getpeername.clone(), datagrams);
+        (Just(subsets), routes, kept, outcomes, old_connections()).prop_map(
+            |(subsets, mut routes, (getpeername, datagrams), outcomes, old_connections)| {
                 for (i, route) in routes.iter_mut().enumerate() {
                     route.name = format!("r{i}");
                 }
                 let (name, frontends) = (String::new(), Vec::new());
-                Service { name, frontends, getpeername, outcomes, old_connections, subsets, routes }
+                Service {
+                    name,
+                    frontends,
+                    getpeername,
+                    datagrams,
+                    outcomes,
+                    old_connections,
+                    subsets,
+                    routes,
+                }
             },
         )
     })

@@ -42,6 +42,8 @@ pub struct Service {
     pub frontends: Vec<Frontend>,
     /// What `getpeername` answers on a rewritten socket.
     pub getpeername: PeerName,
+    /// Which datagrams to its UDP frontends are split.
+    pub datagrams: Datagrams,
     /// Whether what comes of its connections is counted even where nothing else needs it.
     pub outcomes: bool,
     /// What becomes of established connections that the policy would not make any more.
@@ -94,7 +96,7 @@ pub struct Frontend {
 pub enum Protocol {
     /// TCP (and MPTCP, which connects as TCP).
     Tcp,
-    /// Connected UDP.
+    /// UDP, connected and, as [`Service::datagrams`] says, not.
     Udp,
 }
 
@@ -106,6 +108,16 @@ pub enum PeerName {
     Backend,
     /// The dialled frontend. Costs per-socket state.
     Frontend,
+}
+
+/// Which datagrams to UDP frontends are split.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Datagrams {
+    /// All of them, and answers bear the address that was sent to. Costs per-socket state.
+    #[default]
+    All,
+    /// Those of connected sockets, whose answers bear the backend's address. Costs nothing.
+    Connected,
 }
 
 /// A named group of backends.

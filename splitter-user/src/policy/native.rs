@@ -23,7 +23,7 @@ use super::check;
 use super::code;
 use super::diagnostic::{Diagnostic, Span};
 use super::document::{API_VERSION, Document, Draft, Places};
-use super::model::{Frontend, PeerName, Protocol, Service};
+use super::model::{Datagrams, Frontend, PeerName, Protocol, Service};
 use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
 pub(super) use client::read_cgroup;
@@ -32,8 +32,18 @@ pub(crate) use old_connections::value as old_connections_value;
 pub(crate) use write::{connection_values, egress_mode, eject_value, fault_values, health_value};
 pub use write::{outbound_to_yaml, policy_to_yaml, to_yaml};
 
-const SPEC: [&str; 7] =
-    ["frontends", "subsets", "routes", "split", "getpeername", "outcomes", "oldConnections"];
+const SPEC: [&str; 8] = [
+    "frontends",
+    "subsets",
+    "routes",
+    "split",
+    "getpeername",
+    "datagrams",
+    "outcomes",
+    "oldConnections",
+];
+const DATAGRAMS: [(&str, Datagrams); 2] =
+    [("all", Datagrams::All), ("connected", Datagrams::Connected)];
 const PEER_NAMES: [(&str, PeerName); 2] =
     [("backend", PeerName::Backend), ("frontend", PeerName::Frontend)];
 
@@ -97,6 +107,9 @@ fn read_spec(reader: &mut Reader<'_>, spec: &Fields<'_>, name: (String, Span)) -
     let getpeername = spec
         .value("getpeername")
         .and_then(|node| reader.word(node, "a value of `getpeername`", &PEER_NAMES));
+    let datagrams = spec
+        .value("datagrams")
+        .and_then(|node| reader.word(node, "a value of `datagrams`", &DATAGRAMS));
     let outcomes = spec.value("outcomes").and_then(|node| reader.boolean(node, "`outcomes`"));
     let old_connections = spec.get("oldConnections");
     let old_connections = old_connections.and_then(|entry| old_connections::read(reader, entry));
@@ -106,6 +119,7 @@ fn read_spec(reader: &mut Reader<'_>, spec: &Fields<'_>, name: (String, Span)) -
         name,
         frontends: sort_frontends(reader, &places.frontends),
         getpeername: getpeername.unwrap_or_default(),
+        datagrams: datagrams.unwrap_or_default(),
         subsets: subsets.unwrap_or_default(),
         routes,
     };

@@ -101,6 +101,7 @@ fn read_service<M: Maps>(
         id: ServiceId(record.service),
         frontends,
         answer_frontend: record.flags & plan_flag::ANSWER_FRONTEND != 0,
+        datagrams: record.flags & plan_flag::DATAGRAMS != 0,
         routes: SmallVec::new(),
         subsets: SmallVec::new(),
     };

@@ -321,12 +321,18 @@ impl Placed {
             service: self.image.id.0,
             routes: self.routes,
             n_routes: short(self.image.routes.len()),
-            flags: if self.image.answer_frontend { plan_flag::ANSWER_FRONTEND } else { 0 },
+            flags: plan_flags(&self.image),
             subsets: self.subsets,
             n_subsets: short(self.image.subsets.len()),
             pad: 0,
         }
     }
+}
+
+fn plan_flags(image: &ServiceImage) -> u16 {
+    let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+    flag(image.answer_frontend, plan_flag::ANSWER_FRONTEND)
+        | flag(image.datagrams, plan_flag::DATAGRAMS)
 }
 
 fn backend_record(backend: &BackendImage, counter: u32) -> Backend {

@@ -24,6 +24,7 @@ kind: Split
 metadata: {{name: s{i}}}
 spec:
   frontends: ['{}/udp']
+  datagrams: connected
   subsets: {{v1: {{backends: ['127.0.0.1:19001']}}, v2: {{backends: ['127.0.0.1:19002']}}}}
   routes: [{{split: {{v1: 1, v2: 0}}}}]
 ",

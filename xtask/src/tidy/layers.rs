@@ -49,6 +49,7 @@ const LAYERS: [Layer; 3] = [
             "splitter-user/src/kernel/",
             "tests/src/empty.rs",
             "tests/src/daemon.rs",
+            "tests/src/datagrams.rs",
             "tests/src/net.rs",
             "tests/src/peers.rs",
             "tests/tests/outcomes.rs",

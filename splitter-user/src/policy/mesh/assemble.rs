@@ -15,8 +15,8 @@ use crate::policy::code::{self, Code};
 use crate::policy::diagnostic::{Diagnostic, Report, Span};
 use crate::policy::document::{Draft, Places, RoutePlaces, SubsetPlaces};
 use crate::policy::model::{
-    Action, Backend, Balance, ClientKey, ClientMatch, Connection, Errno, Frontend, OldConnections,
-    OnEmpty, PeerName, Pick, Protocol, Route, Service, Split, Subset,
+    Action, Backend, Balance, ClientKey, ClientMatch, Connection, Datagrams, Errno, Frontend,
+    OldConnections, OnEmpty, PeerName, Pick, Protocol, Route, Service, Split, Subset,
 };
 
 /// What a service is made of.
@@ -48,6 +48,7 @@ pub(super) fn assemble(parts: Parts<'_, '_>, report: &mut Report) -> Option<Draf
         name: parts.name,
         frontends: parts.frontends,
         getpeername: PeerName::default(),
+        datagrams: Datagrams::default(),
         subsets: Vec::new(),
         routes: Vec::new(),
     };

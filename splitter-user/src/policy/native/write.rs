@@ -15,9 +15,9 @@ use super::values::{Duration, Percent};
 use crate::policy::document::{API_VERSION, EGRESS, KIND};
 use crate::policy::mesh::resource::OutboundMode;
 use crate::policy::model::{
-    Action, Balance, ClientKey, ClientMatch, Connection, Ejection, Errno, Fault, Frontend,
-    HealthCheck, Keepalive, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
-    Probe, Protocol, Route, Service, Split, Subset,
+    Action, Balance, ClientKey, ClientMatch, Connection, Datagrams, Ejection, Errno, Fault,
+    Frontend, HealthCheck, Keepalive, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick,
+    Policy, Probe, Protocol, Route, Service, Split, Subset,
 };
 use crate::policy::scalar::{Meaning, meaning};
 
@@ -106,6 +106,9 @@ impl Display for Yaml<'_> {
         }
         if service.getpeername == PeerName::Frontend {
             writeln!(f, "  getpeername: frontend")?;
+        }
+        if service.datagrams == Datagrams::Connected {
+            writeln!(f, "  datagrams: connected")?;
         }
         if !service.subsets.is_empty() {
             writeln!(f, "  subsets:")?;

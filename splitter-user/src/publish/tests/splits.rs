@@ -10,7 +10,7 @@ use super::fixture::{clients, fits, fresh, keys, put, words};
 use crate::compile::{effective_weights, frontend_key, name_ids, service_id};
 use crate::policy::arbitrary::policy;
 use crate::policy::model::{
-    Action, Backend as ModelBackend, Balance, ClientKey, Connection, Fault, Frontend,
+    Action, Backend as ModelBackend, Balance, ClientKey, Connection, Datagrams, Fault, Frontend,
     OldConnections, OnEmpty, OverLimit, PeerName, Pick, Policy, Protocol, Route, Service, Split,
     Subset,
 };
@@ -293,6 +293,7 @@ fn web(weights: &[u32], pick: Pick, n_backends: u16) -> Service {
         name: "web".to_owned(),
         frontends: vec![web_frontend()],
         getpeername: PeerName::Backend,
+        datagrams: Datagrams::Connected,
         outcomes: false,
         old_connections: OldConnections::Leave,
         subsets: (0..weights.len()).map(subset).collect(),
