@@ -4,11 +4,7 @@
 //! frontend: whatever is spoken over UDP takes more than one datagram. The hooks run under the
 //! socket's lock, so what is kept on the socket is changed by plain stores.
 
-use aya_ebpf::{
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    helpers::generated::bpf_sk_storage_get,
-    programs::SockAddrContext,
-};
+use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, programs::SockAddrContext};
 use splitter_common::{
     abi::{Datagrams, MAX_PEERS, Peer, StateRef, cell, plan_flag, socket_flag, standing},
     addr::Addr,
@@ -23,9 +19,6 @@ use crate::{
     state::MapState,
     tables::Maps,
 };
-
-/// Of `errno.h`.
-const ENOMEM: u32 = 12;
 
 /// The hooks of datagrams that name where they go.
 #[inline(always)]
@@ -52,7 +45,7 @@ pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
     let at = state_of(&decision.followed);
     let Some(known) = known.or_else(|| stored(ctx, BPF_SK_STORAGE_GET_F_CREATE)) else {
         // Sent without, its answers would seem to come from somebody else.
-        return conclude(ENOMEM);
+        return conclude(start::ENOMEM);
     };
     let peer = known.find(frontend).unwrap_or_else(|| known.oldest());
     let (port_be, addr) = (backend.port_be, backend.addr);
@@ -65,12 +58,9 @@ pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
 /// The hooks of datagrams that arrive: those of a backend bear the address that was sent to.
 #[inline(always)]
 pub(crate) fn receive<F: Family>(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: the context of the running hook, and its socket.
-    let (addr, port, sk) = unsafe {
-        let sa = ctx.sock_addr;
-        (F::addr(sa), (*sa).user_port & 0xffff, (*sa).__bindgen_anon_1.sk)
-    };
-    if let Some(state) = follow::stored(sk)
+    // SAFETY: the context of the running hook.
+    let (addr, port) = unsafe { (F::addr(ctx.sock_addr), (*ctx.sock_addr).user_port & 0xffff) };
+    if let Some(state) = follow::stored(effects::socket(ctx))
         && state.flags & socket_flag::TRANSLATES != 0
         && addr == bytemuck::cast::<Addr, Words>(state.backend)
         && port == u32::from(state.backend_port_be.0)
@@ -118,13 +108,8 @@ struct Known(*mut Datagrams);
 
 #[inline(always)]
 fn stored(ctx: &SockAddrContext, flags: u32) -> Option<Known> {
-    let map = (&raw const maps::DATAGRAMS).cast_mut();
-    // SAFETY: the context's socket is live during the hook.
-    let known = unsafe {
-        let sk: *mut bpf_sock = (*ctx.sock_addr).__bindgen_anon_1.sk;
-        bpf_sk_storage_get(map.cast(), sk.cast(), core::ptr::null_mut(), u64::from(flags))
-    };
-    if known.is_null() { None } else { Some(Known(known.cast())) }
+    let known = follow::look_up(&raw const maps::DATAGRAMS, effects::socket(ctx), flags);
+    known.map(|known| Known(known))
 }
 
 impl Known {

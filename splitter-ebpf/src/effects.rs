@@ -88,7 +88,7 @@ pub(crate) fn forget(ctx: &SockAddrContext) {
 }
 
 #[inline(always)]
-fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
+pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     // SAFETY: the context of the running hook.
     unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }
 }

@@ -7,13 +7,14 @@
 use aya_ebpf::{
     Global,
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops},
+    btf_maps::SkStorage,
     helpers::generated::{
         bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_storage_get, bpf_skc_to_mptcp_sock,
         bpf_skc_to_tcp_sock, bpf_sock_ops_cb_flags_set,
     },
 };
 use splitter_common::{
-    abi::{PreviousKey, SocketState, cell, drop_flag, outcome, phase, socket_flag},
+    abi::{PreviousKey, SocketState, StateRef, cell, drop_flag, outcome, phase, socket_flag},
     life::{self, Cells as _},
 };
 
@@ -51,24 +52,28 @@ mod errno {
 /// The storage of a socket, where it has any.
 #[inline(always)]
 pub(crate) fn stored(sk: *mut bpf_sock) -> Option<&'static mut SocketState> {
-    look_up(sk, 0)
+    look_up(&raw const maps::SOCKETS, sk, 0)
 }
 
 /// The storage of a socket, made of zeros where it has none. None where there is no memory.
 #[inline(always)]
 pub(crate) fn stored_or_new(sk: *mut bpf_sock) -> Option<&'static mut SocketState> {
-    look_up(sk, BPF_SK_STORAGE_GET_F_CREATE)
+    look_up(&raw const maps::SOCKETS, sk, BPF_SK_STORAGE_GET_F_CREATE)
 }
 
+/// What a socket has in a map of storage. The map's own type has a look-up by one kind of context
+/// only.
 #[inline(always)]
-fn look_up(sk: *mut bpf_sock, flags: u32) -> Option<&'static mut SocketState> {
-    // The map's own type has a look-up by one kind of context only.
-    let map = (&raw const maps::SOCKETS).cast_mut();
-    // SAFETY: the caller's socket is live while the program runs.
+pub(crate) fn look_up<T>(
+    map: *const SkStorage<T>,
+    sk: *mut bpf_sock,
+    flags: u32,
+) -> Option<&'static mut T> {
+    let map = map.cast_mut().cast();
+    // SAFETY: the caller's socket is live while the program runs, and the map's values are `T`.
     unsafe {
-        let state =
-            bpf_sk_storage_get(map.cast(), sk.cast(), core::ptr::null_mut(), u64::from(flags));
-        state.cast::<SocketState>().as_mut()
+        let value = bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), u64::from(flags));
+        value.cast::<T>().as_mut()
     }
 }
 
@@ -146,13 +151,29 @@ fn begin(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
         kept.phase = phase::ENDED;
         state.flags |= kept.flags & socket_flag::HELD;
     }
-    if let Some(backend) = MapState::resolve(state.at_backend) {
-        backend.add(cell::LIVE, 1);
-        backend.add(cell::PENDING, 1);
-    }
+    enter(state.at_backend);
+    enter(state.route);
     if let Some(subset) = MapState::resolve(state.subset) {
         hold(state, &subset, socket_flag::HOLDS_SUBSET, cell::LIVE);
         hold(state, &subset, socket_flag::HOLDS_PENDING, cell::PENDING);
+    }
+}
+
+/// Counts a socket at its backend or its route.
+#[inline(always)]
+fn enter(at: StateRef) {
+    if let Some(place) = MapState::resolve(at) {
+        place.add(cell::LIVE, 1);
+        place.add(cell::PENDING, 1);
+    }
+}
+
+/// Counts a socket no longer that [`enter`] counted.
+#[inline(always)]
+fn leave(place: &MapState, is_pending: bool) {
+    life::give_back(place, cell::LIVE);
+    if is_pending {
+        life::give_back(place, cell::PENDING);
     }
 }
 
@@ -194,6 +215,7 @@ fn establish(ops: *mut bpf_sock_ops, state: &mut SocketState) {
         count_bucket(&backend, bucket);
     }
     if let Some(route) = MapState::resolve(state.route) {
+        life::give_back(&route, cell::PENDING);
         count(&route, outcome::ESTABLISHED);
         count_bucket(&route, bucket);
     }
@@ -214,24 +236,22 @@ fn end(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, state: &mut SocketState) {
     }
     state.phase = phase::ENDED;
     let error = socket_error(sk);
-    let backend = MapState::resolve(state.at_backend);
-    let what = if was == phase::CONNECTING { failure(error) } else { ending(error) };
-    if let Some(backend) = &backend {
-        life::give_back(backend, cell::LIVE);
+    let is_failure = was == phase::CONNECTING;
+    let what = if is_failure { failure(error) } else { ending(error) };
+    if let Some(backend) = &MapState::resolve(state.at_backend) {
+        leave(backend, is_failure);
         count_end(ops, backend, what);
+        // Of what was made to fail, the backend knows nothing.
+        if is_failure && what != outcome::ABANDONED && state.drops & drop_flag::ALL == 0 {
+            blame(state, backend);
+            avoid(state);
+        }
     }
     if let Some(route) = &MapState::resolve(state.route) {
+        leave(route, is_failure);
         count_end(ops, route, what);
     }
-    if was == phase::CONNECTING {
-        if let Some(backend) = &backend {
-            life::give_back(backend, cell::PENDING);
-            // Of what was made to fail, the backend knows nothing.
-            if what != outcome::ABANDONED && state.drops & drop_flag::ALL == 0 {
-                blame(state, backend);
-                avoid(state);
-            }
-        }
+    if is_failure {
         give_back_pending(state);
         put_back_timeout(ops, state);
     }

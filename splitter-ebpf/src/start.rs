@@ -23,7 +23,7 @@ use crate::{follow, maps, state::MapState, tables};
 static TICKS_PER_SECOND: Global<u32> = Global::new(0);
 
 /// Of `errno.h`.
-const ENOMEM: u32 = 12;
+pub(crate) const ENOMEM: u32 = 12;
 
 /// Numbers of `socket.h` and `tcp.h`: level, then option.
 mod option {

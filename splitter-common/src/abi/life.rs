@@ -93,7 +93,7 @@ pub const STATE_CELLS: usize = 40;
 
 /// Numbers of cells of a [`State`].
 pub mod cell {
-    /// Connections of a subset or backend, from `connect()` to their end.
+    /// Connections, from `connect()` to their end.
     pub const LIVE: usize = 0;
     /// Those of them that are not established yet.
     pub const PENDING: usize = 1;

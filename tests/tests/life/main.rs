@@ -108,8 +108,8 @@ fn gauges(state: &State) -> Ledger {
     names.into_iter().map(value).filter(|(_, n)| *n > 0).collect()
 }
 
-/// Waits until exactly this came of the connections to the only backend: gauges at the backend and
-/// at the subset, outcomes at the backend and at the route.
+/// Waits until exactly this came of the connections to the only backend: gauges at the backend, the
+/// subset and the route, outcomes at the backend and at the route.
 fn expect(node: &Node, wanted: &[(&'static str, u64)]) -> Result<()> {
     let is_gauge = |name: &str| name == "live" || name == "pending";
     let (held, came): (Ledger, Ledger) =
@@ -117,10 +117,12 @@ fn expect(node: &Node, wanted: &[(&'static str, u64)]) -> Result<()> {
     let start = Instant::now();
     loop {
         let (backend, subset, route) = (backend(node)?, subset(node)?, route(node)?);
-        let seen = [gauges(&backend), gauges(&subset), outcomes(&backend), outcomes(&route)];
-        if seen == [held.clone(), held.clone(), came.clone(), came.clone()] {
+        let holding = [gauges(&backend), gauges(&subset), gauges(&route)];
+        let coming = [outcomes(&backend), outcomes(&route)];
+        if holding.iter().all(|it| *it == held) && coming.iter().all(|it| *it == came) {
             return Ok(());
         }
+        let seen = (holding, coming);
         ensure!(start.elapsed() < LONGEST_WAIT, "wanted {wanted:?}, seen {seen:?}");
         thread::sleep(Duration::from_millis(1));
     }
