@@ -61,17 +61,10 @@ impl Node {
 
     /// Detaches the hooks that no service in force needs, which a daemon would not attach.
     pub fn detach_unneeded(&self) -> Result<()> {
-        let hooks: [(Need, &[Hook]); Need::ALL.len()] = [
-            (Need::PeerName, &Hook::PEER_NAME),
-            (Need::Datagrams, &Hook::DATAGRAMS),
-            (Need::Follow, &Hook::FOLLOW),
-            (Need::Release, &Hook::RELEASE),
-            (Need::Drop, &Hook::DROP),
-        ];
         let images = || self.publisher.services().filter_map(|id| self.publisher.image(id));
-        for (need, hooks) in hooks {
+        for need in Need::ALL {
             if !images().any(|image| image.needs(need)) {
-                self.attachment.detach(hooks).context("detach what is not needed")?;
+                self.attachment.detach(Hook::of(need)).context("detach what is not needed")?;
             }
         }
         Ok(())

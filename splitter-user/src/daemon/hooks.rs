@@ -95,7 +95,7 @@ impl KernelHooks {
     }
 
     fn wants(&self, hook: Hook) -> bool {
-        let is_needed = |need: &Need| hooks_of(*need).contains(&hook);
+        let is_needed = |need: &Need| Hook::of(*need).contains(&hook);
         Hook::CONNECT.contains(&hook) || self.needs.iter().any(is_needed)
     }
 
@@ -169,7 +169,7 @@ fn list_pins(dir: &Path) -> Vec<String> {
 
 impl OptionalHooks for KernelHooks {
     fn set(&mut self, need: Need, wanted: bool) -> io::Result<()> {
-        let hooks = hooks_of(need);
+        let hooks = Hook::of(need);
         self.needs.retain(|other| *other != need);
         if wanted {
             self.attachment.attach(&mut self.loaded, hooks)?;
@@ -181,16 +181,6 @@ impl OptionalHooks for KernelHooks {
     }
 }
 
-const fn hooks_of(need: Need) -> &'static [Hook] {
-    match need {
-        Need::PeerName => &Hook::PEER_NAME,
-        Need::Datagrams => &Hook::DATAGRAMS,
-        Need::Follow => &Hook::FOLLOW,
-        Need::Release => &Hook::RELEASE,
-        Need::Drop => &Hook::DROP,
-    }
-}
-
 /// Says of each hook which services it is there for.
 pub(crate) fn tell_needs<M: Maps, H: OptionalHooks>(
     hooks: &mut [HookStatus],
@@ -198,7 +188,7 @@ pub(crate) fn tell_needs<M: Maps, H: OptionalHooks>(
 ) {
     for (need, n) in engine.needs() {
         let is_for =
-            |hook: &&mut HookStatus| hooks_of(need).iter().any(|other| *other.name() == *hook.hook);
+            |hook: &&mut HookStatus| Hook::of(need).iter().any(|other| *other.name() == *hook.hook);
         for hook in hooks.iter_mut().filter(is_for) {
             hook.needed_by = engine.needing(need).take(MOST_NAMES).collect();
             hook.n_needed_by = n;

@@ -11,6 +11,7 @@ use rustix::fs::statfs;
 use super::load::Loaded;
 use super::pins::{self, PinDir, PinError};
 use super::sys;
+use crate::compile::image::Need;
 
 /// `CGROUP2_SUPER_MAGIC` of `include/uapi/linux/magic.h`.
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
@@ -70,6 +71,17 @@ impl Hook {
     pub const RELEASE: [Self; 1] = [Self::SockRelease];
     /// The hooks that only services whose faults drop packets need.
     pub const DROP: [Self; 1] = [Self::Egress];
+
+    /// The hooks that a need of services is about.
+    pub const fn of(need: Need) -> &'static [Self] {
+        match need {
+            Need::PeerName => &Self::PEER_NAME,
+            Need::Datagrams => &Self::DATAGRAMS,
+            Need::Follow => &Self::FOLLOW,
+            Need::Release => &Self::RELEASE,
+            Need::Drop => &Self::DROP,
+        }
+    }
 
     /// Name of the program in the object.
     pub const fn program(self) -> &'static str {
