@@ -24,7 +24,7 @@ fn shop() -> SocketAddr {
     SHOP.parse().expect("an address")
 }
 
-/// A service that answers at the frontend `SHOP`, unless told otherwise.
+/// A service with one subset of one backend, `v1`, and one route.
 fn service(name: &str, frontends: &str, v1: &str, route: &str) -> String {
     format!(
         "apiVersion: splitter.dev/v1\nkind: Split\nmetadata: {{name: {name}}}\nspec: {{frontends: \

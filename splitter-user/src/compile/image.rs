@@ -63,7 +63,7 @@ impl ServiceImage {
         match need {
             Need::PeerName => self.answer_frontend,
             Need::Datagrams => self.datagrams,
-            Need::Follow => self.has_connections() && self.is_followed(),
+            Need::Follow => self.follows_connections(),
             Need::Release => self.reserves(),
             Need::Drop => self.drops(),
         }
@@ -82,12 +82,12 @@ impl ServiceImage {
 
     /// Whether its sockets keep state.
     pub fn keeps_state(&self) -> bool {
-        self.answer_frontend || self.datagrams || self.has_connections() && self.is_followed()
+        self.answer_frontend || self.datagrams || self.follows_connections()
     }
 
-    /// Whether the kernel reports on what is dialled.
-    fn has_connections(&self) -> bool {
-        self.frontends.iter().any(|frontend| frontend.protocol == TCP)
+    /// Whether it has connections that the kernel reports on, and they are followed.
+    fn follows_connections(&self) -> bool {
+        self.is_followed() && self.frontends.iter().any(|frontend| frontend.protocol == TCP)
     }
 
     fn reserves(&self) -> bool {
