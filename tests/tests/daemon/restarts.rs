@@ -72,7 +72,7 @@ fn nobody_misses_a_daemon_that_is_killed() -> Result<()> {
     let mut clients = [ExactClient::new(SHOP, 20_000)?, ExactClient::new(other, 21_000)?];
     let clients = clients.each_mut().map(|client| Box::new(|| client.connect()) as Box<_>).into();
     under_load(clients, |wait| {
-        for round in 0..(50 / scale()).max(4) {
+        for round in 0..(20 / scale()).max(4) {
             wait()?;
             daemon.kill()?;
             wait()?;

@@ -70,7 +70,7 @@ fn watch(frontend: &str, progress: &Progress) -> Result<()> {
 #[test]
 fn connections_after_the_command_never_see_old_weights() -> Result<()> {
     let n = (100_000 / scale()).max(100);
-    let changes = usize::try_from((1_000 / scale()).max(20))?;
+    let changes = usize::try_from((200 / scale()).max(20))?;
     let site = Site::new()?;
     let policy = site.write("policy.yaml", many(n))?;
     let _daemon = site.run(&["--policy", &policy, "--max-services", &n.to_string()])?;

@@ -10,6 +10,7 @@ mod tally;
 mod vm;
 
 use std::process::{Command, ExitCode};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -115,17 +116,31 @@ fn other_kernels(suite: &Suite, run: &mut Run) {
     let kernels = setup::installed_kernels().and_then(|kernels| {
         vm::Image::new(suite).map(|image| (kernels, image)).context("image of the guests")
     });
-    match kernels {
-        Ok((kernels, image)) => {
-            for kernel in kernels {
-                let name = format!("kernel tests on {}", kernel.release);
-                run.part(|tally| step(&name, || vm::run(&kernel, &image, tally)));
-            }
-        }
-        Err(error) => {
-            run.part(|_| Err(error));
-        }
+    let (kernels, image) = match kernels {
+        Ok(kernels) => kernels,
+        Err(error) => return run.part(|_| Err(error)),
+    };
+    // At once: a guest verifies programs on one of its processors for most of the time.
+    let told: Vec<_> = thread::scope(|threads| {
+        let image = &image;
+        let run = |kernel| threads.spawn(move || on_kernel(kernel, image));
+        let running: Vec<_> = kernels.iter().map(run).collect();
+        running.into_iter().map(|guest| guest.join().expect("it does not panic")).collect()
+    });
+    for (tally, result) in told {
+        run.part(|all| {
+            all.add(tally);
+            result
+        });
     }
+}
+
+/// What the tests say on one kernel, and whether all of them said something.
+fn on_kernel(kernel: &setup::Kernel, image: &vm::Image<'_>) -> (Tally, Result<()>) {
+    let mut tally = Tally::default();
+    let name = format!("kernel tests on {}", kernel.release);
+    let result = step(&name, || vm::run(kernel, image, &mut tally));
+    (tally, result)
 }
 
 /// Runs test executables, counting what they say. An executable that fails without a failed test

@@ -46,8 +46,8 @@ pub(super) struct Suite {
     pub(super) tests: Vec<Test>,
     /// The `splitter` binary.
     pub(super) binary: PathBuf,
-    /// What the names of tests have to contain, where only some are run.
-    text: Option<String>,
+    /// Which tests are run, where not all are.
+    only: Option<Only>,
 }
 
 /// One test executable.
@@ -78,13 +78,18 @@ impl Suite {
                 bail!("there is no real-kernel test {target} in {}", directory().display());
             }
         }
-        let text = only.and_then(|only| only.text.clone());
-        Ok(Self { tests, binary: build::binary(Profile::Dev), text })
+        Ok(Self { tests, binary: build::binary(Profile::Dev), only: only.cloned() })
+    }
+
+    /// Whether all tests are run.
+    pub(super) fn is_whole(&self) -> bool {
+        self.only.is_none()
     }
 
     /// Arguments of every test.
     pub(super) fn arguments(&self) -> impl Iterator<Item = &str> {
-        [IN_TURN].into_iter().chain(self.text.as_deref())
+        let text = self.only.as_ref().and_then(|only| only.text.as_deref());
+        [IN_TURN].into_iter().chain(text)
     }
 
     /// What tests find in their environment.

@@ -10,6 +10,12 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Adds what another has.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+
     /// Counts a line if it is libtest's closing line. The line starts anywhere, because a console
     /// may put something before it.
     pub(crate) fn read(&mut self, line: &str) {

@@ -32,7 +32,6 @@ pub(super) fn run(kernel: &Kernel, image: &Image, tally: &mut Tally) -> Result<(
         transcript.read(line);
     })?;
     let told = transcript.close(image.test_names())?;
-    tally.passed += told.passed;
-    tally.failed += told.failed;
+    tally.add(told);
     Ok(())
 }
