@@ -9,15 +9,17 @@
 //! Index 0 of every arena is reserved and means "none", so a zeroed record refers to nothing.
 
 mod life;
+mod reason;
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::addr::{Addr, PortBe};
 
 pub use life::*;
+pub use reason::Reason;
 
 /// Number of this layout. Raised with every change of this file's types or meanings.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Names of the maps, as they stand in the object, in pins and in `bpftool map`.
 ///
@@ -61,6 +63,8 @@ pub mod map {
     /// Hash that forgets what was used least, [`super::PreviousKey`] to the [`super::StateRef`] of the
     /// backend that the client failed to reach last.
     pub const PREVIOUS: &str = "PREVIOUS";
+    /// Hash, [`super::AssignmentKey`] to [`super::Assignment`].
+    pub const ASSIGNMENTS: &str = "ASSIGNMENTS";
 }
 
 /// Largest number of slots of a wheel. Larger reduced weight sums are apportioned onto it.
@@ -71,6 +75,9 @@ pub const MAX_ROUTES: u32 = 16;
 pub const MAX_SPLIT: u32 = 16;
 /// Most subsets of one service.
 pub const MAX_SUBSETS: u32 = 255;
+/// Subsets of a service, from its first, that clients can be assigned: the verifier walks the search
+/// for one step by step.
+pub const MAX_ASSIGNABLE: u32 = 64;
 /// Most backends of one subset.
 pub const MAX_BACKENDS: u32 = 4_096;
 /// Words of slots that fit into the wheel's own record; longer wheels use [`map::CELLS`].
@@ -133,7 +140,32 @@ layout!(Commit, size 16, { generation @ 0: 8, flags @ 8: 4, abi_version @ 12: 4 
 pub mod commit_flag {
     /// Some service keeps per-socket state, so stale state must be cleared on a missed connect.
     pub const SOCKET_STATE: u32 = 1;
+    /// Clients of some cgroup are assigned a subset, so every connection to a service has to look
+    /// whether its client is.
+    pub const ASSIGNMENTS: u32 = 2;
 }
+
+/// Clients of a cgroup, and not of those below it, at one service. Key of [`map::ASSIGNMENTS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct AssignmentKey {
+    /// Id of the cgroup.
+    pub cgroup: u64,
+    /// [`Plan::service`].
+    pub service: u64,
+}
+layout!(AssignmentKey, size 16, { cgroup @ 0: 8, service @ 8: 8 });
+
+/// The subset that clients get whatever the routes say.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Assignment {
+    /// [`Subset::id`]: ordinals change with the policy.
+    pub subset: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+layout!(Assignment, size 8, { subset @ 0: 4, pad @ 4: 4 });
 
 /// The plan in force and its successor, in one word that is read and written whole.
 ///
@@ -274,6 +306,9 @@ pub mod action {
     pub const REJECT: u8 = 2;
     /// Choose a subset, then a backend of it.
     pub const SPLIT: u8 = 3;
+    /// Fail `connect()`, because the client is assigned a subset that is not there. No record has
+    /// this; the decision makes such a route.
+    pub const NO_SUBSET: u8 = 4;
 }
 
 /// How an ordinal is chosen, at either level.
@@ -408,65 +443,6 @@ pub struct Backend {
     pub counter: u32,
 }
 layout!(Backend, size 24, { addr @ 0: 16, port_be @ 16: 2, pad @ 18: 2, counter @ 20: 4 });
-
-/// Why a connection to a known frontend was not rewritten. The number is the counter's index.
-///
-/// Rewritten connections are counted at their route, subset and backend.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// No route of the service takes this client; the connection passes through untouched.
-    NoRoute = 1,
-    /// The route passes the connection through untouched.
-    Passed = 2,
-    /// The route rejects the connection with its errno.
-    Rejected = 3,
-    /// The chosen subset has no backend; its share fails with `ECONNREFUSED`.
-    EmptySubset = 4,
-    /// A record refers to nothing; the connection fails with `EHOSTUNREACH`. Never seen unless the
-    /// maps were changed by something other than the daemon.
-    Broken = 5,
-    /// The route fails the connection on purpose.
-    Aborted = 6,
-    /// The subset has as many connections as it may have.
-    OverLimit = 7,
-    /// No backend of the chosen subset may be chosen: all are down or ejected.
-    NoneUsable = 8,
-    /// The socket cannot be bound to the subset's source address; the connection fails with
-    /// `EADDRNOTAVAIL`. Told by the hook: a decision knows no socket.
-    NoSource = 9,
-}
-
-impl Reason {
-    /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
-        Self::NoRoute,
-        Self::Passed,
-        Self::Rejected,
-        Self::EmptySubset,
-        Self::Broken,
-        Self::Aborted,
-        Self::OverLimit,
-        Self::NoneUsable,
-        Self::NoSource,
-    ];
-
-    /// The word for it in metrics, JSON and `docs/operations.md`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NoRoute => "no-route",
-            Self::Passed => "passed",
-            Self::Rejected => "rejected",
-            Self::EmptySubset => "empty-subset",
-            Self::Broken => "broken",
-            Self::Aborted => "aborted",
-            Self::OverLimit => "over-limit",
-            Self::NoneUsable => "none-usable",
-            Self::NoSource => "no-source",
-        }
-    }
-}
 
 const _: () = assert!(Reason::ALL.len() < FIRST_COUNTER as usize);
 const _: () = assert!(MAX_WHEEL <= u16::MAX as u32, "lengths of wheels are 16 bits");

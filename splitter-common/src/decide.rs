@@ -12,6 +12,7 @@
     clippy::panic
 )]
 
+pub mod assigned;
 pub mod followed;
 
 use core::borrow::Borrow;
@@ -90,15 +91,34 @@ pub trait World {
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     fn now_ns(&self) -> u64;
 
+    /// Whether any client is assigned a subset. In user space none is: an assignment is of a process
+    /// that runs, and of no policy.
+    #[inline(always)]
+    fn has_assignments(&self) -> bool {
+        false
+    }
+    /// [`Subset::id`] of the subset of a service ([`Plan::service`]) that the client is assigned.
+    #[inline(always)]
+    fn assignment(&self, _service: u64) -> Option<u32> {
+        None
+    }
     /// Whether somebody listens at a backend, as far as the client's network namespace tells: false
     /// only for a loopback address at which nobody does. User space does not look.
     #[inline(always)]
     fn has_listener(&self, _backend: &Backend) -> bool {
         true
     }
-    /// [`followed::strike`], [`followed::admit`], [`followed::stand`] and [`followed::turn_from`]. The
-    /// kernel's programs have them as functions of their own, which the verifier walks once instead
-    /// of at every call.
+    /// [`assigned::find_subset`], [`followed::strike`], [`followed::admit`], [`followed::stand`] and
+    /// [`followed::turn_from`]. The kernel's programs have them as functions of their own, which the
+    /// verifier walks once instead of at every call, or once for each of their answers.
+    #[inline(always)]
+    fn assigned(&self, service: u64, subsets: u32, n_subsets: u32) -> u32
+    where
+        Self: Sized,
+    {
+        assigned::find_subset(self, service, subsets, n_subsets)
+    }
+    /// See [`World::assigned`].
     #[inline(always)]
     fn strike(&self, fault: u32) -> u16
     where
@@ -106,7 +126,7 @@ pub trait World {
     {
         followed::strike(self, fault)
     }
-    /// See [`World::strike`].
+    /// See [`World::assigned`].
     #[inline(always)]
     fn admit(&self, subset: u32, salt: u64, is_tcp: bool) -> u32
     where
@@ -114,7 +134,7 @@ pub trait World {
     {
         followed::admit(self, subset, salt, is_tcp)
     }
-    /// See [`World::strike`].
+    /// See [`World::assigned`].
     #[inline(always)]
     fn stand(&self, subset: u32, ordinal: u32) -> u32
     where
@@ -122,7 +142,7 @@ pub trait World {
     {
         followed::stand(self, subset, ordinal)
     }
-    /// See [`World::strike`].
+    /// See [`World::assigned`].
     #[inline(always)]
     fn turn_from(&self, turns: u32, ordinals: Ordinals, how: How, salt: u64) -> u32
     where
@@ -306,6 +326,14 @@ fn nonzero(plan: Option<Plan>) -> Option<Plan> {
 /// The first route that takes the client.
 #[inline(always)]
 fn first_route<W: World>(world: &W, plan: &Plan) -> Option<Route> {
+    if world.has_assignments() {
+        // Also for the verifier, which walks what is likely first, and sees that the route made here
+        // is one more of those that were read.
+        core::hint::cold_path();
+        if let Some(route) = assigned::find_route(world, plan) {
+            return Some(route);
+        }
+    }
     let first = world.route(plan.routes)?;
     if first.client == 0 {
         return Some(first);
@@ -376,6 +404,7 @@ fn act<W: World>(world: &W, plan: &Plan, route: &Route, protocol: u8) -> Decisio
         action::SPLIT => split(world, plan, route, protocol),
         action::PASS => Decision::new(Verdict::Pass).because(Reason::Passed),
         action::REJECT => Decision::reject(Reason::Rejected, route.errno),
+        action::NO_SUBSET => Decision::reject(Reason::NoSubset, ECONNREFUSED),
         _ => Decision::broken(),
     }
 }

@@ -34,6 +34,8 @@ struct Tables {
     faults: Vec<Fault>,
     states: Vec<u64>,
     client: Client,
+    /// Identity of the subset that the client is assigned.
+    assigned: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -154,6 +156,12 @@ impl World for Tables {
     }
     fn random(&self) -> u32 {
         self.client.random
+    }
+    fn has_assignments(&self) -> bool {
+        self.assigned.is_some()
+    }
+    fn assignment(&self, _service: u64) -> Option<u32> {
+        self.assigned
     }
 }
 
@@ -301,6 +309,7 @@ fn tables() -> impl Strategy<Value = Tables> {
         let (conducts, faults, states) = lives;
         let pair = PlanPair::new(older, newer);
         Tables {
+            assigned: None,
             pair,
             generation,
             plans,
@@ -319,26 +328,17 @@ fn tables() -> impl Strategy<Value = Tables> {
 }
 
 fn assert_sane(decision: &Decision<Backend>) {
-    let reasons = [
-        (Verdict::Miss, vec![0]),
-        (Verdict::Pass, vec![Reason::NoRoute as u32, Reason::Passed as u32]),
-        (
-            Verdict::Reject,
-            [
-                Reason::Rejected,
-                Reason::EmptySubset,
-                Reason::Broken,
-                Reason::Aborted,
-                Reason::OverLimit,
-                Reason::NoneUsable,
-            ]
-            .map(|reason| reason as u32)
-            .to_vec(),
-        ),
-        (Verdict::Rewrite, vec![0]),
-    ];
-    let (_, allowed) = reasons.iter().find(|(verdict, _)| *verdict == decision.verdict).unwrap();
-    assert!(allowed.contains(&decision.tally.reason), "{decision:?}");
+    let passes = [Reason::NoRoute, Reason::Passed].map(|reason| reason as u32);
+    let reason = decision.tally.reason;
+    let is_allowed = match decision.verdict {
+        Verdict::Miss | Verdict::Rewrite => reason == 0,
+        Verdict::Pass => passes.contains(&reason),
+        // What only the hook knows is no reason of a decision.
+        Verdict::Reject => {
+            reason != 0 && !passes.contains(&reason) && reason != Reason::NoSource as u32
+        }
+    };
+    assert!(is_allowed, "{decision:?}");
     assert_eq!(decision.backend.is_some(), decision.verdict == Verdict::Rewrite);
     assert!(decision.errno == 0 || decision.verdict == Verdict::Reject);
     assert_eq!(decision.tally.backend != 0, decision.backend.is_some());
@@ -386,8 +386,34 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn nothing_makes_it_panic(tables in tables()) {
-        assert_sane(&decide(&tables, &KEY));
+    fn nothing_makes_it_panic(tables in tables(), assigned in prop::option::of(0_u32..3)) {
+        assert_sane(&decide(&Tables { assigned, ..tables }, &KEY));
+    }
+
+    /// Whatever the routes say, and where no subset of the service has the identity, nothing.
+    #[test]
+    fn an_assigned_client_gets_its_subset(
+        routes in vec(prop::option::of(client_match()), 1..4), client in client(),
+        n_subsets in 0_u16..5, assigned in 0_u32..6,
+    ) {
+        let mut tables = rejecting(&routes, client);
+        tables.assigned = Some(assigned);
+        tables.plans[1].n_subsets = n_subsets;
+        let only = Choice { pick: pick::ONLY, ..Choice::default() };
+        let subset = |id| Subset {
+            choice: only, id, backends: id, counter: 10 + id, n_backends: 1, ..Subset::default()
+        };
+        tables.subsets = (0..6).map(subset).collect();
+        let nowhere = Backend { addr: KEY.addr, port_be: KEY.port_be, pad: 0, counter: 0 };
+        tables.backends = (0..6).map(|n| Backend { counter: 20 + n, ..nowhere }).collect();
+        let Decision { verdict, errno, tally, .. } = decide(&tables, &KEY);
+        let counted = (verdict, errno, tally.route, tally.subset, tally.backend);
+        if assigned < u32::from(n_subsets) {
+            prop_assert_eq!(counted, (Verdict::Rewrite, 0, 0, 10 + assigned, 20 + assigned));
+        } else {
+            prop_assert_eq!(counted, (Verdict::Reject, 111, 0, 0, 0));
+            prop_assert_eq!(tally.reason, Reason::NoSubset as u32);
+        }
     }
 
     #[test]

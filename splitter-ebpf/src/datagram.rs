@@ -14,7 +14,7 @@ use splitter_common::{
 
 use crate::{
     effects, follow, maps,
-    sock_addr::{Family, PROCEED, Words, conclude, dialled, rewrite_to},
+    sock_addr::{Dialled, Family, PROCEED, Words, conclude, dialled, rewrite_to},
     start,
     state::MapState,
     tables::Maps,
@@ -24,13 +24,13 @@ use crate::{
 #[inline(always)]
 pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some(commit) = maps::COMMIT.get_ptr(0) else { return PROCEED };
-    let key = dialled::<F>(ctx);
+    let Dialled { key } = &dialled::<F>(ctx);
     let world = Maps { ctx: ctx.sock_addr, commit };
-    let Some(plan) = find_plan(&world, &key) else { return PROCEED };
+    let Some(plan) = find_plan(&world, key) else { return PROCEED };
     if plan.flags & plan_flag::DATAGRAMS == 0 {
         return PROCEED;
     }
-    let frontend = bytemuck::cast(key);
+    let frontend = bytemuck::cast(*key);
     let known = stored(ctx, 0);
     if let Some(known) = &known
         && let Some(peer) = known.find(frontend)

@@ -60,9 +60,15 @@ pub(crate) fn count_reason(reason: Reason) {
 /// Whether any service keeps state on sockets, so that there may be some to look for.
 #[inline(always)]
 pub(crate) fn keeps_state(commit: *const Commit) -> bool {
+    has_flag(commit, commit_flag::SOCKET_STATE)
+}
+
+/// Whether one of the [`commit_flag`] bits is set.
+#[inline(always)]
+pub(crate) fn has_flag(commit: *const Commit, flag: u32) -> bool {
     // SAFETY: a live array element; an aligned word, written whole.
     let flags = unsafe { (&raw const (*commit).flags).read_volatile() };
-    flags & commit_flag::SOCKET_STATE != 0
+    flags & flag != 0
 }
 
 /// Gives back what an earlier connect of the same socket holds and never used, so that this connect

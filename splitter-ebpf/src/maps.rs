@@ -8,12 +8,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap},
 };
 use splitter_common::abi::{
-    Backend, Commit, Conduct, Datagrams, Fault, FrontendKey, Match, Plan, PlanPair, PreviousKey,
-    Route, SocketState, State, StateRef, Subset, Wheel,
+    Assignment, AssignmentKey, Backend, Commit, Conduct, Datagrams, Fault, FrontendKey, Match,
+    Plan, PlanPair, PreviousKey, Route, SocketState, State, StateRef, Subset, Wheel,
 };
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through a mapping, without a system call.
 const MMAPABLE: u32 = 1 << 10;
+/// `BPF_F_NO_PREALLOC`: elements take memory only while they are there.
+const NO_PREALLOC: u32 = 1;
 
 /// The word whose store commits a policy.
 #[map]
@@ -66,3 +68,7 @@ pub(crate) static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
 /// Who failed to reach which backend last, for those that are to avoid it.
 #[map]
 pub(crate) static PREVIOUS: LruHashMap<PreviousKey, StateRef> = LruHashMap::with_max_entries(1, 0);
+/// Subsets that clients of single cgroups get.
+#[map]
+pub(crate) static ASSIGNMENTS: HashMap<AssignmentKey, Assignment> =
+    HashMap::with_max_entries(1, NO_PREALLOC);

@@ -5,7 +5,10 @@
 //! walked again at each call and in each round of a loop, with what the caller knows.
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use splitter_common::decide::followed::{self, How, Ordinals};
+use splitter_common::decide::{
+    assigned,
+    followed::{self, How, Ordinals},
+};
 
 use crate::tables::Maps;
 
@@ -13,6 +16,12 @@ use crate::tables::Maps;
 #[inline(always)]
 const fn maps(ctx: *mut bpf_sock_addr) -> Maps {
     Maps { ctx, commit: core::ptr::null() }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn assigned(service: u64, subsets: u32, n_subsets: u32) -> u32 {
+    assigned::find_subset(&maps(core::ptr::null_mut()), service, subsets, n_subsets)
 }
 
 #[unsafe(no_mangle)]

@@ -78,9 +78,16 @@ impl Family for V6 {
     }
 }
 
+/// What a socket dials, in slots of the stack that it shares with nothing: the verifier forgets a word
+/// that was put aside once its neighbour in the same eight bytes is written.
+#[repr(C, align(8))]
+pub(crate) struct Dialled {
+    pub(crate) key: FrontendKey,
+}
+
 /// Reads what the socket dials.
 #[inline(always)]
-pub(crate) fn dialled<F: Family>(ctx: &SockAddrContext) -> FrontendKey {
+pub(crate) fn dialled<F: Family>(ctx: &SockAddrContext) -> Dialled {
     let sa = ctx.sock_addr;
     // SAFETY: the context of the running hook.
     unsafe {
@@ -89,7 +96,7 @@ pub(crate) fn dialled<F: Family>(ctx: &SockAddrContext) -> FrontendKey {
         let protocol = ((*sa).protocol & 0xff) << 16;
         // The last word: port, protocol, zero, in the order of memory.
         const { assert!(cfg!(target_endian = "little")) };
-        bytemuck::cast([a, b, c, d, port_be | protocol])
+        Dialled { key: bytemuck::cast([a, b, c, d, port_be | protocol]) }
     }
 }
 
@@ -101,9 +108,9 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     if keeps_state {
         effects::take_up(ctx);
     }
-    let key = dialled::<F>(ctx);
+    let Dialled { key } = &dialled::<F>(ctx);
     let world = Maps { ctx: ctx.sock_addr, commit };
-    let Some(plan) = find_plan(&world, &key) else {
+    let Some(plan) = find_plan(&world, key) else {
         if keeps_state {
             effects::forget(ctx);
         }
@@ -123,7 +130,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             // and filled on every path.
             let followed = decision.followed;
             let flags = flags(decision.answer_frontend, decision.translates);
-            errno = start::remember(ctx.sock_addr, &key, backend, &followed, flags);
+            errno = start::remember(ctx.sock_addr, key, backend, &followed, flags);
             if errno == u32::from(EADDRNOTAVAIL) {
                 effects::count_reason(Reason::NoSource);
             }

@@ -13,8 +13,8 @@ use aya_ebpf::{
 };
 use splitter_common::{
     abi::{
-        Backend, COMMAND_LEN, Commit, Conduct, Fault, FrontendKey, Match, Plan, PlanPair,
-        PreviousKey, Route, StateRef, Subset, Wheel, client_key,
+        AssignmentKey, Backend, COMMAND_LEN, Commit, Conduct, Fault, FrontendKey, Match, Plan,
+        PlanPair, PreviousKey, Route, StateRef, Subset, Wheel, client_key, commit_flag,
     },
     decide::{
         WheelRef, World,
@@ -23,7 +23,7 @@ use splitter_common::{
     hash::mix,
 };
 
-use crate::{atomic, follow, listener, maps, parts, state::MapState};
+use crate::{atomic, effects, follow, listener, maps, parts, state::MapState};
 
 /// The maps, as seen by the task that runs the hook.
 pub(crate) struct Maps {
@@ -154,6 +154,11 @@ impl World for Maps {
     }
 
     #[inline(always)]
+    fn assigned(&self, service: u64, subsets: u32, n_subsets: u32) -> u32 {
+        parts::assigned(service, subsets, n_subsets)
+    }
+
+    #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "an errno")]
     fn strike(&self, fault: u32) -> u16 {
         parts::strike(fault) as u16
@@ -172,6 +177,21 @@ impl World for Maps {
     #[inline(always)]
     fn turn_from(&self, turns: u32, ordinals: Ordinals, how: How, salt: u64) -> u32 {
         parts::turn_from(self.ctx, turns, ordinals.0, how.0, salt)
+    }
+
+    #[inline(always)]
+    fn has_assignments(&self) -> bool {
+        effects::has_flag(self.commit, commit_flag::ASSIGNMENTS)
+    }
+
+    #[inline(always)]
+    fn assignment(&self, service: u64) -> Option<u32> {
+        // SAFETY: takes nothing, reads the current task.
+        let cgroup = unsafe { bpf_get_current_cgroup_id() };
+        maps::ASSIGNMENTS.get_ptr(AssignmentKey { cgroup, service }).map(|assignment| {
+            // SAFETY: a live element of one aligned word.
+            unsafe { (*assignment).subset }
+        })
     }
 
     #[inline(always)]

@@ -52,7 +52,7 @@ fn parse_command(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_cgroup(text: &str) -> Result<String, String> {
+pub(super) fn parse_cgroup(text: &str) -> Result<String, String> {
     let mut names = text.split('/').skip(1);
     let is_clean = text.starts_with('/') && names.all(|name| !matches!(name, "" | "." | ".."));
     if text == "/" || is_clean {

@@ -11,11 +11,13 @@ mod dial;
 mod diff;
 mod drain;
 mod dump;
+mod exec;
 mod explain;
 mod get;
 mod hosts;
 mod namespaces;
 mod reading;
+mod reap;
 mod run;
 mod simulate;
 mod status;
@@ -54,6 +56,8 @@ enum Verb {
     Weight(weight::Options),
     /// Send no connections to a subset or a backend any more, and close those that it has.
     Drain(drain::Options),
+    /// Run a command as a client of a chosen subset; nothing changes for anybody else.
+    Exec(exec::Options),
     /// Show what the kernel does: hooks, connections, problems.
     Status(status::Options),
     /// Show the tables as the kernel reads them.
@@ -71,6 +75,9 @@ enum Verb {
     /// Enter network namespaces for a daemon, which starts this itself.
     #[command(hide = true)]
     Namespaces,
+    /// Remove the cgroup of a command once it has ended; `exec` starts this itself.
+    #[command(hide = true)]
+    Reap(reap::Options),
 }
 
 /// How a verb that was used rightly ended. Wrong usage ends in `clap`, with status 2.
@@ -80,6 +87,8 @@ pub(crate) enum Exit {
     Success,
     /// Status 1: a policy or a state is wrong.
     Failure,
+    /// The status of a command that was to run.
+    Status(u8),
 }
 
 /// Form of the output.
@@ -108,11 +117,14 @@ pub fn main() -> ExitCode {
         Verb::Diff(options) => diff::run(&options),
         Verb::Simulate(options) => simulate::run(&options),
         Verb::Explain(options) => explain::run(&options),
+        Verb::Exec(options) => exec::run(options),
         Verb::Namespaces => namespaces::run(),
+        Verb::Reap(options) => reap::run(&options),
     };
     match result {
         Ok(Exit::Success) => ExitCode::SUCCESS,
         Ok(Exit::Failure) => ExitCode::FAILURE,
+        Ok(Exit::Status(status)) => ExitCode::from(status),
         Err(error) => {
             // With standard error gone there is nobody left to tell.
             let _ = complain(&format!("splitter: {error:#}\n"));

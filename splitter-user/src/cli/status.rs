@@ -7,6 +7,7 @@ use clap::Args;
 use super::client::{Address, Answer, unexpected};
 use super::weight::show_weights;
 use super::{Exit, Output, print, print_json};
+use crate::daemon::assignments::AssignmentStatus;
 use crate::daemon::control::{Request, Response};
 use crate::daemon::engine::DrainStatus;
 use crate::daemon::health::{HealthCounts, HealthStatus, HealthSummary};
@@ -81,6 +82,7 @@ fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
     write_health(text, &status.health)?;
     write_sweep(text, &status.sweep)?;
     write_draining(text, &status.draining)?;
+    write_assignments(text, &status.assignments)?;
     writeln!(text, "cgroup      {cgroup}")?;
     for hook in &status.hooks {
         writeln!(text, "hook        {:<13} {}", hook.hook, show_hook(hook))?;
@@ -173,6 +175,19 @@ fn write_draining(text: &mut String, draining: &[DrainStatus]) -> fmt::Result {
         0 => Ok(()),
         n => writeln!(text, "            and {n} more"),
     }
+}
+
+fn write_assignments(text: &mut String, assignments: &[AssignmentStatus]) -> fmt::Result {
+    for (i, AssignmentStatus { service, subset, commands }) in assignments.iter().enumerate() {
+        let label = if i == 0 { "exec" } else { "" };
+        let subset = subset.as_deref().unwrap_or("(a subset that is gone)");
+        let commands = match commands {
+            1 => "1 command".to_owned(),
+            n => format!("{n} commands"),
+        };
+        writeln!(text, "{label:<11} {service}={subset}: {commands}")?;
+    }
+    Ok(())
 }
 
 fn show_drain(drain: &DrainStatus) -> String {

@@ -1,6 +1,6 @@
 //! Where the cgroup v2 hierarchy is, and which ids the paths in it have.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -38,6 +38,38 @@ impl CgroupTree {
 }
 
 impl CgroupTree {
+    /// Where in the file system a cgroup is.
+    pub(crate) fn path_of(&self, path: &str) -> PathBuf {
+        self.mount.join(path.trim_matches('/'))
+    }
+
+    /// Whether a cgroup exists, with this id, and there is a process in it or below it.
+    pub(crate) fn is_populated(&self, path: &str, id: u64) -> bool {
+        let events = fs::read_to_string(self.path_of(path).join("cgroup.events"));
+        let is_populated = events.is_ok_and(|events| events.lines().any(|it| it == "populated 1"));
+        is_populated && self.find(path).is_some_and(|found| found.id == id)
+    }
+
+    /// Paths and ids of all cgroups whose names begin so.
+    pub(crate) fn find_named(&self, prefix: &str) -> Vec<(String, u64)> {
+        let mut found = Vec::new();
+        let mut left = vec![self.mount.clone()];
+        while let Some(directory) = left.pop() {
+            // A cgroup that goes meanwhile has nothing in it.
+            let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+            for entry in entries.filter(|entry| entry.file_type().is_ok_and(|it| it.is_dir())) {
+                let path = entry.path();
+                if entry.file_name().to_string_lossy().starts_with(prefix)
+                    && let Ok(inside) = path.strip_prefix(&self.mount)
+                {
+                    found.push((format!("/{}", inside.display()), entry.ino()));
+                }
+                left.push(path);
+            }
+        }
+        found
+    }
+
     /// Whether sockets that this process makes now are of a cgroup, or of one below it. Also where
     /// that is not known.
     pub(crate) fn holds_this_process(&self, cgroup: &Path) -> bool {
@@ -51,14 +83,14 @@ impl CgroupTree {
 }
 
 /// The path in the cgroup2 hierarchy of `/proc/PID/cgroup`.
-fn own_cgroup(text: &str) -> Option<&str> {
+pub(crate) fn own_cgroup(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 impl CgroupSource for CgroupTree {
     fn find(&self, path: &str) -> Option<Cgroup> {
         let relative = path.trim_matches('/');
-        let metadata = fs::metadata(self.mount.join(relative)).ok().filter(fs::Metadata::is_dir)?;
+        let metadata = fs::metadata(self.path_of(path)).ok().filter(fs::Metadata::is_dir)?;
         let level = relative.split('/').filter(|name| !name.is_empty()).count();
         // On 64-bit kernels the id of a cgroup is the inode number of its directory.
         Some(Cgroup { id: metadata.ino(), level: u32::try_from(level).ok()? })

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::assignments::Command;
 use super::dump::Dump;
 use super::engine::{DrainTarget, Drained, LiveExplanation};
 use super::health::HealthCounts;
@@ -91,6 +92,8 @@ pub(crate) enum Request {
         /// What is drained no more.
         target: DrainTarget,
     },
+    /// Has the clients of a command's cgroup get chosen subsets.
+    Assign(Command),
     /// Hosts that clients can dial by name.
     Hosts,
     /// State, problems and counts.
@@ -121,6 +124,7 @@ impl Request {
             | Self::Weight { .. }
             | Self::Drain { .. }
             | Self::UndoDrain { .. }
+            | Self::Assign(_)
             | Self::Detach => true,
         }
     }
@@ -156,6 +160,8 @@ pub(crate) enum Response {
     Weighted(Weighted),
     /// A drain is in force, or has ended.
     Drained(Drained),
+    /// Subsets are assigned.
+    Assigned,
     /// Running services, sorted by name.
     Services {
         /// The services.

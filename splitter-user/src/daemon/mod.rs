@@ -5,7 +5,8 @@
 //! change it. Nothing in here is needed for a connection to be split: the kernel does that alone.
 
 pub(crate) mod access;
-mod cgroups;
+pub(crate) mod assignments;
+pub(crate) mod cgroups;
 mod congestion;
 pub(crate) mod control;
 mod documents;

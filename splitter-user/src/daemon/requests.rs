@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
+use super::assignments::{Assignments, Command};
 use super::control::{
     Applied, Compared, Host, Problem, Request, Response, RouteView, ServiceView, Text,
 };
@@ -43,6 +44,7 @@ pub(crate) enum Task {
     Weight { target: String, weights: Vec<(String, u32)> },
     Drain { target: DrainTarget, deadline_ms: Option<u64> },
     UndoDrain(DrainTarget),
+    Assign(Command),
     Get { services: Vec<String>, details: bool },
     Compare { loaded: Box<Loaded>, sources: Vec<Source> },
     CompareDocuments(Vec<Source>),
@@ -89,6 +91,7 @@ impl Job {
             Request::Weight { target, weights } => Task::Weight { target, weights },
             Request::Drain { target, deadline_ms } => Task::Drain { target, deadline_ms },
             Request::UndoDrain { target } => Task::UndoDrain(target),
+            Request::Assign(command) => Task::Assign(command),
             Request::Get { services, details } => Task::Get { services, details },
             Request::Hosts => Task::Hosts,
             Request::Status { services, all } => Task::Status { services, all },
@@ -139,6 +142,8 @@ pub(crate) struct Circumstances {
     pub(crate) health_problem: Option<String>,
     /// What was closed, and what keeps others from being closed.
     pub(crate) sweep: SweepBook,
+    /// Commands that are clients of chosen subsets.
+    pub(super) assignments: Assignments,
 }
 
 impl Circumstances {
@@ -148,6 +153,7 @@ impl Circumstances {
         policy: Vec<String>,
         health: HealthBook,
         sweep: SweepBook,
+        assignments: Assignments,
     ) -> Self {
         Self {
             started,
@@ -158,6 +164,7 @@ impl Circumstances {
             health,
             health_problem: None,
             sweep,
+            assignments,
         }
     }
 }
@@ -165,7 +172,7 @@ impl Circumstances {
 /// Carries a task out.
 pub(crate) fn answer(
     engine: &mut KernelEngine,
-    circumstances: &Circumstances,
+    circumstances: &mut Circumstances,
     task: Task,
 ) -> Answer {
     let result = match task {
@@ -179,6 +186,10 @@ pub(crate) fn answer(
         }
         Task::UndoDrain(target) => {
             engine.undo_drain(&target).map(|told| Answer::Ready(Response::Drained(told)))
+        }
+        Task::Assign(command) => {
+            let assigned = circumstances.assignments.assign(engine, &command);
+            assigned.map(|()| Answer::Ready(Response::Assigned))
         }
         Task::Get { services, details } => get(engine, circumstances, &services, details),
         Task::Compare { loaded, sources } => engine.stand(&loaded, &sources).map(compared),
@@ -369,6 +380,7 @@ fn full_status(
     status.dns.clone_from(&circumstances.dns);
     status.sweep = circumstances.sweep.read();
     status.problems.extend(status.sweep.problem.take());
+    status.assignments = circumstances.assignments.status(engine);
     status.draining = engine.draining(&status.sweep.draining);
     status.problems.extend(hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)

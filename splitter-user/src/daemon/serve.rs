@@ -37,6 +37,8 @@ const CGROUP_PERIOD: Duration = Duration::from_secs(1);
 const BALANCE_PERIOD: Duration = Duration::from_secs(1);
 /// How often it is checked that the kernel still runs our programs.
 const HOOKS_PERIOD: Duration = Duration::from_secs(5);
+/// How often it is looked whether commands ended that are clients of chosen subsets.
+const ASSIGNMENTS_PERIOD: Duration = Duration::from_secs(1);
 /// Requests that wait for the engine.
 const WAITING_CALLS: usize = 32;
 
@@ -81,6 +83,7 @@ struct Wakers {
     cgroups: Interval,
     hooks: Interval,
     balance: Interval,
+    assignments: Interval,
 }
 
 impl Daemon {
@@ -141,6 +144,7 @@ impl Daemon {
             cgroups: every(CGROUP_PERIOD),
             hooks: every(HOOKS_PERIOD),
             balance: every(BALANCE_PERIOD),
+            assignments: every(ASSIGNMENTS_PERIOD),
         })
     }
 
@@ -167,6 +171,9 @@ impl Daemon {
             _ = wakers.cgroups.tick(), if self.engine.names_cgroups() => self.refresh_cgroups(),
             _ = wakers.hooks.tick() => self.mend_attachment(),
             _ = wakers.balance.tick(), if self.sweep.is_balancing() => self.engine.touch_balanced(),
+            _ = wakers.assignments.tick(), if !self.circumstances.assignments.is_empty() => {
+                self.circumstances.assignments.forget_ended(&mut self.engine);
+            }
             mark = ended(&mut self.grace) => self.release(mark),
         }
         self.follow_checks();
@@ -177,7 +184,7 @@ impl Daemon {
     fn carry_out(&mut self, task: Task, reply: oneshot::Sender<Answer>) {
         self.circumstances.dns = self.resolver.status();
         let before = self.engine.publisher().generation();
-        let answer = answer(&mut self.engine, &self.circumstances, task);
+        let answer = answer(&mut self.engine, &mut self.circumstances, task);
         // A client that went away does not need the answer.
         let _gone = reply.send(answer);
         self.follow_names(before);

@@ -16,6 +16,7 @@ use splitter_common::abi::standing;
 use tracing::{error, info, warn};
 
 use super::access::Access;
+use super::assignments::Assignments;
 use super::cgroups::CgroupTree;
 use super::documents::Documents;
 use super::engine::{ChangeError, Engine, Origin};
@@ -91,7 +92,9 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let policy = files.paths().iter().map(|path| show(path)).collect();
     let health = Health::start().context("start the health checks")?;
     let sweep = start_sweep(&mut engine, reach)?;
-    let circumstances = Circumstances::new(started, policy, health.book(), sweep.book());
+    let assignments = take_over_assignments(&mut engine, &cgroups)?;
+    let circumstances =
+        Circumstances::new(started, policy, health.book(), sweep.book(), assignments);
     let on_exit = settings.on_exit;
     let socket = settings.socket.clone();
     let known = engine.documents().answers.clone();
@@ -103,6 +106,18 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let ending = serve(daemon, settings.access, listener, log)?;
     tell_systemd(&[NotifyState::Stopping]);
     finish(ending, on_exit, &socket)
+}
+
+fn take_over_assignments(
+    engine: &mut KernelEngine,
+    cgroups: &CgroupTree,
+) -> anyhow::Result<Assignments> {
+    let map =
+        engine.hooks_mut().loaded_mut().assignments().context("open the map of assignments")?;
+    let assignments = Assignments::take_over(map, cgroups.clone())
+        .context("take over the commands that are clients of chosen subsets")?;
+    engine.publisher_mut().set_assignments(!assignments.is_empty())?;
+    Ok(assignments)
 }
 
 fn start_sweep(engine: &mut KernelEngine, reach: Reach) -> anyhow::Result<Sweep> {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use splitter_common::abi::{Reason, State};
 
+use super::assignments::AssignmentStatus;
 use super::congestion::Algorithms;
 use super::engine::weights::{main_split, named};
 use super::engine::{ChangeError, DrainStatus, Engine, OptionalHooks, Running};
@@ -63,6 +64,9 @@ pub(crate) struct Status {
     pub(crate) sweep: SweepStatus,
     /// Backends whose connections are to end.
     pub(crate) draining: Vec<DrainStatus>,
+    /// Subsets that commands are clients of.
+    #[serde(default)]
+    pub(crate) assignments: Vec<AssignmentStatus>,
     /// Connections to frontends that were not rewritten, by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
     /// Services in detail.

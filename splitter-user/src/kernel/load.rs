@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use rustix::time::{ClockId, clock_getres};
-use splitter_common::abi::{FrontendKey, map};
+use splitter_common::abi::{Assignment, AssignmentKey, FrontendKey, map};
 
+use super::assignments::AssignmentMap;
 use super::attach::Hook;
 use super::maps::n_counters;
 use super::pins::{PinDir, PinError};
@@ -68,6 +69,8 @@ pub enum LoadError {
 /// Clients and subsets of which it is remembered where the last connection failed; beyond that, the
 /// one that was used least is forgotten.
 const MOST_PREVIOUS: u32 = 8_192;
+/// Assignments that there may be at once.
+const MOST_ASSIGNMENTS: u32 = 16_384;
 
 /// Whether the hooks log every connection. Off, the verifier removes the code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,12 +160,20 @@ fn map_sizes(sizes: &Sizes) -> Result<HashMap<&'static str, u32>, LoadError> {
         (map::FRONTENDS, sizes.frontends),
         (map::COUNTERS, n_counters),
         (map::PREVIOUS, MOST_PREVIOUS),
+        (map::ASSIGNMENTS, MOST_ASSIGNMENTS),
     ];
     Ok(arenas.into_iter().chain(others).collect())
 }
 
 fn pinned_maps() -> impl Iterator<Item = &'static str> {
-    let others = [map::FRONTENDS, map::COUNTERS, map::SOCKETS, map::DATAGRAMS, map::PREVIOUS];
+    let others = [
+        map::FRONTENDS,
+        map::COUNTERS,
+        map::SOCKETS,
+        map::DATAGRAMS,
+        map::PREVIOUS,
+        map::ASSIGNMENTS,
+    ];
     Arena::ALL.map(Arena::map_name).into_iter().chain(others)
 }
 
@@ -189,20 +200,26 @@ fn ticks_per_second() -> u32 {
 impl Loaded {
     /// Opens the maps for writing and reading.
     pub fn maps(&self) -> Result<KernelMaps, LoadError> {
-        let sizes = map_sizes(&self.sizes)?;
-        let open = |name: &'static str, key_size: u32, value_size: u32| {
-            let path = self.maps_dir.join(name);
-            let entries = sizes.get(name).copied().unwrap_or(0);
-            open_map(&path, name, key_size, value_size, entries)
-        };
         let arenas = Arena::ALL
-            .map(|arena| open(arena.map_name(), 4, bytes(arena)))
+            .map(|arena| self.open(arena.map_name(), (4, bytes(arena))))
             .into_iter()
             .collect::<Result<Vec<OwnedFd>, _>>()?;
-        let frontends = open(map::FRONTENDS, frontend_key_size(), 4)?;
-        let counters = open(map::COUNTERS, 4, 8)?;
+        let frontends = self.open(map::FRONTENDS, (size::<FrontendKey>(), 4))?;
+        let counters = self.open(map::COUNTERS, (4, 8))?;
         KernelMaps::new(self.sizes, &arenas, frontends, &counters)
             .map_err(|error| LoadError::Map { name: map::COMMIT, error })
+    }
+
+    /// Opens the map of assignments.
+    pub fn assignments(&self) -> Result<AssignmentMap, LoadError> {
+        let record = (size::<AssignmentKey>(), size::<Assignment>());
+        self.open(map::ASSIGNMENTS, record).map(AssignmentMap::new)
+    }
+
+    /// Opens a pinned map with keys and values of these sizes.
+    fn open(&self, name: &'static str, record: (u32, u32)) -> Result<OwnedFd, LoadError> {
+        let entries = map_sizes(&self.sizes)?.get(name).copied().unwrap_or(0);
+        open_map(&self.maps_dir.join(name), name, record, entries)
     }
 
     /// The map of what hooks store on sockets.
@@ -247,22 +264,21 @@ fn bytes(arena: Arena) -> u32 {
     u32::try_from(arena.record_words() * size_of::<u64>()).expect("records are small")
 }
 
-fn frontend_key_size() -> u32 {
-    u32::try_from(size_of::<FrontendKey>()).expect("keys are small")
+fn size<T>() -> u32 {
+    u32::try_from(size_of::<T>()).expect("records are small")
 }
 
 /// Opens a pinned map and makes sure that it is the one that belongs there.
 fn open_map(
     path: &Path,
     name: &'static str,
-    key_size: u32,
-    value_size: u32,
+    record: (u32, u32),
     entries: u32,
 ) -> Result<OwnedFd, LoadError> {
     let fd = sys::open_pinned(path).map_err(|error| LoadError::Map { name, error })?;
     let foreign = |what| LoadError::ForeignPin { path: path.to_owned(), what };
     let info = sys::map_info(&fd).map_err(|_| foreign("not a map"))?;
-    if (info.key_size, info.value_size) != (key_size, value_size) {
+    if (info.key_size, info.value_size) != record {
         return Err(foreign("other key or value size"));
     }
     if info.max_entries != entries {

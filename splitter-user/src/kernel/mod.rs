@@ -3,6 +3,7 @@
 //! It decides nothing about policy. Everything it makes is pinned in one directory on bpffs, which
 //! is why traffic goes on when the daemon does not.
 
+mod assignments;
 mod attach;
 mod btf;
 mod heap;
@@ -13,6 +14,7 @@ mod object;
 mod pins;
 mod sys;
 
+pub use assignments::AssignmentMap;
 pub use attach::{Attachment, Hook, HookState};
 pub use heap::give_back_memory;
 pub use load::{LoadError, Loaded, LogLevel, ProgramSize, load};

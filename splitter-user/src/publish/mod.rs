@@ -101,6 +101,8 @@ pub struct Publisher<M> {
     frontends: FxHashMap<FrontendKey, (u32, ServiceId)>,
     /// Services that keep per-socket state.
     n_stateful: usize,
+    /// Whether clients are assigned subsets.
+    has_assignments: bool,
     space: Space,
     /// What readers of before a commit may still look at, oldest first.
     retired: Vec<(Mark, Vec<Range>)>,
@@ -130,7 +132,7 @@ impl<M: Maps> Publisher<M> {
             .chain(found.frontends.values().map(|(pair, _)| pair_range(*pair)))
             .collect();
         let space = Space::with_used(maps.sizes(), FIRST_COUNTER, &used);
-        let generation = committed(&maps).generation;
+        let Commit { generation, flags, .. } = committed(&maps);
         let n_stateful = found.services.values().filter(|p| p.image.keeps_state()).count();
         let mut publisher = Self {
             maps,
@@ -138,6 +140,7 @@ impl<M: Maps> Publisher<M> {
             services: found.services,
             frontends: found.frontends,
             n_stateful,
+            has_assignments: flags & commit_flag::ASSIGNMENTS != 0,
             space,
             retired: Vec::new(),
             unsettled: None,
@@ -377,8 +380,20 @@ impl<M: Maps> Publisher<M> {
         }
     }
 
+    /// Has decisions look whether their clients are assigned subsets, or no longer.
+    pub fn set_assignments(&mut self, are_there: bool) -> io::Result<()> {
+        self.has_assignments = are_there;
+        self.store_flags(self.n_stateful)
+    }
+
+    fn flags(&self, n_stateful: usize) -> u32 {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        flag(n_stateful > 0, commit_flag::SOCKET_STATE)
+            | flag(self.has_assignments, commit_flag::ASSIGNMENTS)
+    }
+
     fn store_flags(&mut self, n_stateful: usize) -> io::Result<()> {
-        let flags = if n_stateful > 0 { commit_flag::SOCKET_STATE } else { 0 };
+        let flags = self.flags(n_stateful);
         if committed(&self.maps).flags == flags {
             return Ok(());
         }
@@ -386,7 +401,7 @@ impl<M: Maps> Publisher<M> {
     }
 
     fn store_commit(&mut self) -> io::Result<()> {
-        let flags = if self.n_stateful > 0 { commit_flag::SOCKET_STATE } else { 0 };
+        let flags = self.flags(self.n_stateful);
         self.maps.store(Arena::Commit, 0, &commit_words(self.generation, flags))
     }
 

@@ -1,4 +1,4 @@
-//! `docs/maps.md` describes `abi.rs` and its submodule: it names the hash of the text that it was last
+//! `docs/maps.md` describes `abi.rs` and its submodules: it names the hash of the text that it was last
 //! held against.
 
 use std::fs;
@@ -10,8 +10,8 @@ use super::files::File;
 use crate::workspace;
 
 const ABI: &str = "splitter-common/src/abi.rs";
-/// The rest of the types.
-const LIFE: &str = "splitter-common/src/abi/life.rs";
+/// The rest of the types and numbers.
+const REST: [&str; 2] = ["splitter-common/src/abi/life.rs", "splitter-common/src/abi/reason.rs"];
 const DOCUMENT: &str = "docs/maps.md";
 /// Begins the line with the hash.
 const LABEL: &str = "abi.rs: ";
@@ -19,7 +19,7 @@ const LABEL: &str = "abi.rs: ";
 /// Finds a document that describes another `abi.rs`.
 pub(super) fn check(files: &[File]) -> Option<Finding> {
     let text = |path| files.iter().find(|file| file.path == path).map(|file| &file.text);
-    let rest = text(LIFE).map_or("", String::as_str);
+    let rest: String = REST.into_iter().filter_map(text).map(String::as_str).collect();
     let expected = expected_line(&format!("{}{rest}", text(ABI)?));
     let (line, rule) = match text(DOCUMENT) {
         None => (1, format!("missing; it describes {ABI}")),
@@ -39,7 +39,8 @@ pub(super) fn check(files: &[File]) -> Option<Finding> {
 pub(super) fn bless() -> Result<()> {
     let read =
         |path| fs::read_to_string(workspace::path(path)).with_context(|| format!("read {path}"));
-    let expected = expected_line(&format!("{}{}", read(ABI)?, read(LIFE)?));
+    let rest = REST.into_iter().map(read).collect::<Result<String>>()?;
+    let expected = expected_line(&format!("{}{rest}", read(ABI)?));
     let document = read(DOCUMENT)?;
     let Some(old) = document.lines().find(|line| line.starts_with(LABEL)) else {
         bail!("{DOCUMENT} has no line that begins with `{LABEL}`; add one");

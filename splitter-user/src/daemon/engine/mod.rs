@@ -17,6 +17,7 @@ mod neighbours;
 mod plan;
 mod rebase;
 mod seats;
+mod subsets;
 mod terms;
 #[cfg(test)]
 mod tests;
