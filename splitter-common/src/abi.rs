@@ -8,6 +8,7 @@
 //!
 //! Index 0 of every arena is reserved and means "none", so a zeroed record refers to nothing.
 
+mod egress;
 mod life;
 mod reason;
 
@@ -15,6 +16,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::addr::{Addr, PortBe};
 
+pub use egress::*;
 pub use life::*;
 pub use reason::Reason;
 
@@ -65,6 +67,16 @@ pub mod map {
     pub const PREVIOUS: &str = "PREVIOUS";
     /// Hash, [`super::AssignmentKey`] to [`super::Assignment`].
     pub const ASSIGNMENTS: &str = "ASSIGNMENTS";
+    /// Array of two [`super::EgressRoot`], mmap-able.
+    pub const EGRESS_ROOTS: &str = "EGRESS_ROOTS";
+    /// Array of [`super::EgressCounts`], mmap-able.
+    pub const EGRESS_COUNTS: &str = "EGRESS_COUNTS";
+    /// Hash, [`super::EgressClient`] to [`super::EgressRule`].
+    pub const EGRESS_CLIENTS: &str = "EGRESS_CLIENTS";
+    /// Trie of prefixes, [`super::EgressNetwork`] to [`super::PortRanges`].
+    pub const EGRESS_NETWORKS: &str = "EGRESS_NETWORKS";
+    /// Ring of [`super::EgressEvent`].
+    pub const EGRESS_EVENTS: &str = "EGRESS_EVENTS";
 }
 
 /// Largest number of slots of a wheel. Larger reduced weight sums are apportioned onto it.
@@ -143,6 +155,8 @@ pub mod commit_flag {
     /// Clients of some cgroup are assigned a subset, so every connection to a service has to look
     /// whether its client is.
     pub const ASSIGNMENTS: u32 = 2;
+    /// Some clients may not reach everything, so a connection to what is no service has to look.
+    pub const EGRESS: u32 = 4;
 }
 
 /// Clients of a cgroup, and not of those below it, at one service. Key of [`map::ASSIGNMENTS`].

@@ -13,6 +13,7 @@
 )]
 
 pub mod assigned;
+pub mod egress;
 pub mod followed;
 
 use core::borrow::Borrow;

@@ -14,7 +14,7 @@ use splitter_common::{
 
 use crate::{
     effects, follow, maps,
-    sock_addr::{Dialled, Family, PROCEED, Words, conclude, dialled, rewrite_to},
+    sock_addr::{Dialled, Family, PROCEED, Words, conclude, dialled, refuse, rewrite_to},
     start,
     state::MapState,
     tables::Maps,
@@ -24,9 +24,11 @@ use crate::{
 #[inline(always)]
 pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some(commit) = maps::COMMIT.get_ptr(0) else { return PROCEED };
-    let Dialled { key } = &dialled::<F>(ctx);
+    let Dialled { key } = &dialled::<F>(ctx.sock_addr);
     let world = Maps { ctx: ctx.sock_addr, commit };
-    let Some(plan) = find_plan(&world, key) else { return PROCEED };
+    let Some(plan) = find_plan(&world, key) else {
+        return conclude(refuse::<F>(ctx, commit));
+    };
     if plan.flags & plan_flag::DATAGRAMS == 0 {
         return PROCEED;
     }

@@ -2,7 +2,8 @@
 //!
 //! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
 //! [`tables`] lets the decision read the [`maps`], [`parts`] has what is verified by itself,
-//! [`effects`] counts and remembers, [`listener`] looks for other sockets, [`start`] and [`follow`]
+//! [`effects`] counts and remembers,
+//! [`egress`] is for what is no service, [`listener`] looks for other sockets, [`start`] and [`follow`]
 //! keep up with followed connections, [`packet`] drops packets of theirs, and [`datagram`] is for
 //! sockets that never connect.
 //! No choice is made here; all of them are made by `splitter_common::decide`.
@@ -15,6 +16,7 @@
 mod atomic;
 mod datagram;
 mod effects;
+mod egress;
 mod follow;
 mod listener;
 mod maps;

@@ -5,11 +5,12 @@
 use aya_ebpf::{
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LruHashMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf},
 };
 use splitter_common::abi::{
-    Assignment, AssignmentKey, Backend, Commit, Conduct, Datagrams, Fault, FrontendKey, Match,
-    Plan, PlanPair, PreviousKey, Route, SocketState, State, StateRef, Subset, Wheel,
+    Assignment, AssignmentKey, Backend, Commit, Conduct, Datagrams, EgressClient, EgressCounts,
+    EgressNetwork, EgressRoot, EgressRule, Fault, FrontendKey, Match, Plan, PlanPair, PortRanges,
+    PreviousKey, Route, SocketState, State, StateRef, Subset, Wheel,
 };
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through a mapping, without a system call.
@@ -72,3 +73,20 @@ pub(crate) static PREVIOUS: LruHashMap<PreviousKey, StateRef> = LruHashMap::with
 #[map]
 pub(crate) static ASSIGNMENTS: HashMap<AssignmentKey, Assignment> =
     HashMap::with_max_entries(1, NO_PREALLOC);
+/// What clients may reach besides services: what is in force, and what was or will be.
+#[map]
+pub(crate) static EGRESS_ROOTS: Array<EgressRoot> = Array::with_max_entries(1, MMAPABLE);
+/// What came of each rule of that.
+#[map]
+pub(crate) static EGRESS_COUNTS: Array<EgressCounts> = Array::with_max_entries(1, MMAPABLE);
+/// Rules of single cgroups.
+#[map]
+pub(crate) static EGRESS_CLIENTS: HashMap<EgressClient, EgressRule> =
+    HashMap::with_max_entries(1, NO_PREALLOC);
+/// Ports of networks.
+#[map]
+pub(crate) static EGRESS_NETWORKS: LpmTrie<EgressNetwork, PortRanges> =
+    LpmTrie::with_max_entries(1, 0);
+/// What was refused.
+#[map]
+pub(crate) static EGRESS_EVENTS: RingBuf = RingBuf::with_byte_size(4_096, 0);

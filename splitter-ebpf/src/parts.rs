@@ -10,7 +10,11 @@ use splitter_common::decide::{
     followed::{self, How, Ordinals},
 };
 
-use crate::tables::Maps;
+use crate::{
+    egress,
+    sock_addr::{V4, V6},
+    tables::Maps,
+};
 
 /// The maps, where the generation is known already.
 #[inline(always)]
@@ -58,4 +62,16 @@ pub(crate) extern "C" fn turn_from(
     salt: u64,
 ) -> u32 {
     followed::turn_from(&maps(ctx), turns, Ordinals(ordinals), How(how), salt)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn refuse4(ctx: *mut bpf_sock_addr) -> u32 {
+    egress::refuse::<V4>(ctx)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn refuse6(ctx: *mut bpf_sock_addr) -> u32 {
+    egress::refuse::<V6>(ctx)
 }

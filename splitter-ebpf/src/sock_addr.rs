@@ -6,11 +6,11 @@
 use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 use aya_log_ebpf::debug;
 use splitter_common::{
-    abi::{FrontendKey, Reason, TCP, socket_flag},
+    abi::{Commit, FrontendKey, Reason, TCP, commit_flag, socket_flag},
     decide::{Decision, EADDRNOTAVAIL, Tally, decide_by_plan, find_plan},
 };
 
-use crate::{effects, maps, start, tables::Maps};
+use crate::{effects, maps, parts, start, tables::Maps};
 
 /// What a hook answers to let the call go on.
 pub(crate) const PROCEED: i32 = 1;
@@ -38,6 +38,8 @@ pub(crate) trait Family {
     ///
     /// As [`Family::addr`].
     unsafe fn set_addr(sa: *mut bpf_sock_addr, addr: Words);
+    /// [`crate::egress::refuse`], as a part that is verified by itself.
+    fn refuse(sa: *mut bpf_sock_addr) -> u32;
 }
 
 /// `AF_INET`.
@@ -46,6 +48,11 @@ pub(crate) struct V4;
 pub(crate) struct V6;
 
 impl Family for V4 {
+    #[inline(always)]
+    fn refuse(sa: *mut bpf_sock_addr) -> u32 {
+        parts::refuse4(sa)
+    }
+
     #[inline(always)]
     unsafe fn addr(sa: *const bpf_sock_addr) -> Words {
         // SAFETY: see the trait.
@@ -60,6 +67,11 @@ impl Family for V4 {
 }
 
 impl Family for V6 {
+    #[inline(always)]
+    fn refuse(sa: *mut bpf_sock_addr) -> u32 {
+        parts::refuse6(sa)
+    }
+
     #[inline(always)]
     unsafe fn addr(sa: *const bpf_sock_addr) -> Words {
         // SAFETY: see the trait.
@@ -87,8 +99,7 @@ pub(crate) struct Dialled {
 
 /// Reads what the socket dials.
 #[inline(always)]
-pub(crate) fn dialled<F: Family>(ctx: &SockAddrContext) -> Dialled {
-    let sa = ctx.sock_addr;
+pub(crate) fn dialled<F: Family>(sa: *const bpf_sock_addr) -> Dialled {
     // SAFETY: the context of the running hook.
     unsafe {
         let [a, b, c, d] = F::addr(sa);
@@ -108,13 +119,13 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     if keeps_state {
         effects::take_up(ctx);
     }
-    let Dialled { key } = &dialled::<F>(ctx);
+    let Dialled { key } = &dialled::<F>(ctx.sock_addr);
     let world = Maps { ctx: ctx.sock_addr, commit };
     let Some(plan) = find_plan(&world, key) else {
         if keeps_state {
             effects::forget(ctx);
         }
-        return PROCEED;
+        return conclude(refuse::<F>(ctx, commit));
     };
     let decision = decide_by_plan(&world, &plan, key.protocol);
     let Tally { reason, subset, backend, .. } = decision.tally;
@@ -142,6 +153,12 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         rewrite_to::<F>(ctx, bytemuck::cast(backend.addr), u32::from(backend.port_be.0));
     }
     conclude(errno)
+}
+
+/// The errno of a call to what is no service, where its client may not reach that; else 0.
+#[inline(always)]
+pub(crate) fn refuse<F: Family>(ctx: &SockAddrContext, commit: *const Commit) -> u32 {
+    if effects::has_flag(commit, commit_flag::EGRESS) { F::refuse(ctx.sock_addr) } else { 0 }
 }
 
 /// Lets the call go on, or fails it with an errno that is not 0.

@@ -234,13 +234,13 @@ pub(crate) fn client(ctx: *mut bpf_sock_addr, key: u8) -> u64 {
 }
 
 #[inline(always)]
-fn uid_gid() -> u64 {
+pub(crate) fn uid_gid() -> u64 {
     // SAFETY: takes nothing, reads the current task.
     unsafe { bpf_get_current_uid_gid() }
 }
 
 #[inline(always)]
-fn command() -> [u8; COMMAND_LEN] {
+pub(crate) fn command() -> [u8; COMMAND_LEN] {
     let mut name = MaybeUninit::<[u64; COMMAND_LEN / 8]>::uninit();
     let words = name.as_mut_ptr().cast::<u64>();
     #[expect(clippy::cast_possible_truncation, reason = "16")]

@@ -13,7 +13,8 @@ use crate::policy::model::{
     Service, Split, Subset,
 };
 use crate::policy::native::{
-    connection_values, egress_mode, eject_value, fault_values, health_value, old_connections_value,
+    connection_values, egress_values, eject_value, fault_values, health_value,
+    old_connections_value,
 };
 
 /// What differs: services in the order of their names, and what clients may reach besides them.
@@ -236,12 +237,13 @@ fn describe_outbound(outbound: &[Outbound]) -> Aspects {
         [] => "every client".to_owned(),
         _ => rule.cgroups.join(" "),
     };
-    let mode = |rule: &Outbound| {
+    let said = |rule: &Outbound| {
         let part = format!("egress of {}", clients(rule));
-        Aspect::one(&part, "mode", egress_mode(rule), None)
+        let values = egress_values(rule).into_iter();
+        values.map(move |(key, value)| Aspect::one(&part, key, &value, None)).collect::<Vec<_>>()
     };
     let order = Aspect::order("egress", "clients", outbound.iter().map(clients));
-    std::iter::once(order).chain(outbound.iter().map(mode)).collect()
+    std::iter::once(order).chain(outbound.iter().flat_map(said)).collect()
 }
 
 fn describe_match(client: &ClientMatch) -> String {

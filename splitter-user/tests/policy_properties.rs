@@ -226,8 +226,10 @@ fn outbound() -> impl Strategy<Value = Vec<Outbound>> {
             .filter(|paths: &Vec<String>| !paths.is_empty())
             .collect();
         cgroups.extend(has_every.then(Vec::new));
-        let rule = |(cgroups, registry_only)| Outbound { cgroups, registry_only };
-        cgroups.into_iter().zip(modes).map(rule).collect()
+        let rule = |(n, (cgroups, registry_only))| {
+            Outbound::plain(format!("default/e{n}"), cgroups, registry_only)
+        };
+        cgroups.into_iter().zip(modes).enumerate().map(rule).collect()
     })
 }
 

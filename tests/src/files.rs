@@ -66,7 +66,7 @@ pub fn policy_sets() -> Result<Vec<PolicySet>> {
     }
     let outbound = read(&format!("{istio}/outbound"))?;
     let name = "istio/outbound".to_owned();
-    sets.push(PolicySet { name, steps: vec![outbound], degrade: true });
+    sets.push(PolicySet { name, steps: vec![outbound], degrade: false });
     sets.extend(gateway_sets()?);
     Ok(sets)
 }

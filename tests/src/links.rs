@@ -80,7 +80,8 @@ fn raise((device, addr): (&str, &str)) -> Result<()> {
     ip(&["link", "set", device, "up"])
 }
 
-fn ip(arguments: &[&str]) -> Result<()> {
+/// Runs `ip`, in this thread's network namespace.
+pub fn ip(arguments: &[&str]) -> Result<()> {
     let output = Command::new("ip").args(arguments).output().context("run ip")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "ip {}: {said}", arguments.join(" "));

@@ -11,6 +11,7 @@ mod dial;
 mod diff;
 mod drain;
 mod dump;
+mod events;
 mod exec;
 mod explain;
 mod get;
@@ -60,6 +61,8 @@ enum Verb {
     Exec(exec::Options),
     /// Show what the kernel does: hooks, connections, problems.
     Status(status::Options),
+    /// Show what clients were not allowed to reach.
+    Events(events::Options),
     /// Show the tables as the kernel reads them.
     Dump(dump::Options),
     /// Remove the hooks and maps: traffic is no longer split.
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Verb::Diff(options) => diff::run(&options),
         Verb::Simulate(options) => simulate::run(&options),
         Verb::Explain(options) => explain::run(&options),
+        Verb::Events(options) => events::run(options),
         Verb::Exec(options) => exec::run(options),
         Verb::Namespaces => namespaces::run(),
         Verb::Reap(options) => reap::run(&options),

@@ -49,10 +49,12 @@ pub enum Need {
     Release,
     /// Packets are dropped on purpose.
     Drop,
+    /// Datagrams to what is no service are refused: of no service, but of what clients may reach.
+    Egress,
 }
 
 impl Need {
-    /// All of them.
+    /// All that services have.
     pub const ALL: [Self; 5] =
         [Self::PeerName, Self::Datagrams, Self::Follow, Self::Release, Self::Drop];
 }
@@ -66,6 +68,7 @@ impl ServiceImage {
             Need::Follow => self.follows_connections(),
             Need::Release => self.reserves(),
             Need::Drop => self.drops(),
+            Need::Egress => false,
         }
     }
 

@@ -3,6 +3,7 @@
 //! What depends on the node, the ids of cgroups, is handed in.
 
 mod conduct;
+pub mod egress;
 pub mod image;
 mod maglev;
 pub mod slots;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::assignments::Command;
 use super::dump::Dump;
 use super::engine::{DrainTarget, Drained, LiveExplanation};
+use super::events::Event;
 use super::health::HealthCounts;
 use super::status::Status;
 use crate::diff::Difference;
@@ -94,6 +95,11 @@ pub(crate) enum Request {
     },
     /// Has the clients of a command's cgroup get chosen subsets.
     Assign(Command),
+    /// What was refused, from after a number on.
+    Events {
+        /// The number of an event; 0 for all that are kept.
+        after: u64,
+    },
     /// Hosts that clients can dial by name.
     Hosts,
     /// State, problems and counts.
@@ -116,6 +122,7 @@ impl Request {
             Self::Get { .. }
             | Self::Compare { .. }
             | Self::Explain { .. }
+            | Self::Events { .. }
             | Self::Hosts
             | Self::Status { .. }
             | Self::Dump => false,
@@ -162,6 +169,11 @@ pub(crate) enum Response {
     Drained(Drained),
     /// Subsets are assigned.
     Assigned,
+    /// Events in the order of their numbers.
+    Events {
+        /// The events; there may be more behind the last one.
+        events: Vec<Event>,
+    },
     /// Running services, sorted by name.
     Services {
         /// The services.

@@ -176,7 +176,8 @@ impl OptionalHooks for KernelHooks {
             self.needs.push(need);
             Ok(())
         } else {
-            self.attachment.detach(hooks)
+            let unneeded = hooks.iter().copied().filter(|hook| !self.wants(*hook));
+            self.attachment.detach(&unneeded.collect::<Vec<_>>())
         }
     }
 }

@@ -13,6 +13,7 @@ mod documents;
 pub(crate) mod drains;
 pub(crate) mod dump;
 pub(crate) mod engine;
+pub(crate) mod events;
 mod files;
 pub(crate) mod health;
 pub(crate) mod hooks;

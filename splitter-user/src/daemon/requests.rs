@@ -11,10 +11,11 @@ use super::control::{
 };
 use super::dump;
 use super::engine::{ChangeError, DrainTarget, Engine, Outcome, Running, Stand};
+use super::events::Events;
 use super::health::HealthBook;
 use super::hooks::{KernelHooks, hook_problems, tell_needs};
 use super::resolver::DnsStatus;
-use super::status::{self, ProgramStatus, Scope, Survey, describe_action};
+use super::status::{self, EgressStatus, ProgramStatus, Scope, Survey, describe_action};
 use super::sweep::SweepBook;
 use crate::diff::diff_services;
 use crate::kernel::KernelMaps;
@@ -24,6 +25,9 @@ use crate::policy::native::to_yaml;
 use crate::policy::{self, Loaded, Reading, Source};
 use crate::rehearsal::Role;
 use crate::tables::memory::MemoryMaps;
+
+/// Events in one answer.
+const MOST_EVENTS: usize = 1_000;
 
 /// The engine on the kernel.
 pub(crate) type KernelEngine = Engine<KernelMaps, KernelHooks>;
@@ -45,6 +49,7 @@ pub(crate) enum Task {
     Drain { target: DrainTarget, deadline_ms: Option<u64> },
     UndoDrain(DrainTarget),
     Assign(Command),
+    Events { after: u64 },
     Get { services: Vec<String>, details: bool },
     Compare { loaded: Box<Loaded>, sources: Vec<Source> },
     CompareDocuments(Vec<Source>),
@@ -92,6 +97,7 @@ impl Job {
             Request::Drain { target, deadline_ms } => Task::Drain { target, deadline_ms },
             Request::UndoDrain { target } => Task::UndoDrain(target),
             Request::Assign(command) => Task::Assign(command),
+            Request::Events { after } => Task::Events { after },
             Request::Get { services, details } => Task::Get { services, details },
             Request::Hosts => Task::Hosts,
             Request::Status { services, all } => Task::Status { services, all },
@@ -144,6 +150,8 @@ pub(crate) struct Circumstances {
     pub(crate) sweep: SweepBook,
     /// Commands that are clients of chosen subsets.
     pub(super) assignments: Assignments,
+    /// What was refused.
+    pub(super) events: Events,
 }
 
 impl Circumstances {
@@ -165,6 +173,7 @@ impl Circumstances {
             health_problem: None,
             sweep,
             assignments,
+            events: Events::new(),
         }
     }
 }
@@ -190,6 +199,10 @@ pub(crate) fn answer(
         Task::Assign(command) => {
             let assigned = circumstances.assignments.assign(engine, &command);
             assigned.map(|()| Answer::Ready(Response::Assigned))
+        }
+        Task::Events { after } => {
+            let events = circumstances.events.after(after, MOST_EVENTS);
+            Ok(Answer::later(move || Response::Events { events }))
         }
         Task::Get { services, details } => get(engine, circumstances, &services, details),
         Task::Compare { loaded, sources } => engine.stand(&loaded, &sources).map(compared),
@@ -381,6 +394,7 @@ fn full_status(
     status.sweep = circumstances.sweep.read();
     status.problems.extend(status.sweep.problem.take());
     status.assignments = circumstances.assignments.status(engine);
+    status.egress = engine.egress().map(|(said, counts)| EgressStatus::new(said, counts)).collect();
     status.draining = engine.draining(&status.sweep.draining);
     status.problems.extend(hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)

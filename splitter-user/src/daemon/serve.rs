@@ -1,13 +1,15 @@
 //! The event loop: whatever may change the policy, one thing at a time.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
 use splitter_common::abi::standing;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -27,7 +29,7 @@ use super::server::{self, Call};
 use super::start::{load_policy, tell_systemd};
 use super::sweep::Sweep;
 use super::watch::Watch;
-use crate::kernel::HookLog;
+use crate::kernel::{EventRing, HookLog};
 use crate::policy::model::{Frontend, Protocol};
 use crate::publish::Mark;
 
@@ -84,6 +86,7 @@ struct Wakers {
     hooks: Interval,
     balance: Interval,
     assignments: Interval,
+    events: AsyncFd<EventRing>,
 }
 
 impl Daemon {
@@ -105,14 +108,16 @@ impl Daemon {
         listener: StdListener,
         access: Access,
         log: Option<HookLog>,
+        events: EventRing,
     ) -> anyhow::Result<Ending> {
         let (sender, calls) = mpsc::channel(WAITING_CALLS);
         let listener = UnixListener::from_std(listener).context("listen on the control socket")?;
         tokio::spawn(server::serve(listener, access, sender));
         if let Some(log) = log {
-            tokio::spawn(forward_log(watch_log(log)?));
+            let log = watch_ring(log).context("wait for the hooks' log")?;
+            tokio::spawn(forward_log(log));
         }
-        let mut wakers = self.wakers(calls)?;
+        let mut wakers = self.wakers(calls, events)?;
         self.resolver.follow(&self.engine.documents().lookups);
         self.follow_checks();
         self.follow_terms();
@@ -128,7 +133,7 @@ impl Daemon {
         }
     }
 
-    fn wakers(&self, calls: mpsc::Receiver<Call>) -> anyhow::Result<Wakers> {
+    fn wakers(&self, calls: mpsc::Receiver<Call>, events: EventRing) -> anyhow::Result<Wakers> {
         let on = |kind| signal(kind).context("wait for signals");
         let watch = if self.files.is_empty() {
             None
@@ -145,6 +150,7 @@ impl Daemon {
             hooks: every(HOOKS_PERIOD),
             balance: every(BALANCE_PERIOD),
             assignments: every(ASSIGNMENTS_PERIOD),
+            events: watch_ring(events).context("wait for events")?,
         })
     }
 
@@ -174,11 +180,21 @@ impl Daemon {
             _ = wakers.assignments.tick(), if !self.circumstances.assignments.is_empty() => {
                 self.circumstances.assignments.forget_ended(&mut self.engine);
             }
+            ready = wakers.events.readable_mut() => self.take_events(ready),
             mark = ended(&mut self.grace) => self.release(mark),
         }
         self.follow_checks();
         self.follow_terms();
         None
+    }
+
+    fn take_events(&mut self, ready: io::Result<AsyncFdReadyMutGuard<'_, EventRing>>) {
+        let Ok(mut ready) = ready else { return };
+        let Self { engine, circumstances, .. } = self;
+        if circumstances.events.take(ready.get_inner_mut(), engine) {
+            // Nothing is cleared that came since the guard was given out.
+            ready.clear_ready();
+        }
     }
 
     fn carry_out(&mut self, task: Task, reply: oneshot::Sender<Answer>) {
@@ -409,12 +425,12 @@ fn tell_reloading() {
     }
 }
 
-fn watch_log(log: HookLog) -> anyhow::Result<AsyncFd<HookLog>> {
+fn watch_ring<R: AsRawFd>(ring: R) -> io::Result<AsyncFd<R>> {
     #[expect(
         deprecated,
-        reason = "the replacement is unsafe; what it asks for holds: a log keeps one descriptor"
+        reason = "the replacement is unsafe; what it asks for holds: a ring keeps one descriptor"
     )]
-    AsyncFd::new(log).context("wait for the hooks' log")
+    AsyncFd::new(ring)
 }
 
 async fn forward_log(mut log: AsyncFd<HookLog>) {

@@ -30,7 +30,7 @@ use super::resolver::{Pace, Resolver, Upstream};
 use super::serve::{Checks, Daemon, Ending};
 use super::sweep::{Reach, Sweep};
 use super::{server, show};
-use crate::kernel::{self, Hook, HookLog, LogLevel, PinDir};
+use crate::kernel::{self, EventRing, Hook, HookLog, LogLevel, PinDir};
 use crate::policy::diagnostic::render;
 use crate::policy::{self, Reading, Source, VipRanges};
 use crate::publish::Publisher;
@@ -80,6 +80,8 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     }
     engine.resume_drains().context("take up what was drained")?;
     let log = attach(&mut engine, &settings)?;
+    let events = EventRing::new(engine.hooks_mut().loaded_mut());
+    let events = events.context("open the ring of what is refused")?;
     let reach = Reach::open();
     drop_privileges().context("drop privileges")?;
     info!(
@@ -103,7 +105,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let checks = Checks { health, cgroups, unhealthy: BTreeSet::new() };
     kernel::give_back_memory();
     let daemon = Daemon::new(engine, circumstances, files, resolver, checks, sweep);
-    let ending = serve(daemon, settings.access, listener, log)?;
+    let ending = serve(daemon, settings.access, listener, log, events)?;
     tell_systemd(&[NotifyState::Stopping]);
     finish(ending, on_exit, &socket)
 }
@@ -131,12 +133,13 @@ fn serve(
     access: Access,
     listener: StdListener,
     log: Option<HookLog>,
+    events: EventRing,
 ) -> anyhow::Result<Ending> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the event loop")?;
-    runtime.block_on(daemon.serve(listener, access, log))
+    runtime.block_on(daemon.serve(listener, access, log, events))
 }
 
 /// Programs and maps, with what an earlier daemon left running in them.
@@ -148,7 +151,7 @@ fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<Kern
     // All at once: what a policy needs later could not be loaded without privileges.
     let loaded = kernel::load(&pins, settings.sizes, &Hook::ALL, level)
         .context("load the kernel programs")?;
-    let maps = loaded.maps().context("open the maps")?;
+    let (maps, egress) = (loaded.maps().context("open the maps")?, loaded.egress());
     let cgroup = settings.cgroup.as_deref().unwrap_or_else(|| cgroups.mount());
     let hooks = KernelHooks::new(pins, loaded, cgroup).context("open the cgroup (--cgroup)")?;
     let publisher = Publisher::adopt(maps)
@@ -156,7 +159,9 @@ fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<Kern
     let documents = Documents::from_text(overrides.documents()).with_context(|| {
         format!("understand the applied documents in {}", show(&overrides.documents_path()))
     })?;
-    let mut engine = Engine::new(publisher, hooks, Box::new(cgroups.clone()), overrides, documents);
+    let egress = Box::new(egress.context("open the maps of what clients may reach")?);
+    let cgroups = Box::new(cgroups.clone());
+    let mut engine = Engine::new(publisher, hooks, cgroups, overrides, documents, egress);
     engine.set_vip_ranges(settings.vip_ranges);
     // This daemon finds out for itself which backends serve.
     engine.forget_standings(standing::DOWN).context("clear what is known of backends")?;
@@ -260,6 +265,7 @@ fn attach(engine: &mut KernelEngine, settings: &Settings) -> anyhow::Result<Opti
         use super::engine::OptionalHooks as _;
         engine.hooks_mut().set(need, true).context("attach the programs")?;
     }
+    engine.resume_egress().context("attach the programs")?;
     if !settings.log_connections {
         return Ok(None);
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use splitter_common::abi::{Reason, State};
+use splitter_common::abi::{EgressCounts, Reason, State};
 
 use super::assignments::AssignmentStatus;
 use super::congestion::Algorithms;
@@ -23,8 +23,6 @@ use crate::tables::{Arena, Maps, read};
 
 /// Services that are told of in detail where nobody asked for some or for all.
 const FEW: usize = 32;
-/// Most cgroups that a problem names.
-const MOST_CGROUPS: usize = 8;
 
 /// The state of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,12 +65,50 @@ pub(crate) struct Status {
     /// Subsets that commands are clients of.
     #[serde(default)]
     pub(crate) assignments: Vec<AssignmentStatus>,
+    /// What clients may reach, in the order in which it counts.
+    #[serde(default)]
+    pub(crate) egress: Vec<EgressStatus>,
     /// Connections to frontends that were not rewritten, by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
     /// Services in detail.
     pub(crate) services: Vec<ServiceStatus>,
     /// Services that are not in `services`, because there are many and none was named.
     pub(crate) n_omitted: usize,
+}
+
+/// What some clients may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EgressStatus {
+    /// Name of the document.
+    pub(crate) name: String,
+    /// Cgroups of the clients; every client where empty.
+    pub(crate) cgroups: Vec<String>,
+    /// `allowAny` or `registryOnly`.
+    pub(crate) mode: String,
+    /// Whether what is to be refused is only told of.
+    pub(crate) audit: bool,
+    /// Connections and datagrams that were refused.
+    pub(crate) refused: u64,
+    /// Those that were only told of.
+    pub(crate) audited: u64,
+    /// Those of both that are in no event, because there were too many.
+    pub(crate) untold: u64,
+}
+
+impl EgressStatus {
+    /// What is said, and what came of it.
+    pub(super) fn new(said: &Outbound, counts: EgressCounts) -> Self {
+        let EgressCounts { refused, audited, untold, .. } = counts;
+        Self {
+            name: said.name.clone(),
+            cgroups: said.cgroups.clone(),
+            mode: if said.registry_only { "registryOnly" } else { "allowAny" }.to_owned(),
+            audit: said.audit,
+            refused,
+            audited,
+            untold,
+        }
+    }
 }
 
 /// One program.
@@ -233,13 +269,7 @@ pub(crate) fn survey<M: Maps, H: OptionalHooks>(
     let n_services = engine.publisher().services().count();
     let omitted = if scope.names.is_empty() { n_services - services.len() } else { 0 };
     let status = Status {
-        problems: engine
-            .degraded()
-            .map(degraded_problem)
-            .into_iter()
-            .chain(unread)
-            .chain(outbound_problem(&engine.documents().outbound))
-            .collect(),
+        problems: engine.degraded().map(degraded_problem).into_iter().chain(unread).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         generation: engine.publisher().generation(),
@@ -262,23 +292,6 @@ fn degraded_problem(reason: &str) -> String {
         "DEGRADED: the policy files were wrong when the daemon started, so it keeps the policy of \
          the daemon before it: {reason}"
     )
-}
-
-/// What clients may reach besides the services is told by documents, and no hook asks.
-fn outbound_problem(outbound: &[Outbound]) -> Option<String> {
-    let refusing = || outbound.iter().filter(|rule| rule.registry_only);
-    let cgroups: Vec<&str> =
-        refusing().flat_map(|rule| &rule.cgroups).map(String::as_str).take(MOST_CGROUPS).collect();
-    refusing().next()?;
-    let whose = if refusing().any(|rule| rule.cgroups.is_empty()) {
-        "of every client".to_owned()
-    } else {
-        format!("of clients in {}", cgroups.join(", "))
-    };
-    Some(format!(
-        "`outboundTrafficPolicy: {{mode: REGISTRY_ONLY}}` {whose} is not enforced yet: connections \
-         to what is no service are not refused; refuse them with a firewall"
-    ))
 }
 
 /// Says which names have no address.
@@ -446,24 +459,5 @@ fn describe_note(note: &Note) -> String {
         Note::NoCgroup { place, path } => {
             format!("the route `{place}` takes nobody by cgroup: {path} does not exist now")
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn outbound_rules_that_refuse_are_a_problem() {
-        let rule = |cgroups: &[&str], registry_only| Outbound {
-            cgroups: cgroups.iter().map(|path| (*path).to_owned()).collect(),
-            registry_only,
-        };
-        assert_eq!(outbound_problem(&[]), None);
-        assert_eq!(outbound_problem(&[rule(&["/a"], false), rule(&[], false)]), None);
-        let problem = outbound_problem(&[rule(&["/a", "/b"], true), rule(&[], false)]).unwrap();
-        assert!(problem.contains("of clients in /a, /b is not enforced"), "{problem}");
-        let problem = outbound_problem(&[rule(&[], true)]).unwrap();
-        assert!(problem.contains("of every client"), "{problem}");
     }
 }

@@ -32,9 +32,6 @@ impl AssignmentMap {
 
     /// Takes an assignment back; one that is not there is no error.
     pub fn remove(&self, key: AssignmentKey) -> io::Result<()> {
-        match sys::delete_batch(&self.0, &[key]).1 {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            result => result,
-        }
+        sys::delete(&self.0, &key)
     }
 }

@@ -65,6 +65,8 @@ impl Hook {
     /// The hooks that only services need whose datagrams are split.
     pub const DATAGRAMS: [Self; 4] =
         [Self::SendMsg4, Self::SendMsg6, Self::RecvMsg4, Self::RecvMsg6];
+    /// The hooks of datagrams that name where they go.
+    pub const SEND: [Self; 2] = [Self::SendMsg4, Self::SendMsg6];
     /// The hooks that only services whose connections are followed need.
     pub const FOLLOW: [Self; 1] = [Self::SockOps];
     /// The hooks that only services with limits need.
@@ -80,6 +82,7 @@ impl Hook {
             Need::Follow => &Self::FOLLOW,
             Need::Release => &Self::RELEASE,
             Need::Drop => &Self::DROP,
+            Need::Egress => &Self::SEND,
         }
     }
 

@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use rustix::time::{ClockId, clock_getres};
-use splitter_common::abi::{Assignment, AssignmentKey, FrontendKey, map};
+use splitter_common::abi::{
+    Assignment, AssignmentKey, EgressClient, EgressRule, FrontendKey, PortRanges, map,
+};
 
 use super::assignments::AssignmentMap;
 use super::attach::Hook;
+use super::egress::{EgressMaps, NetworkKey};
 use super::maps::n_counters;
 use super::pins::{PinDir, PinError};
 use super::{KernelMaps, btf, object, sys};
@@ -71,6 +74,12 @@ pub enum LoadError {
 const MOST_PREVIOUS: u32 = 8_192;
 /// Assignments that there may be at once.
 const MOST_ASSIGNMENTS: u32 = 16_384;
+/// Cgroups that have rules of their own about what is no service.
+const MOST_EGRESS_CLIENTS: u32 = 16_384;
+/// Networks of all such rules together.
+const MOST_EGRESS_NETWORKS: u32 = 65_536;
+/// Room for some 3,000 events that nobody has taken yet: whole pages, a power of two.
+const EGRESS_EVENTS_BYTES: u32 = 1 << 18;
 
 /// Whether the hooks log every connection. Off, the verifier removes the code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,6 +170,9 @@ fn map_sizes(sizes: &Sizes) -> Result<HashMap<&'static str, u32>, LoadError> {
         (map::COUNTERS, n_counters),
         (map::PREVIOUS, MOST_PREVIOUS),
         (map::ASSIGNMENTS, MOST_ASSIGNMENTS),
+        (map::EGRESS_CLIENTS, MOST_EGRESS_CLIENTS),
+        (map::EGRESS_NETWORKS, MOST_EGRESS_NETWORKS),
+        (map::EGRESS_EVENTS, EGRESS_EVENTS_BYTES),
     ];
     Ok(arenas.into_iter().chain(others).collect())
 }
@@ -173,6 +185,9 @@ fn pinned_maps() -> impl Iterator<Item = &'static str> {
         map::DATAGRAMS,
         map::PREVIOUS,
         map::ASSIGNMENTS,
+        map::EGRESS_CLIENTS,
+        map::EGRESS_NETWORKS,
+        map::EGRESS_EVENTS,
     ];
     Arena::ALL.map(Arena::map_name).into_iter().chain(others)
 }
@@ -214,6 +229,14 @@ impl Loaded {
     pub fn assignments(&self) -> Result<AssignmentMap, LoadError> {
         let record = (size::<AssignmentKey>(), size::<Assignment>());
         self.open(map::ASSIGNMENTS, record).map(AssignmentMap::new)
+    }
+
+    /// Opens the maps of what clients may reach.
+    pub fn egress(&self) -> Result<EgressMaps, LoadError> {
+        let clients = (size::<EgressClient>(), size::<EgressRule>());
+        let networks = (size::<NetworkKey>(), size::<PortRanges>());
+        let clients = self.open(map::EGRESS_CLIENTS, clients)?;
+        Ok(EgressMaps::new(clients, self.open(map::EGRESS_NETWORKS, networks)?))
     }
 
     /// Opens a pinned map with keys and values of these sizes.

@@ -6,6 +6,7 @@
 mod assignments;
 mod attach;
 mod btf;
+mod egress;
 mod heap;
 mod load;
 mod log;
@@ -16,6 +17,7 @@ mod sys;
 
 pub use assignments::AssignmentMap;
 pub use attach::{Attachment, Hook, HookState};
+pub use egress::{EgressMaps, EventRing};
 pub use heap::give_back_memory;
 pub use load::{LoadError, Loaded, LogLevel, ProgramSize, load};
 pub use log::HookLog;

@@ -17,6 +17,7 @@ mod command {
     pub(super) const MAP_CREATE: u32 = 0;
     pub(super) const MAP_LOOKUP_ELEM: u32 = 1;
     pub(super) const MAP_UPDATE_ELEM: u32 = 2;
+    pub(super) const MAP_DELETE_ELEM: u32 = 3;
     pub(super) const OBJ_PIN: u32 = 6;
     pub(super) const OBJ_GET: u32 = 7;
     pub(super) const OBJ_GET_INFO_BY_FD: u32 = 15;
@@ -123,6 +124,16 @@ pub(super) fn update<K: Pod, V: Pod>(map: &impl AsFd, key: &K, value: &V) -> io:
         flags: 0,
     };
     bpf(command::MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Deletes one element; one that is not there is no error.
+pub(super) fn delete<K: Pod>(map: &impl AsFd, key: &K) -> io::Result<()> {
+    let key = address(std::slice::from_ref(key));
+    let mut attr = ElemAttr { map_fd: raw(map), key, ..ElemAttr::default() };
+    match bpf(command::MAP_DELETE_ELEM, &mut attr) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result.map(drop),
+    }
 }
 
 /// Reads one element.

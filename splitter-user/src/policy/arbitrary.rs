@@ -10,8 +10,8 @@ use proptest::test_runner::TestRunner;
 use super::model::{
     Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
     CongestionControl, Connection, Datagrams, Delay, Ejection, Errno, Fault, Frontend, HealthCheck,
-    Keepalive, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, Probe,
-    Protocol, Route, Service, Split, Stall, Subset,
+    Keepalive, Network, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
+    PortSpan, Probe, Protocol, Reach, Route, Service, Split, Stall, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -45,15 +45,33 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     })
 }
 
-fn outbound() -> impl Strategy<Value = Vec<Outbound>> {
+pub(crate) fn outbound() -> impl Strategy<Value = Vec<Outbound>> {
     let clients = subsequence(vec!["/app", "/gone", ""], 0..=3);
-    (clients, prop::collection::vec(any::<bool>(), 3)).prop_map(|(clients, modes)| {
-        let rule = |(path, registry_only): (&str, bool)| {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let said = (flags, select(Errno::ALL.to_vec()), prop::collection::vec(reach(), 0..3));
+    (clients, prop::collection::vec(said, 3)).prop_map(|(clients, said)| {
+        let rule = |(n, (path, said)): (usize, (&str, _))| {
+            let ((registry_only, audit, loopback), errno, mut reaches): (_, _, Vec<Reach>) = said;
+            reaches.sort_by_key(|reach| !reach.is_refused);
             let cgroups = Some(path.to_owned()).filter(|path| !path.is_empty());
-            Outbound { cgroups: cgroups.into_iter().collect(), registry_only }
+            let cgroups = cgroups.into_iter().collect();
+            let plain = Outbound::plain(format!("default/e{n}"), cgroups, registry_only);
+            Outbound { audit, errno, loopback, reaches, ..plain }
         };
-        clients.into_iter().zip(modes).map(rule).collect()
+        clients.into_iter().zip(said).enumerate().map(rule).collect()
     })
+}
+
+fn reach() -> impl Strategy<Value = Reach> {
+    let network = select(vec![("10.0.0.0", 8), ("10.1.2.3", 32), ("0.0.0.0", 0), ("fd00::", 8)]);
+    let network = network.prop_map(|(ip, prefix)| Network { ip: ip.parse().unwrap(), prefix });
+    let ports = (1_u16..9, 0_u16..9).prop_map(|(first, n)| PortSpan { first, last: first + n });
+    let protocol = select(vec![None, Some(Protocol::Tcp), Some(Protocol::Udp)]);
+    let (networks, ports) =
+        (prop::collection::vec(network, 1..3), prop::collection::vec(ports, 0..3));
+    (any::<bool>(), networks, ports, protocol).prop_map(
+        |(is_refused, networks, ports, protocol)| Reach { is_refused, networks, ports, protocol },
+    )
 }
 
 /// The same policies every time.

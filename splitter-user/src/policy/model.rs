@@ -5,6 +5,7 @@
 //! readers need no checks: names are unique, ordinals exist, weights of a split sum to more than
 //! zero, addresses of a service are of one family.
 
+mod egress;
 mod health;
 
 use std::fmt::{self, Display, Formatter};
@@ -12,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use splitter_common::abi::CONGESTION_LEN;
 
+pub use egress::{Network, Outbound, PortSpan, Reach};
 pub use health::{HealthCheck, Probe};
 
 /// All services of a node, sorted by name; names and frontends are unique.
@@ -22,15 +24,6 @@ pub struct Policy {
     /// What clients may reach besides the services. The first that takes a client counts; one that
     /// takes every client is the last.
     pub outbound: Vec<Outbound>,
-}
-
-/// What some clients may reach besides the services of the policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outbound {
-    /// Cgroup paths as in [`ClientMatch::cgroup`], sorted; every client where empty.
-    pub cgroups: Vec<String>,
-    /// Whether connections to what is no service are refused.
-    pub registry_only: bool,
 }
 
 /// A named unit of policy.
@@ -459,6 +452,8 @@ pub struct Errno {
 impl Errno {
     /// What a connection fails with where nothing else is said.
     pub const REFUSED: Self = Self { name: "ECONNREFUSED", number: 111 };
+    /// What a client fails with that may not reach something, as connect(2) has it of firewalls.
+    pub const ACCESS: Self = Self { name: "EACCES", number: 13 };
 
     /// What `connect(2)` may honestly answer. EPERM is left out on purpose: kernel clients such
     /// as NFS retry it for ever.
@@ -467,7 +462,7 @@ impl Errno {
         Self { name: "EHOSTUNREACH", number: 113 },
         Self { name: "ENETUNREACH", number: 101 },
         Self { name: "ETIMEDOUT", number: 110 },
-        Self { name: "EACCES", number: 13 },
+        Self::ACCESS,
         Self { name: "ECONNRESET", number: 104 },
     ];
 }

@@ -15,6 +15,7 @@ mod route;
 mod subset;
 mod values;
 mod write;
+mod write_egress;
 
 use std::net::SocketAddr;
 
@@ -29,8 +30,10 @@ use super::yaml::{NodeId, Value};
 pub(super) use client::read_cgroup;
 pub(super) use egress::read as read_egress;
 pub(crate) use old_connections::value as old_connections_value;
-pub(crate) use write::{connection_values, egress_mode, eject_value, fault_values, health_value};
-pub use write::{outbound_to_yaml, policy_to_yaml, to_yaml};
+pub(crate) use write::{connection_values, eject_value, fault_values, health_value};
+pub use write::{policy_to_yaml, to_yaml};
+pub(crate) use write_egress::egress_values;
+pub use write_egress::outbound_to_yaml;
 
 const SPEC: [&str; 8] = [
     "frontends",

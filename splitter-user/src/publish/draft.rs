@@ -3,7 +3,7 @@
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use std::sync::Arc;
 
-use splitter_common::abi::FrontendKey;
+use splitter_common::abi::{EgressRoot, FrontendKey};
 
 use super::place::Placed;
 use super::space::{NoRoom, Pool};
@@ -30,6 +30,8 @@ pub(super) struct Draft {
     pub(super) deletes: Vec<(FrontendKey, u32, u32)>,
     /// A plan that takes nobody, which frontends that go change to; 0 where none goes.
     pub(super) tombstone: u32,
+    /// What clients may reach, where that changes.
+    pub(super) egress: Option<EgressRoot>,
 }
 
 impl Draft {

@@ -58,6 +58,9 @@ impl<M: Maps> Publisher<M> {
         }
         let keys: Vec<FrontendKey> = draft.inserts.iter().map(|(key, _)| *key).collect();
         self.maps.delete_frontends(&keys)?;
+        if draft.egress.is_some() {
+            self.clear_spare_egress_root()?;
+        }
         self.store_flags(self.n_stateful)?;
         // Readers may hold the pairs that were just taken back; nothing may be reused, and
         // nothing committed, before they have ended.

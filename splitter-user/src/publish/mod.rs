@@ -7,6 +7,7 @@
 //! 2. New frontends enter the hash with a pair of no plan and the new one. The new plan bears the
 //!    next generation, so it does not count: the address still passes through.
 //! 3. Pairs of changed frontends become old plan and new plan. The old one still counts.
+//!    So does the root of what clients may reach, if that changes.
 //! 4. The generation is stored: one aligned word. From here every decision of every changed
 //!    service is the new policy's.
 //! 5. Frontends that are no longer in the policy leave the hash.
@@ -18,6 +19,7 @@
 mod adopt;
 mod counters;
 mod draft;
+mod egress;
 mod fault;
 mod life;
 mod mend;
@@ -32,7 +34,7 @@ use std::io;
 use std::sync::Arc;
 
 use splitter_common::abi::{
-    ABI_VERSION, Commit, FIRST_COUNTER, FrontendKey, Plan, PlanPair, commit_flag,
+    ABI_VERSION, Commit, EgressRoot, FIRST_COUNTER, FrontendKey, Plan, PlanPair, commit_flag,
 };
 
 pub use adopt::AdoptError;
@@ -103,6 +105,8 @@ pub struct Publisher<M> {
     n_stateful: usize,
     /// Whether clients are assigned subsets.
     has_assignments: bool,
+    /// Whether clients may not reach everything.
+    has_egress: bool,
     space: Space,
     /// What readers of before a commit may still look at, oldest first.
     retired: Vec<(Mark, Vec<Range>)>,
@@ -141,6 +145,7 @@ impl<M: Maps> Publisher<M> {
             frontends: found.frontends,
             n_stateful,
             has_assignments: flags & commit_flag::ASSIGNMENTS != 0,
+            has_egress: flags & commit_flag::EGRESS != 0,
             space,
             retired: Vec::new(),
             unsettled: None,
@@ -149,6 +154,7 @@ impl<M: Maps> Publisher<M> {
             leaving: Leaving::default(),
         };
         publisher.zero_free_counters(&used)?;
+        publisher.clear_spare_egress_root()?;
         publisher.store_commit()?;
         Ok(publisher)
     }
@@ -211,18 +217,28 @@ impl<M: Maps> Publisher<M> {
 
     /// Records in use and in all, by map name, the reserved ones included.
     pub fn usage(&self) -> Vec<(&'static str, u32, u32)> {
-        let arenas = Arena::ALL.into_iter().skip(1).map(Pool::Arena).chain([Pool::Counters]);
-        arenas.map(|pool| (pool_name(pool), self.space.used(pool), self.size(pool))).collect()
+        let arenas = Arena::ALL.into_iter().filter(|arena| arena.is_allocated());
+        let pools = arenas.map(Pool::Arena).chain([Pool::Counters]);
+        pools.map(|pool| (pool_name(pool), self.space.used(pool), self.size(pool))).collect()
     }
 
     /// Publishes changes: all of them or, with an error, none.
     pub fn publish(&mut self, changes: Vec<Change>) -> Result<Published, PublishError> {
+        self.publish_with(changes, None)
+    }
+
+    /// The same, and by the same commit what clients may reach, where there is another root for it.
+    pub fn publish_with(
+        &mut self,
+        changes: Vec<Change>,
+        egress: Option<EgressRoot>,
+    ) -> Result<Published, PublishError> {
         self.mend().map_err(PublishError::Kernel)?;
         let changes = self.real_changes(changes);
-        if changes.is_empty() {
+        if changes.is_empty() && egress.is_none() {
             return Ok(Published { generation: self.generation, changed: 0, removed: 0 });
         }
-        let draft = self.draft_with_room(&changes)?;
+        let draft = Draft { egress, ..self.draft_with_room(&changes)? };
         match self.write_draft(&draft) {
             Ok(()) => Ok(self.take_over(draft)),
             Err(error) => {
@@ -303,6 +319,9 @@ impl<M: Maps> Publisher<M> {
         for (_, pair, older) in &draft.deletes {
             let record = PlanPair::new(*older, draft.tombstone);
             write(&mut self.maps, Arena::PlanPairs, *pair, &record)?;
+        }
+        if let Some(root) = draft.egress {
+            self.write_egress_root(EgressRoot { generation: next, ..root })?;
         }
         self.store_flags(self.n_stateful + draft.n_stateful())?;
         self.maps.store(Arena::Commit, 0, &[next])
@@ -390,6 +409,7 @@ impl<M: Maps> Publisher<M> {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         flag(n_stateful > 0, commit_flag::SOCKET_STATE)
             | flag(self.has_assignments, commit_flag::ASSIGNMENTS)
+            | flag(self.has_egress, commit_flag::EGRESS)
     }
 
     fn store_flags(&mut self, n_stateful: usize) -> io::Result<()> {

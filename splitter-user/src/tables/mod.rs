@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 use splitter_common::abi::{
-    AFFINITY_RANGE, Backend, Choice, Commit, Conduct, Fault, FrontendKey, MAX_SPLIT, Match, Plan,
-    PlanPair, Route, STATE_CELLS, State, Subset, Wheel, map,
+    AFFINITY_RANGE, Backend, Choice, Commit, Conduct, EgressCounts, EgressRoot, Fault, FrontendKey,
+    MAX_EGRESS_RULES, MAX_SPLIT, Match, Plan, PlanPair, Route, STATE_CELLS, State, Subset, Wheel,
+    map,
 };
 
+use crate::compile::egress::EgressImage;
 use crate::compile::slots::{Slots, n_words};
 
 /// A map that is an array of records of whole eight-byte words.
@@ -46,11 +48,15 @@ pub enum Arena {
     Faults,
     /// What goes on at followed subsets, backends and routes.
     States,
+    /// What clients may reach besides services; two records.
+    EgressRoots,
+    /// What came of the rules of that.
+    EgressCounts,
 }
 
 impl Arena {
     /// Every arena.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Commit,
         Self::PlanPairs,
         Self::Plans,
@@ -63,6 +69,8 @@ impl Arena {
         Self::Conducts,
         Self::Faults,
         Self::States,
+        Self::EgressRoots,
+        Self::EgressCounts,
     ];
 
     /// Name of the kernel's map.
@@ -80,7 +88,14 @@ impl Arena {
             Self::Conducts => map::CONDUCTS,
             Self::Faults => map::FAULTS,
             Self::States => map::STATES,
+            Self::EgressRoots => map::EGRESS_ROOTS,
+            Self::EgressCounts => map::EGRESS_COUNTS,
         }
+    }
+
+    /// Whether its records are taken and given back by services; the others have fixed places.
+    pub const fn is_allocated(self) -> bool {
+        !matches!(self, Self::Commit | Self::EgressRoots | Self::EgressCounts)
     }
 
     /// Size of a record in eight-byte words.
@@ -98,6 +113,8 @@ impl Arena {
             Self::Conducts => size_of::<Conduct>(),
             Self::Faults => size_of::<Fault>(),
             Self::States => size_of::<State>(),
+            Self::EgressRoots => size_of::<EgressRoot>(),
+            Self::EgressCounts => size_of::<EgressCounts>(),
         };
         bytes / size_of::<u64>()
     }
@@ -173,6 +190,8 @@ impl Sizes {
             Arena::Conducts => self.conducts,
             Arena::Faults => self.faults,
             Arena::States => self.states,
+            Arena::EgressRoots => 2,
+            Arena::EgressCounts => MAX_EGRESS_RULES,
         }
     }
 }
@@ -215,6 +234,15 @@ pub trait Maps {
     fn delete_frontends(&mut self, keys: &[FrontendKey]) -> io::Result<()>;
     /// Sets counters to zero on every CPU.
     fn zero_counters(&mut self, indices: &[u32]) -> io::Result<()>;
+}
+
+/// Entries of what clients may reach, in sets that a root refers to: see
+/// [`splitter_common::abi::EgressRoot`].
+pub trait EgressTables {
+    /// Writes a set, which nothing refers to yet.
+    fn insert(&mut self, set: u32, image: &EgressImage) -> io::Result<()>;
+    /// Removes all entries but those of one set.
+    fn keep_only(&mut self, set: u32) -> io::Result<()>;
 }
 
 /// Reads a record; `None` where the index is out of range.

@@ -6,6 +6,7 @@ mod agreement;
 mod detach;
 mod documents;
 mod drain;
+mod egress;
 mod exec;
 mod files;
 mod health;

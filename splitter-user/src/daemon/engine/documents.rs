@@ -173,7 +173,11 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         let text = Some(documents.to_text()).filter(|text| *text != self.overrides.documents());
         let (first, last) = if keep == Keep::First { (text, None) } else { (None, text) };
         let changes = Changes { services: changes, documents: first, drains: None };
-        self.commit_with_overrides(targets, &gone, changes)?;
+        let said = self.egress.want(documents.outbound.clone());
+        if let Err(error) = self.commit_with_overrides(targets, &gone, changes) {
+            self.egress.want(said);
+            return Err(error);
+        }
         self.keep_documents(last);
         for name in &dropped {
             info!(service = %name, "the policy changed after the command: it counts");

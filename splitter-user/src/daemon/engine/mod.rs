@@ -11,6 +11,7 @@ mod change;
 mod checks;
 mod documents;
 mod drains;
+mod egress;
 mod leaving;
 mod names;
 mod neighbours;
@@ -46,8 +47,9 @@ use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::Service;
 use crate::policy::{Source, VipRanges};
 use crate::publish::{Change, PublishError, Published, Publisher};
-use crate::tables::Maps;
+use crate::tables::{EgressTables, Maps};
 use checks::CheckedServices;
+use egress::Egress;
 use leaving::Leaving;
 use terms::TimedServices;
 
@@ -213,6 +215,7 @@ pub(crate) struct Engine<M, H> {
     /// What is drained by command.
     drains: Drains,
     leaving: Leaving,
+    egress: Egress,
     /// Services with `getpeername: frontend`.
     needs: NeedCounts,
     /// Why the text of what runs is not known, if so.
@@ -227,6 +230,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         cgroups: Box<dyn CgroupSource>,
         overrides: Overrides,
         documents: Documents,
+        egress: Box<dyn EgressTables>,
     ) -> Self {
         let drains = drains::read(overrides.drains());
         let needs = |need, id| publisher.image(id).is_some_and(|image| image.needs(need));
@@ -246,6 +250,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             timed: TimedServices::default(),
             drains,
             leaving: Leaving::default(),
+            egress: Egress::new(egress),
             degraded: None,
         }
     }
@@ -315,7 +320,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
 
     /// Whether cgroups have to be looked up again from time to time.
     pub(crate) fn names_cgroups(&self) -> bool {
-        !self.cgroup_users.is_empty()
+        !self.cgroup_users.is_empty() || self.egress_cgroups().next().is_some()
     }
 
     /// Looks up all named cgroups again, and compiles services anew whose cgroups came, went or
@@ -332,7 +337,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             .collect();
         let targets: Vec<Target> =
             stale.iter().filter_map(|name| Some(self.running.get(name)?.target())).collect();
-        if targets.is_empty() {
+        if targets.is_empty() && !self.is_egress_stale() {
             return Ok(0);
         }
         debug!(services = ?stale, "cgroups changed");
@@ -411,7 +416,15 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
                 return Err(ChangeError::Hooks(error));
             }
         }
-        let result = self.publisher.publish(changes);
+        let staged = match self.stage_egress() {
+            Ok(staged) => staged,
+            Err(error) => {
+                self.settle_egress();
+                self.detach(&new);
+                return Err(error);
+            }
+        };
+        let result = self.publisher.publish_with(changes, staged.as_ref().map(|it| it.root));
         let generation = self.publisher.generation();
         let published = match result {
             Ok(published) => published,
@@ -421,10 +434,14 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
                 Published { generation, changed: 0, removed: 0 }
             }
             Err(error) => {
+                self.settle_egress();
                 self.detach(&new);
                 return Err(change_error(error));
             }
         };
+        if let Some(staged) = staged {
+            self.take_egress(staged);
+        }
         let gone = differing(&self.needs, &needs);
         self.needs = needs;
         self.detach(&gone);

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::compile::Cgroup;
+use crate::compile::egress::EgressImage;
 use crate::compile::image::{ActionImage, ChoiceImage};
 use crate::policy::load;
 use crate::rehearsal::Role;
@@ -46,6 +47,22 @@ impl CgroupSource for FakeCgroups {
     }
 }
 
+/// Numbers of the sets that are there.
+#[derive(Default)]
+struct Sets(std::collections::BTreeSet<u32>);
+
+impl EgressTables for Sets {
+    fn insert(&mut self, set: u32, _image: &EgressImage) -> io::Result<()> {
+        self.0.insert(set);
+        Ok(())
+    }
+
+    fn keep_only(&mut self, set: u32) -> io::Result<()> {
+        self.0.retain(|other| *other == set);
+        Ok(())
+    }
+}
+
 type Weights = &'static [(&'static str, u32)];
 
 struct Bench {
@@ -64,8 +81,8 @@ fn bench_with(sizes: Sizes, state: TempDir) -> Bench {
     let (hooks, cgroups) = (FakeHooks::default(), FakeCgroups::default());
     let overrides = Overrides::open(state.path()).unwrap();
     let documents = Documents::from_text(overrides.documents()).unwrap();
-    let engine =
-        Engine::new(publisher, hooks.clone(), Box::new(cgroups.clone()), overrides, documents);
+    let (looked_up, egress) = (Box::new(cgroups.clone()), Box::new(Sets::default()));
+    let engine = Engine::new(publisher, hooks.clone(), looked_up, overrides, documents, egress);
     Bench { engine, hooks, cgroups, state }
 }
 

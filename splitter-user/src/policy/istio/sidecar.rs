@@ -203,12 +203,6 @@ fn read_outbound(reader: &mut Reader<'_>, spec: &Fields<'_>) -> Option<At<Outbou
         // The first of protobuf's enumeration: `{}` refuses.
         None => OutboundMode::RegistryOnly,
     };
-    if value == OutboundMode::RegistryOnly {
-        let message = "connections to hosts of no document are not refused yet";
-        let help = "until then they go where they were dialled; `outboundTrafficPolicy: {}` means \
-                    REGISTRY_ONLY, write `mode: ALLOW_ANY` to let them";
-        reader.push(Diagnostic::new(&code::NOT_ENFORCED, entry.key, message).with_help(help));
-    }
     Some(At { value, at: entry.key })
 }
 

@@ -29,9 +29,9 @@ pub(super) fn find(
 
 /// Whether connections of some client to what no service has are refused.
 pub(super) fn are_some_refused(resources: &Resources) -> bool {
-    let own = resources.egresses.iter().map(|egress| egress.mode);
     let sidecars = resources.sidecars.iter().filter_map(|sidecar| sidecar.outbound.as_ref());
-    own.chain(sidecars.map(|mode| mode.value)).any(|mode| mode == OutboundMode::RegistryOnly)
+    resources.egresses.iter().any(|egress| egress.said.registry_only)
+        || sidecars.map(|mode| mode.value).any(|mode| mode == OutboundMode::RegistryOnly)
 }
 
 fn outbound(egress: &ClientEgress) -> Outbound {
@@ -41,7 +41,7 @@ fn outbound(egress: &ClientEgress) -> Outbound {
     if cgroups.iter().any(|cgroup| cgroup == ROOT) {
         cgroups.clear();
     }
-    Outbound { cgroups, registry_only: egress.mode == OutboundMode::RegistryOnly }
+    Outbound { cgroups, ..egress.said.clone() }
 }
 
 /// Reports clients that an earlier document takes.
@@ -71,7 +71,6 @@ fn check_unique<'a>(
 
 #[cfg(test)]
 mod tests {
-    use crate::policy::model::Outbound;
     use crate::policy::{Source, load};
 
     fn egress(name: &str, clients: &str) -> String {
@@ -88,8 +87,8 @@ mod tests {
             let text = egress("every", every) + &egress("some", some);
             let loaded = load(&[Source::new("-", text)]).expect("valid");
             let cgroups = [vec!["/a".to_owned(), "/b".to_owned()], Vec::new()];
-            let expected = cgroups.map(|cgroups| Outbound { cgroups, registry_only: false });
-            assert_eq!(loaded.policy.outbound, expected);
+            let found = loaded.policy.outbound.into_iter().map(|outbound| outbound.cgroups);
+            assert!(found.eq(cgroups));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::policy::diagnostic::Span;
-use crate::policy::model::{Ejection, Fault, Keepalive};
+use crate::policy::model::{Ejection, Fault, Keepalive, Outbound};
 pub(in crate::policy) use gateway::*;
 
 /// A value and its place.
@@ -387,7 +387,8 @@ pub(in crate::policy) struct ClientEgress {
     pub(in crate::policy) meta: Meta,
     /// Paths from the root of the cgroup2 hierarchy; every client where empty.
     pub(in crate::policy) cgroups: Vec<At<String>>,
-    pub(in crate::policy) mode: OutboundMode,
+    /// All the rest; its cgroups are empty.
+    pub(in crate::policy) said: Outbound,
 }
 
 /// Everything that the foreign documents of a load say, each list in the order of the text, without

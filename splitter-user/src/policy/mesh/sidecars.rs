@@ -95,7 +95,10 @@ impl<'r> Sidecars<'r> {
                 Some(last) if last.registry_only == registry_only => {
                     last.cgroups.push(cgroup.to_owned());
                 }
-                _ => by_mode.push(Outbound { cgroups: vec![cgroup.to_owned()], registry_only }),
+                _ => {
+                    let name = format!("sidecars/egress-{}", by_mode.len() + 1);
+                    by_mode.push(Outbound::plain(name, vec![cgroup.to_owned()], registry_only));
+                }
             }
         }
         for outbound in &mut by_mode {

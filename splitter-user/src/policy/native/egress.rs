@@ -1,22 +1,33 @@
 //! `kind: Egress`: what clients may reach besides the services.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use super::client::read_cgroup;
-use super::values::not_enforced;
+use super::route::read_errno;
 use crate::policy::Reading;
+use crate::policy::address::parse_port;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, read as field};
 use crate::policy::mesh::meta::read_object;
-use crate::policy::mesh::resource::{At, ClientEgress, OutboundMode, Resource};
+use crate::policy::mesh::resource::{At, Cidr, ClientEgress, OutboundMode, Resource};
+use crate::policy::model::{Errno, Network, Outbound, PortSpan, Reach};
 use crate::policy::reader::Reader;
 use crate::policy::words::quote;
-use crate::policy::yaml::NodeId;
+use crate::policy::yaml::{NodeId, Value};
 
 const DOCUMENT: &[Field] = &[inert("apiVersion"), inert("kind"), inert("metadata"), field("spec")];
-const SPEC: &[Field] = &[field("mode"), field("clients")];
+const SPEC: &[Field] = &[
+    field("mode"),
+    field("clients"),
+    field("audit"),
+    field("errno"),
+    field("loopback"),
+    field("allow"),
+    field("refuse"),
+];
 /// The words for what clients may reach.
 pub(super) const MODES: [(&str, OutboundMode); 2] =
     [("allowAny", OutboundMode::AllowAny), ("registryOnly", OutboundMode::RegistryOnly)];
@@ -37,14 +48,110 @@ pub(in crate::policy) fn read(
         None => Some(Vec::new()),
     };
     reader.required(&spec, "mode", "write `mode: registryOnly` or `mode: allowAny`");
-    let mode = spec.get("mode")?;
-    let word = reader.word(mode.value, "a mode of egress", &MODES)?;
-    if word == OutboundMode::RegistryOnly {
-        let meanwhile = "connections to what is no service pass through untouched";
-        not_enforced(reader, mode.key, "mode: registryOnly", meanwhile);
-    }
-    let egress = ClientEgress { meta: object.meta, cgroups: clients?, mode: word };
+    let mode = spec.value("mode").map(|node| reader.word(node, "a mode of egress", &MODES));
+    let is_set = |reader: &mut Reader<'_>, key: &str, or: bool| match spec.value(key) {
+        Some(node) => reader.boolean(node, &format!("`{key}`")),
+        None => Some(or),
+    };
+    let (audit, loopback) = (is_set(reader, "audit", false), is_set(reader, "loopback", true));
+    let errno = match spec.value("errno") {
+        Some(node) => read_errno(reader, node, "errno"),
+        None => Some(Errno::ACCESS),
+    };
+    let refuse = read_reaches(reader, spec.value("refuse"), "refuse");
+    let allow = read_reaches(reader, spec.value("allow"), "allow");
+    let said = Outbound {
+        name: format!("{}/{}", object.meta.namespace, object.meta.name),
+        cgroups: Vec::new(),
+        registry_only: mode?? == OutboundMode::RegistryOnly,
+        audit: audit?,
+        errno: errno?,
+        loopback: loopback?,
+        reaches: refuse?.into_iter().chain(allow?).collect(),
+    };
+    let egress = ClientEgress { meta: object.meta, cgroups: clients?, said };
     Some(Document::Resource(Box::new(Resource::Egress(egress))))
+}
+
+const REACH_HELP: &str = "write a list such as `[{cidr: 10.0.0.0/8, ports: [443]}]`";
+
+/// What is said of networks; nothing where there is no key. `None` where some of it is wrong.
+fn read_reaches(reader: &mut Reader<'_>, node: Option<NodeId>, key: &str) -> Option<Vec<Reach>> {
+    let Some(node) = node else { return Some(Vec::new()) };
+    let nodes = reader.list(node, &format!("`{key}`"), REACH_HELP)?;
+    if nodes.is_empty() {
+        reader.empty(reader.span(node), &format!("`{key}`"), REACH_HELP);
+        return None;
+    }
+    let is_refused = key == "refuse";
+    let reaches: Vec<_> =
+        nodes.iter().filter_map(|node| read_reach(reader, *node, is_refused)).collect();
+    (reaches.len() == nodes.len()).then_some(reaches)
+}
+
+fn read_reach(reader: &mut Reader<'_>, node: NodeId, is_refused: bool) -> Option<Reach> {
+    let fields = reader.fields(node, "a destination", &["cidr", "ports", "protocol"])?;
+    let cidr = reader.required(&fields, "cidr", "write `cidr: 10.0.0.0/8`, or one address");
+    let networks = cidr.and_then(|node| read_some(reader, node, "`cidr`", read_network));
+    let ports = match fields.value("ports") {
+        Some(node) => read_some(reader, node, "`ports`", read_ports),
+        None => Some(Vec::new()),
+    };
+    let protocol = fields.value("protocol").map(|node| reader.protocol(node));
+    let protocol = match protocol {
+        Some(read) => Some(read?),
+        None => None,
+    };
+    Some(Reach { is_refused, networks: networks?, ports: ports?, protocol })
+}
+
+/// One value, or a list of at least one. `None` where one is wrong.
+fn read_some<T>(
+    reader: &mut Reader<'_>,
+    node: NodeId,
+    what: &str,
+    read: impl Fn(&mut Reader<'_>, NodeId) -> Option<T>,
+) -> Option<Vec<T>> {
+    let Value::Sequence(nodes) = reader.value(node) else {
+        return Some(vec![read(reader, node)?]);
+    };
+    if nodes.is_empty() {
+        reader.empty(reader.span(node), what, "leave it out, or write one");
+        return None;
+    }
+    let values: Vec<T> = nodes.iter().filter_map(|node| read(reader, *node)).collect();
+    (values.len() == nodes.len()).then_some(values)
+}
+
+/// A v4-mapped range is that of the IPv4 addresses.
+fn read_network(reader: &mut Reader<'_>, node: NodeId) -> Option<Network> {
+    let At { value: Cidr { ip, prefix }, .. } = reader.cidr(node, "a destination")?;
+    Some(match (ip, ip.to_canonical()) {
+        (IpAddr::V6(_), IpAddr::V4(v4)) if prefix >= 96 => {
+            Network { ip: v4.into(), prefix: prefix - 96 }
+        }
+        _ => Network { ip, prefix },
+    })
+}
+
+/// A port, or `FIRST-LAST`.
+fn read_ports(reader: &mut Reader<'_>, node: NodeId) -> Option<PortSpan> {
+    let span = reader.text(node).and_then(|text| text.split_once('-'));
+    let Some((first, last)) = span else {
+        let port = reader.port(node)?;
+        return Some(PortSpan { first: port, last: port });
+    };
+    let port = |text: &str| parse_port(text.trim()).ok();
+    if let (Some(first), Some(last)) = (port(first), port(last))
+        && first <= last
+    {
+        return Some(PortSpan { first, last });
+    }
+    let at = reader.span(node);
+    let message = format!("{} is not a range of ports", quote(&format!("{first}-{last}")));
+    let help = "write the first and the last port, such as `8000-8099`";
+    reader.push(Diagnostic::new(&code::BAD_PORT, at, message).with_help(help));
+    None
 }
 
 /// Cgroups of the clients, at least one. `None` where one is wrong.

@@ -4,16 +4,9 @@ use std::fmt::{self, Display, Formatter};
 use std::ops::RangeInclusive;
 
 use crate::policy::code;
-use crate::policy::diagnostic::{Diagnostic, Span};
+use crate::policy::diagnostic::Diagnostic;
 use crate::policy::reader::Reader;
 use crate::policy::yaml::{NodeId, Scalar, Value};
-
-/// Says that a key is understood and has no effect yet; `meanwhile` is what happens instead.
-pub(super) fn not_enforced(reader: &mut Reader<'_>, at: Span, key: &str, meanwhile: &str) {
-    let message = format!("`{key}` is not enforced yet");
-    let help = format!("until it is, {meanwhile}");
-    reader.push(Diagnostic::new(&code::NOT_ENFORCED, at, message).with_help(help));
-}
 
 /// A whole number in a range.
 pub(super) fn number_in(

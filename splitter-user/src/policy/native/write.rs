@@ -6,53 +6,25 @@
 use std::fmt::{self, Display, Formatter};
 use std::ops::RangeInclusive;
 
-use super::egress::MODES;
 use super::health::{DEFAULT_STATUSES, start_word};
 use super::old_connections::value as old_connections_value;
 use super::rate::Rate;
 use super::subset::CLIENT_KEYS;
 use super::values::{Duration, Percent};
-use crate::policy::document::{API_VERSION, EGRESS, KIND};
-use crate::policy::mesh::resource::OutboundMode;
+use super::write_egress::outbound_to_yaml;
+use crate::policy::document::{API_VERSION, KIND};
 use crate::policy::model::{
     Action, Balance, ClientKey, ClientMatch, Connection, Datagrams, Ejection, Errno, Fault,
-    Frontend, HealthCheck, Keepalive, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick,
-    Policy, Probe, Protocol, Route, Service, Split, Subset,
+    Frontend, HealthCheck, Keepalive, OldConnections, OnEmpty, OverLimit, PeerName, Pick, Policy,
+    Probe, Protocol, Route, Service, Split, Subset,
 };
 use crate::policy::scalar::{Meaning, meaning};
 
 /// Writes a policy as a stream of documents that loads to the same policy.
-///
-/// What is not enforced yet is in it too, so the load is to degrade: see [`Reading::degrade`].
-///
-/// [`Reading::degrade`]: crate::policy::Reading::degrade
 pub fn policy_to_yaml(policy: &Policy) -> String {
     let services = policy.services.iter().map(to_yaml);
-    let outbound = policy.outbound.iter().zip(1..);
-    let outbound = outbound.map(|(outbound, n)| outbound_to_yaml(outbound, n));
+    let outbound = policy.outbound.iter().map(outbound_to_yaml);
     services.chain(outbound).collect::<Vec<_>>().join("---\n")
-}
-
-/// Writes what clients may reach as a document that loads to the same. `n` makes its name, which
-/// is unique where each has another.
-pub fn outbound_to_yaml(outbound: &Outbound, n: usize) -> String {
-    let mode = egress_mode(outbound);
-    let cgroup = |path: &String| format!("\n    - {{cgroup: {}}}", Quoted(path));
-    let clients = match outbound.cgroups[..] {
-        [] => String::new(),
-        _ => format!("  clients:{}\n", outbound.cgroups.iter().map(cgroup).collect::<String>()),
-    };
-    format!(
-        "apiVersion: {API_VERSION}\nkind: {EGRESS}\nmetadata:\n  name: egress-{n}\n\
-         spec:\n  mode: {mode}\n{clients}"
-    )
-}
-
-/// The word for what clients may reach.
-pub(crate) fn egress_mode(outbound: &Outbound) -> &'static str {
-    let mode =
-        if outbound.registry_only { OutboundMode::RegistryOnly } else { OutboundMode::AllowAny };
-    MODES.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| word)
 }
 
 /// Writes a service as a document that loads to the same service.
@@ -358,7 +330,7 @@ impl Display for Name<'_> {
 }
 
 /// A string in double quotes. The model's strings hold no control characters.
-struct Quoted<'a>(&'a str);
+pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl Display for Quoted<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,116 @@
+//! Whether a client may reach what is no service of the policy.
+
+use crate::abi::{
+    EGRESS_LEVELS, EgressClient, EgressNetwork, EgressRoot, EgressRule, FrontendKey,
+    MAX_PORT_RANGES, PortRange, PortRanges, egress_flag,
+};
+use crate::addr::Addr;
+
+/// Read access to what clients may reach, and to the client at hand.
+pub trait EgressWorld {
+    /// What is said of a network, or a reference to it.
+    type Ranges: core::borrow::Borrow<PortRanges>;
+
+    /// One of the two roots.
+    fn root(&self, index: u32) -> Option<EgressRoot>;
+    /// The committed generation. Called after [`EgressWorld::root`].
+    fn generation(&self) -> u64;
+    /// The rule of a cgroup.
+    fn rule(&self, client: &EgressClient) -> Option<EgressRule>;
+    /// What is said of the smallest network that an address is in.
+    fn ranges(&self, network: &EgressNetwork) -> Option<Self::Ranges>;
+    /// Id of the client's cgroup at a depth below the v2 root; 0 where it is not that deep.
+    fn ancestor_cgroup(&self, level: u32) -> u64;
+}
+
+/// A rule, and what it says of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Number of the set.
+    pub set: u32,
+    /// Number of the rule.
+    pub rule: u32,
+    /// `errno` to fail with; 0 where it goes on and is only told.
+    pub errno: u16,
+}
+
+/// What is to be refused or told of; `None` for what is allowed.
+#[inline(always)]
+pub fn judge<W: EgressWorld>(world: &W, key: &FrontendKey) -> Option<Judgement> {
+    let root = root_in_force(world)?;
+    let EgressRule { rule, errno, flags, .. } = find_rule(world, &root);
+    let is_set = |flag| flags & flag != 0;
+    if !is_set(egress_flag::IS_THERE) {
+        return None;
+    }
+    let network = EgressNetwork { set: root.set, rule, addr: key.addr };
+    let said = world.ranges(&network).and_then(|ranges| find_range(&ranges, key));
+    let is_refused = match said {
+        Some(range) => range.refused != 0,
+        None if is_set(egress_flag::LOOPBACK) && is_loopback(key.addr) => false,
+        None => is_set(egress_flag::REFUSES),
+    };
+    let errno = if is_set(egress_flag::AUDITS) { 0 } else { errno };
+    is_refused.then_some(Judgement { set: root.set, rule, errno })
+}
+
+/// As with plans: the root that is not in force is the only one that is ever written, and not before
+/// every reader that could hold it has ended.
+#[inline(always)]
+fn root_in_force<W: EgressWorld>(world: &W) -> Option<EgressRoot> {
+    let (first, second) = (world.root(0)?, world.root(1)?);
+    let generation = world.generation();
+    let counts = |root: &EgressRoot| root.generation != 0 && root.generation <= generation;
+    match (counts(&first), counts(&second)) {
+        (true, true) if second.generation > first.generation => Some(second),
+        (true, _) => Some(first),
+        (false, true) => Some(second),
+        (false, false) => None,
+    }
+}
+
+/// The rule of the deepest cgroup around the client that has one.
+#[inline(always)]
+fn find_rule<W: EgressWorld>(world: &W, root: &EgressRoot) -> EgressRule {
+    let mut found = root.everyone;
+    let mut level = 0_u32;
+    while level < EGRESS_LEVELS {
+        if root.levels & 1_u32.wrapping_shl(level) != 0 {
+            let cgroup = world.ancestor_cgroup(level);
+            if let Some(rule) = world.rule(&EgressClient { set: root.set, pad: 0, cgroup }) {
+                found = rule;
+            }
+        }
+        level = level.wrapping_add(1);
+    }
+    found
+}
+
+#[inline(always)]
+fn find_range(
+    ranges: &impl core::borrow::Borrow<PortRanges>,
+    key: &FrontendKey,
+) -> Option<PortRange> {
+    let PortRanges { n, ranges, .. } = ranges.borrow();
+    let port = key.port_be.to_host();
+    let mut i = 0_usize;
+    while i < MAX_PORT_RANGES && i < *n as usize {
+        let range = ranges.get(i)?;
+        let is_protocol = range.protocol == 0 || range.protocol == key.protocol;
+        if is_protocol && range.first <= port && port <= range.last {
+            return Some(*range);
+        }
+        i = i.wrapping_add(1);
+    }
+    None
+}
+
+/// Whether a connection to an address stays in the client's network namespace: also where it is
+/// unspecified, which the kernel takes for loopback.
+#[inline(always)]
+fn is_loopback(addr: Addr) -> bool {
+    match addr.to_v4() {
+        Some([first, ..]) => first == 127 || addr == Addr::from_v4([0; 4]),
+        None => u128::from_be_bytes(addr.0) <= 1,
+    }
+}

@@ -1,0 +1,201 @@
+//! What clients may reach besides services, as the kernel will see it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use splitter_common::abi::{
+    EGRESS_LEVELS, EgressRule, MAX_EGRESS_RULES, MAX_PORT_RANGES, PortRange, PortRanges, TCP, UDP,
+    egress_flag,
+};
+use splitter_common::addr::Addr;
+
+use super::Cgroups;
+use crate::policy::model::{Network, Outbound, PortSpan, Protocol, Reach};
+
+/// Bits of a v4-mapped address before the IPv4 address.
+const MAPPED_BITS: u8 = 96;
+/// All IPv4 addresses.
+const EVERY_V4: Network = Network { ip: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), prefix: 0 };
+
+/// All of it. Two that are equal refuse alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EgressImage {
+    /// The rule for clients of no cgroup in `clients`.
+    pub everyone: EgressRule,
+    /// Rules by cgroup, for the clients in it and below it, down to the next that has one.
+    pub clients: BTreeMap<u64, EgressRule>,
+    /// Bit `n` is set where there is a cgroup of level `n`.
+    pub levels: u32,
+    /// What rules say of networks: by rule, address, and bits of it that count.
+    pub networks: BTreeMap<(u32, Addr, u8), PortRanges>,
+    /// Names of the rules, by number.
+    pub names: Vec<String>,
+}
+
+/// What clients may reach cannot be told to the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EgressError {
+    /// Too many documents.
+    #[error("{0} documents say what clients may reach; at most {MAX_EGRESS_RULES} can")]
+    Documents(usize),
+    /// A network has too many ranges of ports.
+    #[error(
+        "the egress document {name} says {n} things of ports of {network}, those of larger \
+         networks included; at most {MAX_PORT_RANGES} can be told apart: put ranges together"
+    )]
+    Ranges {
+        /// Name of the document.
+        name: String,
+        /// The network.
+        network: String,
+        /// How many.
+        n: usize,
+    },
+    /// A cgroup is too deep.
+    #[error(
+        "the cgroup {path} of the egress document {name} is {level} levels below the root, and \
+         only those of less than {EGRESS_LEVELS} can be told apart"
+    )]
+    Depth {
+        /// Name of the document.
+        name: String,
+        /// Path of the cgroup.
+        path: String,
+        /// Its level.
+        level: u32,
+    },
+}
+
+impl EgressImage {
+    /// Whether anything is ever refused or told.
+    pub fn refuses(&self) -> bool {
+        let refuses = |rule: &EgressRule| rule.flags & egress_flag::REFUSES != 0;
+        refuses(&self.everyone)
+            || self.clients.values().any(refuses)
+            || self.networks.values().any(|said| said.ranges.iter().any(|range| range.refused != 0))
+    }
+}
+
+/// Compiles what documents say, in their order. Cgroups that do not exist have no clients.
+pub fn compile_egress(
+    outbound: &[Outbound],
+    cgroups: &Cgroups,
+) -> Result<EgressImage, EgressError> {
+    if outbound.len() > MAX_EGRESS_RULES as usize {
+        return Err(EgressError::Documents(outbound.len()));
+    }
+    let mut image = EgressImage::default();
+    for (said, rule) in outbound.iter().zip(0..) {
+        image.names.push(said.name.clone());
+        add_networks(&mut image, said, rule)?;
+    }
+    for path in outbound.iter().flat_map(|said| &said.cgroups) {
+        let Some(cgroup) = cgroups.get(path) else { continue };
+        // The first document counts that takes the clients of this cgroup.
+        let takes = |said: &&(&Outbound, u32)| said.0.cgroups.iter().any(|it| is_around(it, path));
+        let numbered: Vec<(&Outbound, u32)> = outbound.iter().zip(0..).collect();
+        let Some((said, rule)) = numbered.iter().find(takes) else { continue };
+        if cgroup.level >= EGRESS_LEVELS {
+            let (name, path) = (said.name.clone(), path.clone());
+            return Err(EgressError::Depth { name, path, level: cgroup.level });
+        }
+        image.clients.insert(cgroup.id, compile_rule(said, *rule));
+        image.levels |= 1 << cgroup.level;
+    }
+    if let Some((said, rule)) = outbound.iter().zip(0..).find(|(said, _)| said.cgroups.is_empty()) {
+        image.everyone = compile_rule(said, rule);
+    }
+    Ok(image)
+}
+
+/// Whether a cgroup is another one, or one around it.
+fn is_around(outer: &str, path: &str) -> bool {
+    let rest = path.strip_prefix(outer.trim_end_matches('/'));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn compile_rule(said: &Outbound, rule: u32) -> EgressRule {
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    let flags = egress_flag::IS_THERE
+        | flag(said.registry_only, egress_flag::REFUSES)
+        | flag(said.audit, egress_flag::AUDITS)
+        | flag(said.loopback, egress_flag::LOOPBACK);
+    EgressRule { rule, errno: said.errno.number, flags, pad: 0 }
+}
+
+fn add_networks(image: &mut EgressImage, said: &Outbound, rule: u32) -> Result<(), EgressError> {
+    let mut networks: Vec<Network> =
+        said.reaches.iter().flat_map(|it| &it.networks).copied().collect();
+    // An IPv6 network that v4-mapped addresses are in says nothing of IPv4.
+    if networks.iter().any(|network| network.ip.is_ipv6() && contains_mapped(network)) {
+        networks.push(EVERY_V4);
+    }
+    for network in networks {
+        let ranges = ranges_of(said, &network);
+        let n = ranges.len();
+        let mut record =
+            PortRanges { n: u32::try_from(n).unwrap_or(u32::MAX), ..PortRanges::default() };
+        let Some(room) = record.ranges.get_mut(..n) else {
+            let (name, network) = (said.name.clone(), format!("{}/{}", network.ip, network.prefix));
+            return Err(EgressError::Ranges { name, network, n });
+        };
+        room.copy_from_slice(&ranges);
+        let (addr, bits) = mapped(&network);
+        image.networks.insert((rule, addr, bits), record);
+    }
+    Ok(())
+}
+
+/// All that is said of the addresses of a network, by what is around it too, in the order of the text.
+fn ranges_of(said: &Outbound, network: &Network) -> Vec<PortRange> {
+    let is_about = |reach: &&Reach| reach.networks.iter().any(|other| covers(other, network));
+    let mut ranges: Vec<PortRange> =
+        said.reaches.iter().filter(is_about).flat_map(port_ranges).collect();
+    let mut seen = std::collections::HashSet::new();
+    ranges.retain(|range| seen.insert(*range));
+    ranges
+}
+
+fn port_ranges(reach: &Reach) -> impl Iterator<Item = PortRange> {
+    let every = [PortSpan { first: 0, last: u16::MAX }];
+    let spans = if reach.ports.is_empty() { every.to_vec() } else { reach.ports.clone() };
+    let protocol = match reach.protocol {
+        Some(Protocol::Tcp) => TCP,
+        Some(Protocol::Udp) => UDP,
+        None => 0,
+    };
+    let refused = u8::from(reach.is_refused);
+    spans.into_iter().map(move |PortSpan { first, last }| PortRange {
+        first,
+        last,
+        protocol,
+        refused,
+        pad: 0,
+    })
+}
+
+/// Whether all addresses of a network are in another.
+fn covers(outer: &Network, inner: &Network) -> bool {
+    let ((outer_addr, outer_bits), (inner_addr, inner_bits)) = (mapped(outer), mapped(inner));
+    let differing = u128::from_be_bytes(outer_addr.0) ^ u128::from_be_bytes(inner_addr.0);
+    outer.ip.is_ipv4() == inner.ip.is_ipv4()
+        && outer_bits <= inner_bits
+        && differing.leading_zeros() >= u32::from(outer_bits)
+}
+
+fn contains_mapped(network: &Network) -> bool {
+    let (addr, bits) = mapped(network);
+    let differing = u128::from_be_bytes(addr.0) ^ u128::from_be_bytes(mapped(&EVERY_V4).0.0);
+    bits < MAPPED_BITS && differing.leading_zeros() >= u32::from(bits)
+}
+
+/// A network as one of v4-mapped and other IPv6 addresses.
+fn mapped(network: &Network) -> (Addr, u8) {
+    match network.ip {
+        IpAddr::V4(v4) => (Addr::from_v4(v4.octets()), network.prefix + MAPPED_BITS),
+        IpAddr::V6(v6) => (Addr(v6.octets()), network.prefix),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! What clients may reach besides services: from what documents say to the maps.
+//!
+//! A change is written as a set of its own, which the root refers to from the commit on. The set of
+//! before is removed when the next one comes, after every decision that could look at it has ended.
+
+use std::collections::VecDeque;
+
+use splitter_common::abi::{EgressCounts, EgressRoot};
+use tracing::warn;
+
+use super::{ChangeError, Engine, OptionalHooks};
+use crate::compile::egress::{EgressImage, compile_egress};
+use crate::compile::image::Need;
+use crate::policy::model::Outbound;
+use crate::publish::PublishError;
+use crate::tables::{EgressTables, Maps};
+
+/// Sets whose rules' names are known, for events that come late.
+const SETS_REMEMBERED: usize = 16;
+
+/// What is in force, and what shall be.
+pub(super) struct Egress {
+    tables: Box<dyn EgressTables>,
+    /// What the documents say.
+    wanted: Vec<Outbound>,
+    /// Whether that may be another thing than what is in force.
+    is_stale: bool,
+    /// What that came to; of an earlier daemon's nothing is known.
+    in_force: Option<EgressImage>,
+    /// Names of rules by set, the latest last.
+    names: VecDeque<(u32, Vec<String>)>,
+}
+
+/// A change that is written and not committed.
+pub(super) struct Staged {
+    image: EgressImage,
+    pub(super) root: EgressRoot,
+}
+
+impl Egress {
+    pub(super) fn new(tables: Box<dyn EgressTables>) -> Self {
+        let (wanted, names) = (Vec::new(), VecDeque::new());
+        Self { tables, wanted, is_stale: true, in_force: None, names }
+    }
+
+    /// Takes in what documents say now, for the next commit. Answers what they said before.
+    pub(super) fn want(&mut self, said: Vec<Outbound>) -> Vec<Outbound> {
+        self.is_stale |= said != self.wanted;
+        std::mem::replace(&mut self.wanted, said)
+    }
+}
+
+impl<M: Maps, H: OptionalHooks> Engine<M, H> {
+    /// Cgroups that are named by what clients may reach.
+    pub(super) fn egress_cgroups(&self) -> impl Iterator<Item = &String> {
+        self.egress.wanted.iter().flat_map(|said| &said.cgroups)
+    }
+
+    fn compile_egress(&self) -> Result<EgressImage, ChangeError> {
+        let cgroups = self.egress_cgroups();
+        let found = cgroups.filter_map(|path| Some((path.clone(), self.cgroups.find(path)?)));
+        compile_egress(&self.egress.wanted, &found.collect())
+            .map_err(|error| ChangeError::Impossible(error.to_string()))
+    }
+
+    /// Looks whether cgroups that came or went make it another thing than what is in force.
+    pub(super) fn is_egress_stale(&mut self) -> bool {
+        let image = self.compile_egress();
+        self.egress.is_stale |=
+            image.is_ok_and(|image| self.egress.in_force.as_ref().is_some_and(|it| *it != image));
+        self.egress.is_stale
+    }
+
+    /// Writes what is wanted where it is not in force, and attaches what it needs.
+    pub(super) fn stage_egress(&mut self) -> Result<Option<Staged>, ChangeError> {
+        if !self.egress.is_stale {
+            return Ok(None);
+        }
+        let image = self.compile_egress()?;
+        let is_nothing = image == EgressImage::default();
+        let was_nothing = self.publisher.egress_root() == EgressRoot::default();
+        if self.egress.in_force.as_ref() == Some(&image) || is_nothing && was_nothing {
+            self.egress.is_stale = false;
+            return Ok(None);
+        }
+        let before = self.publisher.egress_root();
+        let set = before.set.wrapping_add(1).max(1);
+        let written = self.publisher.maps().grace().wait();
+        let written = written.and_then(|()| self.egress.tables.keep_only(before.set));
+        let written = written.and_then(|()| self.egress.tables.insert(set, &image));
+        written.map_err(|error| ChangeError::Kernel(PublishError::Kernel(error)))?;
+        if image.refuses() {
+            self.hooks.set(Need::Egress, true).map_err(ChangeError::Hooks)?;
+            let told = self.publisher.set_egress(true);
+            told.map_err(|error| ChangeError::Kernel(PublishError::Kernel(error)))?;
+        }
+        let EgressImage { everyone, levels, .. } = image;
+        let root = EgressRoot { generation: 0, set, levels, everyone };
+        Ok(Some(Staged { image, root }))
+    }
+
+    /// Takes in that a change is committed.
+    pub(super) fn take_egress(&mut self, Staged { image, root }: Staged) {
+        let before = self.egress.in_force.as_ref().map_or(&[][..], |image| &image.names);
+        let renamed =
+            image.names.iter().zip(0..).filter(|(name, rule)| {
+                before.get(*rule as usize).is_none_or(|before| before != *name)
+            });
+        for (_, rule) in renamed {
+            if let Err(error) = self.publisher.zero_egress_counts(rule) {
+                warn!("begin to count anew for a rule of egress: {error}");
+            }
+        }
+        self.egress.names.push_back((root.set, image.names.clone()));
+        if self.egress.names.len() > SETS_REMEMBERED {
+            self.egress.names.pop_front();
+        }
+        self.egress.in_force = Some(image);
+        self.egress.is_stale = false;
+        self.settle_egress();
+    }
+
+    /// Detaches what nothing in force needs. It costs time and changes nothing, so it fails nothing.
+    pub(super) fn settle_egress(&mut self) {
+        let refuses = match &self.egress.in_force {
+            Some(image) => image.refuses(),
+            None => self.publisher.has_egress(),
+        };
+        if refuses {
+            return;
+        }
+        let settled = self.publisher.set_egress(false);
+        if let Err(error) = settled.and_then(|()| self.hooks.set(Need::Egress, false)) {
+            warn!("have connections to what is no service no longer look: {error}");
+        }
+    }
+
+    /// Attaches what rules of an earlier daemon need.
+    pub(crate) fn resume_egress(&mut self) -> std::io::Result<()> {
+        if self.publisher.has_egress() { self.hooks.set(Need::Egress, true) } else { Ok(()) }
+    }
+
+    /// Name of a rule; `None` where it was an earlier daemon's.
+    pub(crate) fn egress_name(&self, set: u32, rule: u32) -> Option<&str> {
+        let (_, names) = self.egress.names.iter().find(|(known, _)| *known == set)?;
+        names.get(rule as usize).map(String::as_str)
+    }
+
+    /// What is said of clients, with what came of it.
+    pub(crate) fn egress(&self) -> impl Iterator<Item = (&Outbound, EgressCounts)> {
+        self.egress.wanted.iter().zip((0..).map(|rule| self.publisher.egress_counts(rule)))
+    }
+}

@@ -1,0 +1,68 @@
+//! What clients may reach besides the services of the policy.
+
+use std::net::IpAddr;
+
+use super::{Errno, Protocol};
+
+/// What some clients may reach besides the services of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// `metadata.namespace/metadata.name`, unique.
+    pub name: String,
+    /// Cgroup paths as in [`super::ClientMatch::cgroup`], sorted; every client where empty.
+    pub cgroups: Vec<String>,
+    /// Whether connections to what is no service, and is not named here, are refused.
+    pub registry_only: bool,
+    /// Whether what is to be refused is only told of.
+    pub audit: bool,
+    /// What is refused fails with this.
+    pub errno: Errno,
+    /// Whether loopback addresses that are not named here are allowed.
+    pub loopback: bool,
+    /// What is said of networks, in the order of the text: what is refused comes first.
+    pub reaches: Vec<Reach>,
+}
+
+impl Outbound {
+    /// What holds where a document says nothing but the mode.
+    pub fn plain(name: String, cgroups: Vec<String>, registry_only: bool) -> Self {
+        let (audit, loopback, reaches) = (false, true, Vec::new());
+        Self { name, cgroups, registry_only, audit, errno: Errno::ACCESS, loopback, reaches }
+    }
+
+    /// Whether it ever refuses anything, or tells of it.
+    pub fn refuses(&self) -> bool {
+        self.registry_only || self.reaches.iter().any(|reach| reach.is_refused)
+    }
+}
+
+/// Ports of networks, and whether they may be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Whether connections to them are refused, rather than allowed.
+    pub is_refused: bool,
+    /// Which addresses; at least one network.
+    pub networks: Vec<Network>,
+    /// Which ports; all where empty.
+    pub ports: Vec<PortSpan>,
+    /// Which protocol; both where there is none.
+    pub protocol: Option<Protocol>,
+}
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network {
+    /// First address; host bits are 0. IPv6 addresses are not v4-mapped ones.
+    pub ip: IpAddr,
+    /// Bits that are equal in all addresses of the range.
+    pub prefix: u8,
+}
+
+/// Ports from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortSpan {
+    /// The first.
+    pub first: u16,
+    /// The last, not before the first.
+    pub last: u16,
+}

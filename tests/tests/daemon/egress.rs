@@ -1,0 +1,235 @@
+//! `kind: Egress`: what clients may reach besides services.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use splitter_tests::daemon::{Site, eventually};
+use splitter_tests::links::ip;
+use splitter_tests::net::in_own_network;
+use splitter_tests::peers::PortServer;
+
+/// Of the test's own network; nobody listens at most of them.
+const ADDRESSES: [&str; 4] = ["10.66.0.1", "10.66.1.1", "fd66::1", "fd66:1::1"];
+const FRONTEND: &str = "10.66.9.9:80";
+
+/// One service, one document for the clients of a cgroup, one for everybody else.
+fn policy(site: &Site, web: &str, rest: &str) -> String {
+    let cgroup = site.place().cgroup_path();
+    format!(
+        "---
+apiVersion: splitter.dev/v1
+kind: Split
+metadata: {{name: shop}}
+spec:
+  frontends: ['{FRONTEND}']
+  subsets: {{v1: {{backends: ['10.66.0.1:7000']}}}}
+  routes: [{{name: all, split: {{v1: 1}}}}]
+---
+apiVersion: splitter.dev/v1
+kind: Egress
+metadata: {{name: web}}
+spec:
+  clients: [{{cgroup: {cgroup}/web}}]
+  {web}
+---
+apiVersion: splitter.dev/v1
+kind: Egress
+metadata: {{name: rest}}
+spec: {{{rest}}}
+"
+    )
+}
+
+/// A way to reach somebody.
+type Way = fn(SocketAddr) -> io::Result<()>;
+
+fn tcp(to: SocketAddr) -> io::Result<()> {
+    TcpStream::connect(to).map(drop)
+}
+
+fn any(to: SocketAddr) -> &'static str {
+    if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
+}
+
+fn udp_connect(to: SocketAddr) -> io::Result<()> {
+    UdpSocket::bind(any(to))?.connect(to)
+}
+
+fn udp_send(to: SocketAddr) -> io::Result<()> {
+    UdpSocket::bind(any(to))?.send_to(b"x", to).map(drop)
+}
+
+const WAYS: [(&str, Way); 3] = [("tcp", tcp), ("udp", udp_connect), ("udp", udp_send)];
+
+/// Every address, the IPv4 ones as v4-mapped too, by every way: 54 attempts at 3 ports.
+fn attempts(ports: &[u16]) -> Vec<(SocketAddr, &'static str, Way)> {
+    let mapped = ADDRESSES[..2].iter().map(|ip| format!("::ffff:{ip}"));
+    let ips: Vec<String> = ADDRESSES.iter().map(|ip| (*ip).to_owned()).chain(mapped).collect();
+    let addrs = ips.iter().flat_map(|ip| {
+        let ip = ip.parse().expect("an address");
+        ports.iter().map(move |port| SocketAddr::new(ip, *port))
+    });
+    addrs.flat_map(|addr| WAYS.map(|(protocol, way)| (addr, protocol, way))).collect()
+}
+
+/// As events have it.
+fn shown(to: SocketAddr, protocol: &str) -> String {
+    format!("{}/{protocol}", SocketAddr::new(to.ip().to_canonical(), to.port()))
+}
+
+fn is_refused(result: &io::Result<()>, errno: i32) -> bool {
+    result.as_ref().is_err_and(|error| error.raw_os_error() == Some(errno))
+}
+
+/// Destinations that were told since an event, once there are so many, with what was said.
+fn told(site: &Site, after: u64, wanted: usize) -> Result<Vec<(String, String)>> {
+    let mut told = Vec::new();
+    eventually("every one is told", || {
+        let answer = site.ask(&serde_json::json!({"verb": "events", "after": after}))?;
+        let events = answer["events"].as_array().cloned().unwrap_or_default();
+        let word = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        told = events.iter().map(|event| (word(event, "to"), word(event, "verdict"))).collect();
+        Ok(told.len() >= wanted)
+    })?;
+    ensure!(told.len() == wanted, "{} told, {wanted} expected: {told:?}", told.len());
+    Ok(told)
+}
+
+fn last_event(site: &Site) -> Result<u64> {
+    let answer = site.ask(&serde_json::json!({"verb": "events", "after": 0}))?;
+    let last = answer["events"].as_array().and_then(|events| events.last()?["number"].as_u64());
+    Ok(last.unwrap_or(0))
+}
+
+/// Puts a policy in force.
+fn load(site: &Site, policy: &str) -> Result<()> {
+    let before = site.generation()?;
+    site.replace("policy.yaml", policy)?;
+    eventually("the policy is in force", || Ok(site.generation()? > before))
+}
+
+#[test]
+fn what_is_no_service_is_refused_to_some_and_nothing_slips() -> Result<()> {
+    let site = Site::new()?;
+    let closed = policy(&site, "mode: registryOnly", "mode: allowAny");
+    let file = site.write("policy.yaml", &closed)?;
+    // The document is in force before its cgroup exists, and for its clients at once.
+    let _daemon = site.run(&["--policy", &file])?;
+    in_own_network(|| {
+        for address in ADDRESSES {
+            ip(&["address", "add", address, "dev", "lo"])?;
+        }
+        let _server = PortServer::start("10.66.0.1:7000")?;
+        let all = attempts(&[53, 443, 9_999]);
+        ensure!(all.len() >= 30, "too few");
+        let untouched = || -> Result<()> {
+            for (to, _, way) in &all {
+                ensure!(!is_refused(&way(*to), libc::EACCES), "{to} by another client");
+            }
+            Ok(())
+        };
+        untouched()?;
+        let inside = site.place().enter_child("web")?;
+        let first: SocketAddr = "10.66.0.1:1".parse()?;
+        eventually("the cgroup is found", || Ok(is_refused(&tcp(first), libc::EACCES)))?;
+        let before = last_event(&site)?;
+        for (to, protocol, way) in &all {
+            ensure!(is_refused(&way(*to), libc::EACCES), "{to} by {protocol}");
+        }
+        let told = told(&site, before, all.len())?;
+        for ((to, protocol, _), (destination, verdict)) in all.iter().zip(told) {
+            assert_eq!((destination, verdict.as_str()), (shown(*to, protocol), "refused"));
+        }
+        // Services and loopback are no such thing.
+        TcpStream::connect(FRONTEND).context("a service")?;
+        ensure!(!is_refused(&tcp("127.0.0.1:1".parse()?), libc::EACCES), "loopback");
+        drop(inside);
+        untouched()
+    })?;
+    site.place().outside(|| ())?;
+    let status = site.status()?;
+    assert_eq!(status["egress"][0]["name"], "default/web");
+    assert_eq!(status["egress"][1]["refused"], 0, "of every other client");
+    Ok(())
+}
+
+#[test]
+fn networks_ports_and_audits_are_as_the_document_says() -> Result<()> {
+    let site = Site::new()?;
+    let web = "mode: registryOnly
+  errno: ECONNRESET
+  allow:
+    - {cidr: 10.66.0.0/16, ports: [443, '8000-8099'], protocol: tcp}
+    - {cidr: 'fd66::/32'}
+  refuse:
+    - {cidr: [10.66.1.0/24, 'fd66::1']}";
+    let file = site.write("policy.yaml", policy(&site, web, "mode: allowAny"))?;
+    let daemon = site.run(&["--policy", &file])?;
+    let is = |to: &str, way: Way| -> Result<bool> {
+        Ok(is_refused(&way(to.parse()?), libc::ECONNRESET))
+    };
+    in_own_network(|| {
+        for address in ADDRESSES {
+            ip(&["address", "add", address, "dev", "lo"])?;
+        }
+        let _inside = site.place().enter_child("web")?;
+        eventually("the cgroup is found", || is("10.66.0.1:1", tcp))?;
+        let open: [(&str, Way); 4] = [
+            ("10.66.0.1:443", tcp),
+            ("[::ffff:10.66.0.1]:8050", tcp),
+            ("[fd66:0:1::1]:1", udp_connect),
+            ("[fd66:0:1::1]:1", udp_send),
+        ];
+        let shut: [(&str, Way); 7] = [
+            ("10.66.0.1:443", udp_send),
+            ("10.66.0.1:8100", tcp),
+            ("10.66.1.1:443", tcp),
+            ("[::ffff:10.66.1.1]:443", tcp),
+            ("[fd66::1]:1", udp_send),
+            ("[fd66:1::1]:1", tcp),
+            ("10.67.0.1:443", tcp),
+        ];
+        for (to, way) in open {
+            ensure!(!is(to, way)?, "{to} is allowed");
+        }
+        for (to, way) in shut {
+            ensure!(is(to, way)?, "{to} is refused");
+        }
+
+        // By the same commit that changes everything else, and by the next daemon.
+        load(&site, &policy(&site, &format!("{web}\n  audit: true"), "mode: allowAny"))?;
+        let before = last_event(&site)?;
+        for (to, way) in shut {
+            ensure!(!is(to, way)?, "{to} is only audited");
+        }
+        let told = told(&site, before, shut.len())?;
+        ensure!(told.iter().all(|(_, verdict)| verdict == "audited"), "{told:?}");
+        load(&site, &policy(&site, web, "mode: allowAny"))?;
+        daemon.kill()?;
+        ensure!(is(shut[0].0, shut[0].1)?, "without a daemon");
+        let _daemon = site.run(&["--policy", &file])?;
+        for (to, way) in shut {
+            ensure!(is(to, way)?, "{to} is refused by the next daemon");
+        }
+
+        // A range of everybody's, beside what is a service in it: an address that nobody claims.
+        let unclaimed = "mode: allowAny, refuse: [{cidr: 10.66.0.0/16}]";
+        load(&site, &policy(&site, "mode: allowAny", unclaimed))?;
+        let _server = PortServer::start("10.66.0.1:7000")?;
+        ensure!(!is_refused(&tcp("10.66.3.3:80".parse()?), libc::EACCES), "another document's");
+        drop(_inside);
+        ensure!(is_refused(&tcp("10.66.3.3:80".parse()?), libc::EACCES), "unclaimed");
+        TcpStream::connect(FRONTEND).context("a service in the range")?;
+
+        load(&site, &policy(&site, "mode: allowAny", "mode: allowAny"))?;
+        ensure!(!is_refused(&tcp("10.66.3.3:80".parse()?), libc::EACCES), "all is allowed");
+        let hooks = site.status()?["hooks"].clone();
+        let send = hooks
+            .as_array()
+            .and_then(|all| all.iter().find(|it| it["hook"] == "sendmsg4").cloned());
+        assert_eq!(send.context("a hook")?["state"], "detached", "nothing needs it");
+        Ok(())
+    })
+}
