@@ -21,7 +21,7 @@ use crate::{exec, setup, workspace};
 
 pub(crate) use run::Run;
 use suite::Suite;
-pub(crate) use suite::Only;
+pub(crate) use suite::{NOT_FOR_GUESTS, Only};
 use tally::Tally;
 
 /// A kind of test.
