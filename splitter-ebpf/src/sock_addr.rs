@@ -10,7 +10,7 @@ use splitter_common::{
     decide::{Decision, EADDRNOTAVAIL, Tally, decide_by_plan, find_plan},
 };
 
-use crate::{effects, maps, start, tables::Maps};
+use crate::{effects, follow, maps, start, tables::Maps};
 
 /// What a hook answers to let the call go on.
 pub(crate) const PROCEED: i32 = 1;
@@ -109,6 +109,10 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         }
         return PROCEED;
     };
+    // It has to go where the connection is, which is nobody's choice any more.
+    if follow::is_further_path(effects::socket(ctx)) {
+        return PROCEED;
+    }
     let decision = decide_by_plan(&world, &plan, key.protocol);
     let Tally { reason, subset, backend, .. } = decision.tally;
     debug!(

@@ -8,6 +8,7 @@ mod cgroups;
 mod datagrams;
 mod families;
 mod kinds;
+mod mptcp;
 mod programs;
 mod rings;
 
