@@ -72,7 +72,7 @@ pub(crate) fn has_flag(commit: *const Commit, flag: u32) -> bool {
 }
 
 /// Gives back what an earlier connect of the same socket holds and never used, so that this connect
-/// may have it, and the option that it changed.
+/// may have it, and the option that it changed, and takes back what its whole answers.
 #[inline(always)]
 pub(crate) fn take_up(ctx: &SockAddrContext) {
     if let Some(state) = follow::stored(socket(ctx)) {
@@ -80,6 +80,7 @@ pub(crate) fn take_up(ctx: &SockAddrContext) {
         if let Some(kept) = follow::kept_by_whole(socket(ctx), state) {
             follow::let_go(kept);
         }
+        follow::silence_whole(socket(ctx), state);
         follow::put_back_timeout(ctx.sock_addr, state);
     }
 }

@@ -24,9 +24,10 @@ use crate::{maps, state::MapState};
 #[unsafe(no_mangle)]
 static SK_ERR_OFFSET: Global<u32> = Global::new(0);
 
-/// Whether the kernel has MPTCP, 0 or 1. Set by the loader.
+/// Where the first path is in the kernel's `struct mptcp_sock`; 0 where the kernel has no MPTCP. Set by
+/// the loader from the kernel's own types.
 #[unsafe(no_mangle)]
-static HAS_MPTCP: Global<u32> = Global::new(0);
+static MPTCP_FIRST_OFFSET: Global<u32> = Global::new(0);
 
 /// `enum` of `include/uapi/linux/bpf.h`: callbacks.
 mod op {
@@ -83,11 +84,27 @@ pub(crate) fn look_up<T>(
 /// run for the whole only, so that is where a place is kept that no callback would give back.
 #[inline(always)]
 pub(crate) fn whole(sk: *mut bpf_sock) -> *mut bpf_sock {
-    if HAS_MPTCP.load() == 0 {
+    if MPTCP_FIRST_OFFSET.load() == 0 {
         return core::ptr::null_mut();
     }
     // SAFETY: the caller's socket is live while the program runs.
     unsafe { bpf_skc_to_mptcp_sock(sk.cast()).cast() }
+}
+
+/// Whether a socket is one more path of an MPTCP connection that stands.
+#[inline(always)]
+pub(crate) fn is_further_path(sk: *mut bpf_sock) -> bool {
+    let whole = whole(sk);
+    if whole.is_null() {
+        return false;
+    }
+    #[expect(clippy::cast_ptr_alignment, reason = "the offset is that of a pointer")]
+    // SAFETY: a live `struct mptcp_sock`, which has a pointer there.
+    let first = unsafe {
+        let field = whole.cast::<u8>().add(MPTCP_FIRST_OFFSET.load() as usize);
+        field.cast::<*mut bpf_sock>().read_volatile()
+    };
+    first != sk
 }
 
 /// What the whole keeps for a part, which asks for it once.
@@ -102,6 +119,37 @@ pub(crate) fn kept_by_whole(
     state.flags &= !socket_flag::HELD_BY_WHOLE;
     let whole = whole(sk);
     if whole.is_null() { None } else { stored(whole) }
+}
+
+/// Has the MPTCP socket that this one is a part of, if it is, answer what was dialled: it is the whole
+/// that programs ask.
+#[inline(always)]
+pub(crate) fn tell_whole(sk: *mut bpf_sock, state: &SocketState) {
+    let whole = whole(sk);
+    if whole.is_null() {
+        return;
+    }
+    if let Some(kept) = stored_or_new(whole) {
+        kept.frontend = state.frontend;
+        kept.backend = state.backend;
+        kept.frontend_port_be = state.frontend_port_be;
+        kept.backend_port_be = state.backend_port_be;
+        kept.flags |= socket_flag::ANSWER_FRONTEND;
+    }
+}
+
+/// Takes back what [`tell_whole`] did.
+#[inline(always)]
+pub(crate) fn silence_whole(sk: *mut bpf_sock, state: &SocketState) {
+    if state.flags & socket_flag::ANSWER_FRONTEND == 0 {
+        return;
+    }
+    let whole = whole(sk);
+    if !whole.is_null()
+        && let Some(kept) = stored(whole)
+    {
+        kept.flags &= !socket_flag::ANSWER_FRONTEND;
+    }
 }
 
 /// A callback of any socket in the cgroup.

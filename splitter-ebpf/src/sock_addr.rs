@@ -10,7 +10,7 @@ use splitter_common::{
     decide::{Decision, EADDRNOTAVAIL, Tally, decide_by_plan, find_plan},
 };
 
-use crate::{effects, maps, parts, start, tables::Maps};
+use crate::{effects, follow, maps, parts, start, tables::Maps};
 
 /// What a hook answers to let the call go on.
 pub(crate) const PROCEED: i32 = 1;
@@ -127,6 +127,10 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         }
         return conclude(refuse::<F>(ctx, commit));
     };
+    // It has to go where the connection is, which is nobody's choice any more.
+    if follow::is_further_path(effects::socket(ctx)) {
+        return PROCEED;
+    }
     let decision = decide_by_plan(&world, &plan, key.protocol);
     let Tally { reason, subset, backend, .. } = decision.tally;
     debug!(
@@ -158,7 +162,12 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
 /// The errno of a call to what is no service, where its client may not reach that; else 0.
 #[inline(always)]
 pub(crate) fn refuse<F: Family>(ctx: &SockAddrContext, commit: *const Commit) -> u32 {
-    if effects::has_flag(commit, commit_flag::EGRESS) { F::refuse(ctx.sock_addr) } else { 0 }
+    let is_asked = effects::has_flag(commit, commit_flag::EGRESS);
+    // A further path goes where the connection is, which was allowed.
+    if !is_asked || follow::is_further_path(effects::socket(ctx)) {
+        return 0;
+    }
+    F::refuse(ctx.sock_addr)
 }
 
 /// Lets the call go on, or fails it with an errno that is not 0.

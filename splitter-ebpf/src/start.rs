@@ -72,6 +72,9 @@ pub(crate) fn remember(
     state.phase = phase::NONE;
     state.flags = flags;
     state.drops = 0;
+    if flags & socket_flag::ANSWER_FRONTEND != 0 {
+        follow::tell_whole(sk, state);
+    }
     let Some(conduct) = conduct.filter(|_| index != 0) else { return 0 };
     if !has_source {
         give_up(conduct);
@@ -105,7 +108,7 @@ fn hand_to_whole(sk: *mut bpf_sock, state: &mut SocketState) -> bool {
     }
     let Some(kept) = follow::stored_or_new(whole) else { return false };
     kept.subset = state.subset;
-    kept.flags = state.flags & socket_flag::HELD;
+    kept.flags = kept.flags & socket_flag::ANSWER_FRONTEND | state.flags & socket_flag::HELD;
     kept.phase = phase::CALLED;
     state.flags = state.flags & !socket_flag::HELD | socket_flag::HELD_BY_WHOLE;
     true

@@ -16,6 +16,9 @@ pub mod net;
 pub mod node;
 pub mod peers;
 pub mod place;
+pub mod programs;
+pub mod ring;
+pub mod shared;
 
 use std::env;
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
 
 use crate::peers::reset_on_close;
 
@@ -44,6 +44,13 @@ fn raise_loopback() -> io::Result<()> {
     // SAFETY: a live descriptor and a live record of the type that the request takes.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A socket that connects or listens by MPTCP.
+pub fn mptcp_socket() -> Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(ipproto::MPTCP));
+    socket.context("make an MPTCP socket; the kernel needs CONFIG_MPTCP")
 }
 
 /// The kernel's number of this thread's network namespace.
@@ -133,6 +140,23 @@ fn set_option_bytes(
     // SAFETY: a live descriptor; callers hand over a live value with its size.
     let result = unsafe { libc::setsockopt(fd, level, option, value, size) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends an Ethernet frame of IPv4 through a device, by a socket that knows no protocol.
+pub fn send_frame(device: &std::ffi::CStr, frame: &[u8]) -> io::Result<()> {
+    let kind = (AddressFamily::PACKET, SocketType::RAW);
+    let socket = socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: a string that outlives the call, and a record of numbers, for which zeros are a value.
+    let (index, mut to) =
+        unsafe { (libc::if_nametoindex(device.as_ptr()), std::mem::zeroed::<libc::sockaddr_ll>()) };
+    to.sll_family = libc::AF_PACKET.try_into().map_err(io::Error::other)?;
+    to.sll_protocol = u16::try_from(libc::ETH_P_IP).map_err(io::Error::other)?.to_be();
+    to.sll_ifindex = index.try_into().map_err(io::Error::other)?;
+    let size = size_of_val(&to).try_into().map_err(io::Error::other)?;
+    let (fd, bytes) = (socket.as_raw_fd(), frame.as_ptr().cast());
+    // SAFETY: a live descriptor, and bytes and an address with their sizes.
+    let sent = unsafe { libc::sendto(fd, bytes, frame.len(), 0, (&raw const to).cast(), size) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Uses up the memory that the kernel gives to the options of one socket, but for some bytes, by a

@@ -76,6 +76,12 @@ impl Node {
         Ok(self.publisher.publish(changes)?)
     }
 
+    /// Takes the whole policy away, and with it what was counted.
+    pub fn clear(&mut self) -> Result<Published> {
+        let all = self.publisher.services().map(Change::Remove).collect();
+        Ok(self.publisher.publish(all)?)
+    }
+
     /// The changes that lead from the running policy to another.
     pub fn changes(&self, yaml: &str) -> Result<Vec<Change>> {
         let images = compile(&parse(yaml)?)?;

@@ -39,6 +39,11 @@ impl Place {
         Ok(place)
     }
 
+    /// Moves the process into the cgroup, wherever it was.
+    pub fn enter(&self) -> Result<()> {
+        enter(&self.cgroup)
+    }
+
     /// The cgroup to attach to.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, ToSocketAddrs as _, UdpSocket};
 use anyhow::{Context as _, Result, ensure};
 use splitter_common::abi::{MAX_PEERS, standing};
 use splitter_tests::datagrams::{
-    DatagramServer, datagram_socket, exchange, receive, resolving_by, send_many,
+    DatagramServer, answer_name, datagram_socket, exchange, receive, resolving_by, send_many,
 };
 use splitter_tests::net::in_own_network;
 use splitter_tests::node::{Node, two_versions};
@@ -250,24 +250,6 @@ fn none_of_a_flood_is_lost_or_answered_from_elsewhere() -> Result<()> {
     })
 }
 
-/// The answer of a name server that knows one address for every name.
-fn resolve(asked: &[u8], addr: [u8; 4]) -> Vec<u8> {
-    const TYPE_A: [u8; 2] = [0, 1];
-    // A header of 12 bytes, and one question: a name that ends with a zero, a type, a class.
-    let name = asked[12..].iter().position(|byte| *byte == 0).expect("a name ends");
-    let end = 12 + name + 1 + 4;
-    let is_v4 = asked[end - 4..end - 2] == TYPE_A;
-    let mut answer = asked[..end].to_vec();
-    // An answer that can recurse; one question, maybe one answer, nothing else.
-    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_v4), 0, 0, 0, 0]);
-    if is_v4 {
-        // The name of the question, address, Internet, for no time, four bytes.
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-        answer.extend(addr);
-    }
-    answer
-}
-
 #[test]
 fn the_c_library_resolves_names_through_a_split_name_service() -> Result<()> {
     in_own_network(|| {
@@ -275,7 +257,7 @@ fn the_c_library_resolves_names_through_a_split_name_service() -> Result<()> {
         let policy = two_versions("udp", 1, 1).replace(SHOP, "127.0.0.53:53");
         node.apply(&policy)?;
         let server = |to: &str, addr: [u8; 4]| {
-            DatagramServer::start(to.parse()?, move |asked| resolve(asked, addr))
+            DatagramServer::start(to.parse()?, move |asked| answer_name(asked, addr))
         };
         let _v1 = server(V1, [127, 9, 9, 1])?;
         let _v2 = server(V2, [127, 9, 9, 2])?;

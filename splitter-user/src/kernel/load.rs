@@ -134,7 +134,8 @@ pub fn load(
     let maps_dir = pins.maps(&sizes)?;
     let level = log.number();
     let sk_err = btf::member_offset("sock", "sk_err").map_err(LoadError::Types)?;
-    let has_mptcp = u32::from(btf::member_offset("mptcp_sock", "first").is_ok());
+    // Not every kernel has MPTCP.
+    let first_path = btf::member_offset("mptcp_sock", "first").unwrap_or(0);
     let ticks = ticks_per_second();
     let paths: Vec<(&str, PathBuf)> =
         pinned_maps().map(|name| (name, maps_dir.join(name))).collect();
@@ -145,7 +146,7 @@ pub fn load(
     }
     loader.override_global("COUNTERS_PER_CPU", &sizes.counters, true);
     loader.override_global("SK_ERR_OFFSET", &sk_err, true);
-    loader.override_global("HAS_MPTCP", &has_mptcp, true);
+    loader.override_global("MPTCP_FIRST_OFFSET", &first_path, true);
     loader.override_global("TICKS_PER_SECOND", &ticks, true);
     for (name, entries) in map_sizes(&sizes)? {
         loader.map_max_entries(name, entries);

@@ -5,20 +5,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
-use anyhow::{Context as _, Result};
-use rustix::net::{
-    self, AddressFamily, SendFlags, SocketFlags, SocketType, bind, ipproto, listen, socket_with,
-};
-use splitter_tests::net::{in_own_network, set_option};
+use anyhow::Result;
+use rustix::net::{self, SendFlags, bind, listen};
+use splitter_tests::net::{in_own_network, mptcp_socket, set_option};
 use splitter_tests::node::Node;
 
 use super::{BACKEND, errno_of, expect, frontend, live, policy, socket};
-
-fn mptcp_socket() -> Result<OwnedFd> {
-    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
-    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(ipproto::MPTCP));
-    socket.context("make an MPTCP socket; the kernel needs CONFIG_MPTCP")
-}
 
 /// Talks over a connection and ends it, and looks at what is counted.
 fn live_a_life(node: &Node, client: OwnedFd, listener: &TcpListener) -> Result<()> {

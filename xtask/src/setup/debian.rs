@@ -15,7 +15,7 @@ struct Program {
     needed_for: &'static str,
 }
 
-const PROGRAMS: [Program; 10] = [
+const PROGRAMS: [Program; 15] = [
     Program { name: "cc", package: "gcc", needed_for: "linking every Rust program" },
     Program { name: "strip", package: "binutils", needed_for: "small guests: `test vm`" },
     Program { name: "curl", package: "curl", needed_for: "real-kernel tests and the demo" },
@@ -24,6 +24,11 @@ const PROGRAMS: [Program; 10] = [
     Program { name: "bpftool", package: "bpftool", needed_for: "benchmarks" },
     Program { name: "ip", package: "iproute2", needed_for: "real-kernel tests" },
     Program { name: "python3", package: "python3", needed_for: "real-kernel tests" },
+    Program { name: "musl-gcc", package: "musl-tools", needed_for: "static programs in tests" },
+    Program { name: "hey", package: "hey", needed_for: "real-kernel tests, of programs in Go" },
+    Program { name: "node", package: "nodejs", needed_for: "real-kernel tests" },
+    Program { name: "javac", package: "default-jdk-headless", needed_for: "real-kernel tests" },
+    Program { name: "redis-server", package: "redis-server", needed_for: "real-kernel tests" },
     Program {
         name: "qemu-system-x86_64",
         package: "qemu-system-x86",

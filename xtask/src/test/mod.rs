@@ -4,6 +4,7 @@
 //! N failed`: the sum of what the test executables said, and one failure for every part that broke
 //! without a test saying so.
 
+mod clients;
 mod run;
 mod suite;
 mod tally;
@@ -20,8 +21,8 @@ use crate::step::step;
 use crate::{exec, setup, workspace};
 
 pub(crate) use run::Run;
-pub(crate) use suite::Only;
 use suite::Suite;
+pub(crate) use suite::{NOT_FOR_GUESTS, Only};
 use tally::Tally;
 
 /// A kind of test.
@@ -51,7 +52,7 @@ pub(crate) fn run(toolchain: ToolchainChoice, kind: Option<Kind>, only: Option<&
         }
         Some(Kind::Vm) => {
             if let Some(suite) = build_suite(toolchain, only, &mut run) {
-                other_kernels(&suite, &mut run);
+                other_kernels(suite, &mut run);
             }
         }
     }
@@ -64,7 +65,7 @@ pub(crate) fn all_kinds(toolchain: ToolchainChoice, run: &mut Run) {
     unit(run);
     if let Some(suite) = suite {
         kernel(&suite, run);
-        other_kernels(&suite, run);
+        other_kernels(suite, run);
     }
 }
 
@@ -112,9 +113,13 @@ fn kernel(suite: &Suite, run: &mut Run) {
     }
 }
 
-fn other_kernels(suite: &Suite, run: &mut Run) {
+fn other_kernels(suite: Suite, run: &mut Run) {
+    let suite = match suite.for_guests() {
+        Ok(suite) => suite,
+        Err(error) => return run.part(|_| Err(error)),
+    };
     let kernels = setup::installed_kernels().and_then(|kernels| {
-        vm::Image::new(suite).map(|image| (kernels, image)).context("image of the guests")
+        vm::Image::new(&suite).map(|image| (kernels, image)).context("image of the guests")
     });
     let (kernels, image) = match kernels {
         Ok(kernels) => kernels,

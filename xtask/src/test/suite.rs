@@ -11,7 +11,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::TESTS_CRATE;
+use super::{TESTS_CRATE, clients};
 use crate::build::{self, Profile};
 use crate::{exec, workspace};
 
@@ -19,6 +19,9 @@ use crate::{exec, workspace};
 const IN_TURN: &str = "--test-threads=1";
 /// What else tests find in their environment where it is set here, guests included.
 const PASSED_ON: &str = "SPLITTER_TEST_TIMES";
+
+/// Tests of programs that are too large for a guest.
+pub(crate) const NOT_FOR_GUESTS: [&str; 1] = ["programs"];
 
 /// A part of the tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub(super) struct Suite {
     pub(super) tests: Vec<Test>,
     /// The `splitter` binary.
     pub(super) binary: PathBuf,
+    /// Programs that tests run as clients.
+    pub(super) clients: Vec<PathBuf>,
     /// Which tests are run, where not all are.
     only: Option<Only>,
 }
@@ -78,12 +83,23 @@ impl Suite {
                 bail!("there is no real-kernel test {target} in {}", directory().display());
             }
         }
-        Ok(Self { tests, binary: build::binary(Profile::Dev), only: only.cloned() })
+        let binary = build::binary(Profile::Dev);
+        Ok(Self { tests, binary, clients: clients::build()?, only: only.cloned() })
     }
 
     /// Whether all tests are run.
     pub(super) fn is_whole(&self) -> bool {
         self.only.is_none()
+    }
+
+    /// The tests that guests run.
+    pub(super) fn for_guests(self) -> Result<Self> {
+        let mut suite = self;
+        suite.tests.retain(|test| !NOT_FOR_GUESTS.contains(&test.name.as_str()));
+        if suite.tests.is_empty() {
+            bail!("tests of {} are not for guests", NOT_FOR_GUESTS.join(", "));
+        }
+        Ok(suite)
     }
 
     /// Arguments of every test.

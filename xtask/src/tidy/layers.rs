@@ -52,6 +52,8 @@ const LAYERS: [Layer; 3] = [
             "tests/src/datagrams.rs",
             "tests/src/net.rs",
             "tests/src/peers.rs",
+            "tests/src/ring.rs",
+            "tests/src/shared.rs",
             "tests/tests/outcomes.rs",
         ],
         except_tests: false,

@@ -3,6 +3,7 @@
 //! Every check reads the text of files and reports places; all findings are printed at once. The
 //! checks know words and paths, not Rust: they are for catching what slips in, not what is hidden.
 
+mod compatibility;
 mod files;
 mod layers;
 mod manifests;
@@ -40,6 +41,7 @@ pub(crate) fn run(bless: bool) -> Result<()> {
     let files = files::collect()?;
     let mut findings: Vec<_> = files.iter().flat_map(check_file).collect();
     findings.extend(maps::check(&files));
+    findings.extend(compatibility::check(&files));
     findings.extend(manifests::check_unused(&files));
     findings.sort();
     for finding in &findings {

@@ -17,7 +17,7 @@ use crate::test::suite::Suite;
 use crate::{exec, ldd, workspace};
 
 /// Programs of this machine that tests run.
-const PROGRAMS: [&str; 4] = ["curl", "ip", "nginx", "wrk"];
+const PROGRAMS: [&str; 5] = ["curl", "hey", "ip", "nginx", "wrk"];
 /// What tests read, below the root of the repository; what does not exist is left out.
 const INPUTS: [&str; 3] = ["policies", "tests", "target/bpf"];
 /// Modules that the kernel would load for the tests by itself, after those they need.
@@ -54,6 +54,7 @@ impl<'a> Image<'a> {
     pub(in crate::test) fn new(suite: &'a Suite) -> Result<Self> {
         let mut archive = base()?;
         let mut executables = vec![suite.binary.clone()];
+        executables.extend(suite.clients.iter().cloned());
         executables.extend(suite.tests.iter().map(|test| test.executable.clone()));
         for program in PROGRAMS {
             executables.push(find(program)?);
