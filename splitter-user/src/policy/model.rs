@@ -55,6 +55,13 @@ pub struct Service {
     pub routes: Vec<Route>,
 }
 
+impl Service {
+    /// Whether clients dial it by UDP.
+    pub fn has_datagrams(&self) -> bool {
+        self.frontends.iter().any(|frontend| frontend.protocol == Protocol::Udp)
+    }
+}
+
 /// What becomes of established connections that the policy would not make any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OldConnections {

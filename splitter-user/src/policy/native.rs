@@ -107,6 +107,7 @@ fn read_spec(reader: &mut Reader<'_>, spec: &Fields<'_>, name: (String, Span)) -
     let getpeername = spec
         .value("getpeername")
         .and_then(|node| reader.word(node, "a value of `getpeername`", &PEER_NAMES));
+    places.datagrams = spec.get("datagrams").map(|entry| entry.key);
     let datagrams = spec
         .value("datagrams")
         .and_then(|node| reader.word(node, "a value of `datagrams`", &DATAGRAMS));

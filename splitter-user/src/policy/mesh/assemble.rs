@@ -87,7 +87,7 @@ fn make_route<'r>(
     let places = matches.iter().map(|client| (client.clone(), plan.at)).collect();
     let name = unique(&clean_name(&plan.name), names);
     let route = Route { name, matches, action, fault: plan.fault };
-    Some((route, RoutePlaces { route: plan.at, matches: places }))
+    Some((route, RoutePlaces { route: plan.at, matches: places, on_empty: None }))
 }
 
 fn make_split<'r>(
@@ -213,7 +213,7 @@ fn make_subset(
         eject: effective.ejection.filter(|eject| eject.max_percent > 0),
         health: None,
     };
-    (subset, SubsetPlaces { name: target.at, backends: places, source: None })
+    (subset, SubsetPlaces { name: target.at, backends: places, source: None, over_limit: None })
 }
 
 fn balance(asked: Option<LoadBalancer>) -> Balance {
