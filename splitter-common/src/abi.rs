@@ -17,7 +17,7 @@ use crate::addr::{Addr, PortBe};
 pub use life::*;
 
 /// Number of this layout. Raised with every change of this file's types or meanings.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Names of the maps, as they stand in the object, in pins and in `bpftool map`.
 ///
