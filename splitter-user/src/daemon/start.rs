@@ -4,6 +4,7 @@
 //! without a policy; and privileges are dropped when everything that needs them is open.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -79,7 +80,8 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     }
     engine.resume_drains().context("take up what was drained")?;
     let log = attach(&mut engine, &settings)?;
-    let reach = Reach::open();
+    let stored = open_stored(&mut engine)?;
+    let reach = Reach::open(&stored.1).context("open the list of UDP sockets once more")?;
     drop_privileges().context("drop privileges")?;
     info!(
         generation = engine.publisher().generation(),
@@ -90,7 +92,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     );
     let policy = files.paths().iter().map(|path| show(path)).collect();
     let health = Health::start().context("start the health checks")?;
-    let sweep = start_sweep(&mut engine, reach)?;
+    let sweep = Sweep::start(reach, stored).context("start closing connections")?;
     let circumstances = Circumstances::new(started, policy, health.book(), sweep.book());
     let on_exit = settings.on_exit;
     let socket = settings.socket.clone();
@@ -105,10 +107,12 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     finish(ending, on_exit, &socket)
 }
 
-fn start_sweep(engine: &mut KernelEngine, reach: Reach) -> anyhow::Result<Sweep> {
-    let storage = engine.hooks_mut().loaded_mut().socket_storage();
-    let storage = storage.context("open the map of what sockets keep")?;
-    Sweep::start(reach, storage).context("start closing connections")
+/// What sockets keep, and the link of the list of those of UDP.
+fn open_stored(engine: &mut KernelEngine) -> anyhow::Result<(OwnedFd, OwnedFd)> {
+    let loaded = engine.hooks_mut().loaded_mut();
+    let storage = loaded.socket_storage().context("open the map of what sockets keep")?;
+    let list = loaded.socket_list().context("list what UDP sockets keep")?;
+    Ok((storage, list))
 }
 
 fn serve(

@@ -101,6 +101,8 @@ pub struct Publisher<M> {
     frontends: FxHashMap<FrontendKey, (u32, ServiceId)>,
     /// Services that keep per-socket state.
     n_stateful: usize,
+    /// Whether sockets of services that are gone are still asked whose they are.
+    is_state_held: bool,
     space: Space,
     /// What readers of before a commit may still look at, oldest first.
     retired: Vec<(Mark, Vec<Range>)>,
@@ -138,6 +140,7 @@ impl<M: Maps> Publisher<M> {
             services: found.services,
             frontends: found.frontends,
             n_stateful,
+            is_state_held: false,
             space,
             retired: Vec::new(),
             unsettled: None,
@@ -204,6 +207,13 @@ impl<M: Maps> Publisher<M> {
         let Some((_, index)) = states.find(|(other, _)| *other == owner) else { return Ok(false) };
         life::set_standing(&mut self.maps, index, bit, is_set)?;
         Ok(true)
+    }
+
+    /// Has what sockets keep stay true also while no service keeps any, or no longer: a socket that
+    /// connects elsewhere is not to be taken for one of a service that is gone.
+    pub fn hold_state(&mut self, is_held: bool) -> io::Result<()> {
+        self.is_state_held = is_held;
+        self.store_flags(self.n_stateful)
     }
 
     /// Records in use and in all, by map name, the reserved ones included.
@@ -377,8 +387,12 @@ impl<M: Maps> Publisher<M> {
         }
     }
 
+    fn flags(&self, n_stateful: usize) -> u32 {
+        if n_stateful > 0 || self.is_state_held { commit_flag::SOCKET_STATE } else { 0 }
+    }
+
     fn store_flags(&mut self, n_stateful: usize) -> io::Result<()> {
-        let flags = if n_stateful > 0 { commit_flag::SOCKET_STATE } else { 0 };
+        let flags = self.flags(n_stateful);
         if committed(&self.maps).flags == flags {
             return Ok(());
         }
@@ -386,7 +400,7 @@ impl<M: Maps> Publisher<M> {
     }
 
     fn store_commit(&mut self) -> io::Result<()> {
-        let flags = if self.n_stateful > 0 { commit_flag::SOCKET_STATE } else { 0 };
+        let flags = self.flags(self.n_stateful);
         self.maps.store(Arena::Commit, 0, &commit_words(self.generation, flags))
     }
 

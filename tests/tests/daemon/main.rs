@@ -14,6 +14,7 @@ mod restarts;
 mod rights;
 mod sizes;
 mod socket;
+mod stranded;
 mod sweep;
 mod weights;
 

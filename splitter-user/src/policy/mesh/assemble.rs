@@ -16,7 +16,8 @@ use crate::policy::diagnostic::{Diagnostic, Report, Span};
 use crate::policy::document::{Draft, Places, RoutePlaces, SubsetPlaces};
 use crate::policy::model::{
     Action, Backend, Balance, ClientKey, ClientMatch, Connection, Datagrams, Errno, Frontend,
-    OldConnections, OnEmpty, PeerName, Pick, Protocol, Route, Service, Split, Subset,
+    OldConnections, OnBackendDown, OnEmpty, PeerName, Pick, Protocol, Route, Service, Split,
+    Subset,
 };
 
 /// What a service is made of.
@@ -45,6 +46,7 @@ pub(super) fn assemble(parts: Parts<'_, '_>, report: &mut Report) -> Option<Draf
     let mut service = Service {
         outcomes: false,
         old_connections: OldConnections::Leave,
+        on_backend_down: OnBackendDown::Leave,
         name: parts.name,
         frontends: parts.frontends,
         getpeername: PeerName::default(),
