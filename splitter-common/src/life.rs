@@ -68,7 +68,7 @@ pub fn is_usable<C: Cells>(
     is_panic: bool,
     now_ns: impl FnOnce() -> u64,
 ) -> bool {
-    if backend.load(cell::STANDING) & standing::ANY != 0 {
+    if backend.load(cell::STANDING) & standing::AVOIDED != 0 {
         return false;
     }
     let until = backend.load(cell::EJECTED_UNTIL);
@@ -80,6 +80,14 @@ pub fn is_usable<C: Cells>(
     }
     end_ejection(backend, subset, until);
     true
+}
+
+/// Whether it is known that a backend does not serve: its health checks say so, or it is ejected.
+/// Changes nothing.
+#[inline(always)]
+pub fn is_down(backend: &impl Cells, is_panic: bool, now_ns: u64) -> bool {
+    let is_ejected = !is_panic && now_ns < backend.load(cell::EJECTED_UNTIL);
+    is_ejected || backend.load(cell::STANDING) & standing::DOWN != 0
 }
 
 /// Ends an ejection that was to last `until`, unless another did.
@@ -334,6 +342,27 @@ mod tests {
         }
         backend.0[cell::STANDING].set(7 << 32);
         assert!(is_usable(&backend, &subset, false, || 0));
+    }
+
+    #[test]
+    fn what_is_about_datagrams_is_not_about_connections() {
+        let (backend, subset) = (Memory::new(), Memory::new());
+        backend.0[cell::STANDING].set(7 << 32 | standing::LEAVING);
+        assert!(is_usable(&backend, &subset, false, || 0));
+        assert_ne!(standing::LEAVING & standing::LEFT, 0);
+    }
+
+    #[test]
+    fn a_backend_is_down_while_it_is_ejected_or_unhealthy_and_not_when_it_is_drained() {
+        let backend = Memory::new();
+        backend.0[cell::EJECTED_UNTIL].set(50);
+        assert!(is_down(&backend, false, 49) && !is_down(&backend, false, 50));
+        assert!(!is_down(&backend, true, 49), "in a panic, it is used");
+        assert_eq!(backend.load(cell::EJECTED_UNTIL), 50, "nothing changes");
+        for (bit, is) in [(standing::DOWN, true), (standing::DRAINING, false)] {
+            backend.0[cell::STANDING].set(7 << 32 | bit);
+            assert_eq!((is_down(&backend, true, 0), is_down(&backend, false, 60)), (is, is));
+        }
     }
 
     #[test]

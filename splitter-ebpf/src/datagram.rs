@@ -92,7 +92,7 @@ fn go_on<F: Family>(ctx: &SockAddrContext, peer: *mut Peer) -> i32 {
 fn serves(peer: *mut Peer) -> bool {
     // SAFETY: a peer of the socket at hand, whose lock is held.
     let at = unsafe { (*peer).at };
-    MapState::resolve(at).is_some_and(|backend| backend.load(cell::STANDING) & standing::ANY == 0)
+    MapState::resolve(at).is_some_and(|backend| backend.load(cell::STANDING) & standing::LEFT == 0)
 }
 
 /// Where the chosen backend counts.

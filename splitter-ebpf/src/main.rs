@@ -2,10 +2,10 @@
 //!
 //! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
 //! [`tables`] lets the decision read the [`maps`], [`parts`] has what is verified by itself,
-//! [`effects`] counts and remembers,
-//! [`egress`] is for what is no service, [`listener`] looks for other sockets, [`start`] and [`follow`]
-//! keep up with followed connections, [`packet`] drops packets of theirs, and [`datagram`] is for
-//! sockets that never connect.
+//! [`effects`] counts and remembers, [`egress`] is for what is no service, [`listener`] looks for
+//! other sockets, [`start`] and [`follow`] keep up with followed connections, [`packet`] drops packets
+//! of theirs, [`datagram`] is for sockets that never connect, and [`sockets`] tells the daemon which
+//! ones are connected by UDP.
 //! No choice is made here; all of them are made by `splitter_common::decide`.
 #![no_std]
 #![no_main]
@@ -23,6 +23,7 @@ mod maps;
 mod packet;
 mod parts;
 mod sock_addr;
+mod sockets;
 mod start;
 mod state;
 mod tables;
@@ -101,6 +102,15 @@ pub(crate) fn release_sockets(ctx: SockContext) -> i32 {
 #[cgroup_skb(egress)]
 pub(crate) fn drop_packets(ctx: SkBuffContext) -> i32 {
     i32::from(!packet::drops(ctx.skb.skb))
+}
+
+/// A UDP socket, for a reader of all of them. Not a hook: it runs when it is read. The macros have none
+/// for it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/udp")]
+pub(crate) extern "C" fn list_sockets(visit: *const sockets::Visit) -> i32 {
+    sockets::tell(visit);
+    0
 }
 
 /// Unreachable: nothing in the programs can panic, and a test looks for panic symbols.

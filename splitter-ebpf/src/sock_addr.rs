@@ -6,7 +6,7 @@
 use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 use aya_log_ebpf::debug;
 use splitter_common::{
-    abi::{Commit, FrontendKey, Reason, TCP, commit_flag, socket_flag},
+    abi::{Commit, FrontendKey, Reason, commit_flag, socket_flag},
     decide::{Decision, EADDRNOTAVAIL, Tally, decide_by_plan, find_plan},
 };
 
@@ -140,7 +140,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     effects::count(&decision.tally);
     let mut errno = u32::from(decision.errno);
     match decision.backend {
-        Some(backend) if leaves_state(&decision, key.protocol) => {
+        Some(backend) if leaves_state(&decision) => {
             // A copy: a pointer into the decision would have all of it live in memory, cleared
             // and filled on every path.
             let followed = decision.followed;
@@ -150,7 +150,8 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
                 effects::count_reason(Reason::NoSource);
             }
         }
-        _ if keeps_state => effects::forget(ctx),
+        // A UDP socket whose call fails stays connected to where it was.
+        _ if keeps_state && errno == 0 => effects::forget(ctx),
         _ => {}
     }
     if let Some(backend) = decision.backend {
@@ -180,13 +181,10 @@ pub(crate) fn conclude(errno: u32) -> i32 {
     FAIL
 }
 
-/// Whether something is to be kept on the socket. Of UDP only answers are: nothing tells when such
-/// a connection begins or ends.
+/// Whether something is to be kept on the socket: what answers bear, or whose it is.
 #[inline(always)]
-fn leaves_state<B>(decision: &Decision<B>, protocol: u8) -> bool {
-    decision.answer_frontend
-        || decision.translates
-        || protocol == TCP && decision.followed.conduct != 0
+fn leaves_state<B>(decision: &Decision<B>) -> bool {
+    decision.answer_frontend || decision.translates || decision.followed.conduct != 0
 }
 
 /// Bits of a socket's flags.

@@ -55,8 +55,9 @@ pub(crate) fn remember(
     followed: &Followed,
     flags: u8,
 ) -> u32 {
+    let is_tcp = dialled.protocol == TCP;
     // The record at 0 asks for nothing, and nothing is asked of UDP.
-    let index = if dialled.protocol == TCP { followed.conduct } else { 0 };
+    let index = if is_tcp { followed.conduct } else { 0 };
     let conduct = maps::CONDUCTS.get(index);
     let has_source = conduct.is_none_or(|asked| has_source(ctx, asked));
     // SAFETY: the context of the running hook.
@@ -75,6 +76,10 @@ pub(crate) fn remember(
     if flags & socket_flag::ANSWER_FRONTEND != 0 {
         follow::tell_whole(sk, state);
     }
+    if !is_tcp {
+        belong(state, followed);
+        return 0;
+    }
     let Some(conduct) = conduct.filter(|_| index != 0) else { return 0 };
     if !has_source {
         give_up(conduct);
@@ -87,6 +92,27 @@ pub(crate) fn remember(
     // The rest is in place now.
     state.phase = phase::CALLED;
     0
+}
+
+/// Remembers whose a connected UDP socket is, where its service is followed.
+#[inline(always)]
+fn belong(state: &mut SocketState, followed: &Followed) {
+    if followed.conduct == 0 {
+        return;
+    }
+    let Some(conduct) = maps::CONDUCTS.get(followed.conduct) else { return };
+    refer(state, conduct, followed);
+    state.phase = phase::DATAGRAMS;
+}
+
+/// When `connect()` was called, and where what it came to counts.
+#[inline(always)]
+fn refer(state: &mut SocketState, conduct: &Conduct, followed: &Followed) {
+    state.started_ns = follow::now_ns();
+    state.conduct = followed.conduct;
+    state.route = reference(followed.route);
+    state.subset = reference(conduct.state);
+    state.at_backend = reference(backend_state(conduct, followed.ordinal));
 }
 
 /// Whether the socket has the source address that is asked for, or one of its own.
@@ -134,11 +160,7 @@ fn give_up(conduct: &Conduct) -> u32 {
 /// What is known of a followed connection before its first packet.
 #[inline(always)]
 fn begin(ctx: *mut bpf_sock_addr, state: &mut SocketState, conduct: &Conduct, followed: &Followed) {
-    state.started_ns = follow::now_ns();
-    state.conduct = followed.conduct;
-    state.route = reference(followed.route);
-    state.subset = reference(conduct.state);
-    state.at_backend = reference(backend_state(conduct, followed.ordinal));
+    refer(state, conduct, followed);
     state.syn_timeout = 0;
     if conduct.max_connections != 0 {
         state.flags |= socket_flag::HOLDS_SUBSET;

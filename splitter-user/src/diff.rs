@@ -9,8 +9,8 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::model::{
-    Action, Balance, ClientMatch, Datagrams, OnEmpty, Outbound, PeerName, Pick, Policy, Route,
-    Service, Split, Subset,
+    Action, Balance, ClientMatch, Datagrams, OnBackendDown, OnEmpty, Outbound, PeerName, Pick,
+    Policy, Route, Service, Split, Subset,
 };
 use crate::policy::native::{
     connection_values, egress_values, eject_value, fault_values, health_value,
@@ -155,6 +155,10 @@ fn describe(service: &Service) -> Aspects {
         Datagrams::Connected => "connected",
     };
     let old_connections = old_connections_value(&service.old_connections);
+    let on_backend_down = match service.on_backend_down {
+        OnBackendDown::Leave => "leave",
+        OnBackendDown::Close => "close",
+    };
     let subsets = service.subsets.iter().map(|subset| subset.name.clone());
     let routes = service.routes.iter().map(|route| route.name.clone());
     let mut aspects = vec![
@@ -162,6 +166,7 @@ fn describe(service: &Service) -> Aspects {
         Aspect::one(part, "getpeername", peer, Some("backend")),
         Aspect::one(part, "datagrams", datagrams, Some("all")),
         Aspect::one(part, "oldConnections", &old_connections, Some("leave")),
+        Aspect::one(part, "onBackendDown", on_backend_down, Some("leave")),
         Aspect::order(part, "subsets", subsets),
         Aspect::order(part, "routes", routes),
     ];

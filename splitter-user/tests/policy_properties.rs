@@ -10,8 +10,8 @@ use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::{
     Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
     CongestionControl, Connection, Datagrams, Delay, Ejection, Errno, Fault, Frontend, HealthCheck,
-    Keepalive, MAX_RATE, MAX_STALL, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick,
-    Policy, Probe, Protocol, Route, Service, Split, Stall, Subset,
+    Keepalive, MAX_RATE, MAX_STALL, OldConnections, OnBackendDown, OnEmpty, Outbound, OverLimit,
+    PeerName, Pick, Policy, Probe, Protocol, Route, Service, Split, Stall, Subset,
 };
 use splitter_user::policy::native::{policy_to_yaml, to_yaml};
 use splitter_user::policy::{Source, load};
@@ -295,8 +295,11 @@ fn service() -> impl Strategy<Value = Service> {
     let name = (proptest::option::of(name()), name());
     let peer = select(vec![PeerName::Backend, PeerName::Frontend]);
     let datagrams = select(vec![Datagrams::All, Datagrams::Connected]);
-    let all = (name, peer, datagrams, any::<bool>(), old_connections(), body);
-    all.prop_flat_map(|(name, getpeername, datagrams, outcomes, old_connections, body)| {
+    let down = select(vec![OnBackendDown::Leave, OnBackendDown::Close]);
+    let ends = (old_connections(), down);
+    let all = (name, peer, datagrams, any::<bool>(), ends, body);
+    all.prop_flat_map(|(name, getpeername, datagrams, outcomes, ends, body)| {
+        let (old_connections, on_backend_down) = ends;
         let ((namespace, name), (frontends, subsets)) = (name, body);
         let name = namespace.map_or(name.clone(), |namespace| format!("{namespace}/{name}"));
         let subsets = unique(subsets, |subset| &subset.name);
@@ -307,6 +310,7 @@ fn service() -> impl Strategy<Value = Service> {
             datagrams,
             outcomes,
             old_connections,
+            on_backend_down,
             subsets: subsets.clone(),
             routes: unique(routes, |route| &route.name),
         })

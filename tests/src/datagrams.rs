@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
 /// How long a datagram is waited for that should be on its way.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,6 +61,17 @@ impl Drop for DatagramServer {
 pub fn datagram_socket(addr: &str) -> Result<UdpSocket> {
     let socket = UdpSocket::bind(addr)?;
     socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// A connected socket that shares its own address with others, and does not wait.
+pub fn sharing_socket(own: &str, to: &str) -> Result<UdpSocket> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    bind(&socket, &own.parse::<SocketAddr>()?)?;
+    let socket = UdpSocket::from(socket);
+    socket.connect(to)?;
     Ok(socket)
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::thread;
 
@@ -12,9 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 use bytemuck::pod_read_unaligned;
 use rustix::net::{AddressFamily, SocketType, bind, connect, listen, socket, sockopt};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
-use splitter_common::abi::SocketState;
+use splitter_common::abi::{SocketState, phase};
 use splitter_common::addr::Addr;
 use splitter_tests::daemon::find_binary;
+use splitter_tests::datagrams::{DatagramServer, datagram_socket, receive, sharing_socket};
 use splitter_tests::net::{Inhabitant, in_own_network};
 use splitter_tests::node::Node;
 use splitter_tests::peers::reset_on_close;
@@ -55,6 +56,25 @@ metadata: {name: plain}
 spec:
   frontends: ['127.10.0.2:80']
   subsets: {a: {backends: ['127.0.0.1:19001']}}
+  routes: [{split: {a: 1}}]
+";
+
+/// A service of UDP for each family, by the same backends.
+const DATAGRAMS: &str = "
+apiVersion: splitter.dev/v1
+kind: Split
+metadata: {name: four}
+spec:
+  frontends: ['127.10.0.1:80/udp']
+  subsets: {a: {backends: ['127.0.0.1:19001']}}
+  routes: [{split: {a: 1}}]
+---
+apiVersion: splitter.dev/v1
+kind: Split
+metadata: {name: six}
+spec:
+  frontends: ['[::1]:18080/udp']
+  subsets: {a: {backends: ['[::1]:19006']}}
   routes: [{split: {a: 1}}]
 ";
 
@@ -217,6 +237,92 @@ fn dial_from(port: u16) -> Result<TcpStream> {
     Ok(client.into())
 }
 
+/// Connected UDP sockets that are followed, by their own address.
+fn list_datagrams(link: &OwnedFd) -> Result<HashMap<SocketAddr, Seen>> {
+    let mut all = HashMap::new();
+    SockDiag::open_with(link)?.list_datagrams(
+        |_| true,
+        |followed| {
+            all.insert(followed.local, Seen::new(followed));
+        },
+    )?;
+    Ok(all)
+}
+
+/// A UDP socket that is connected, bound before to an address that may have the port 0.
+fn connected(from: &str, to: &str) -> Result<UdpSocket> {
+    let socket = datagram_socket(from)?;
+    socket.connect(to).with_context(|| format!("connect to {to}"))?;
+    Ok(socket)
+}
+
+/// Sends a datagram, and waits for the answer.
+fn ensure_answered(socket: &UdpSocket) -> Result<()> {
+    socket.send(b"?")?;
+    receive(socket)?;
+    Ok(())
+}
+
+fn errno(result: io::Result<usize>) -> Option<i32> {
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+#[test]
+fn exactly_the_destroyed_udp_socket_is_disconnected() -> Result<()> {
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        node.apply(DATAGRAMS)?;
+        let list = node.loaded.socket_list()?;
+        let _servers = [DatagramServer::echo(BACKEND)?, DatagramServer::echo(BACKEND6)?];
+        let mapped = "[::ffff:127.0.0.1]:19001";
+        let families = [
+            ("127.0.0.1:0", FRONTEND, BACKEND),
+            ("[::]:0", MAPPED, mapped),
+            ("[::1]:0", FRONTEND6, BACKEND6),
+        ];
+        for (from, frontend, backend) in families {
+            let victim = connected(from, frontend)?;
+            let neighbour = connected(from, frontend)?;
+            let direct = connected(from, backend)?;
+            let _unconnected = datagram_socket(from)?;
+            let seen = list_datagrams(&list)?;
+            assert_eq!(seen.len(), 2, "{frontend}: {seen:?}");
+            let found = seen.get(&victim.local_addr()?).context("it is not followed")?;
+            assert_eq!((found.peer, found.idle_ms), (backend.parse()?, None));
+            assert_eq!(found.stored.phase, phase::DATAGRAMS);
+            let mut diag = SockDiag::open()?;
+            assert_eq!(diag.destroy(&found.id)?, Destroyed::Closed, "{frontend}");
+            assert_eq!(errno(victim.recv(&mut [0])), Some(libc::ECONNABORTED));
+            assert_eq!(errno(victim.send(b"?")), Some(libc::EDESTADDRREQ));
+            assert_eq!(diag.destroy(&found.id)?, Destroyed::Gone, "{frontend}");
+            ensure_answered(&neighbour).context(frontend)?;
+            ensure_answered(&direct).context(frontend)?;
+            victim.connect(frontend)?;
+            ensure_answered(&victim).context("it is connected again")?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_udp_socket_of_the_same_addresses_is_not_hit() -> Result<()> {
+    in_own_network(|| {
+        let mut node = Node::new()?;
+        node.apply(DATAGRAMS)?;
+        let list = node.loaded.socket_list()?;
+        let own = "127.0.0.1:12345";
+        let ours = sharing_socket(own, FRONTEND)?;
+        let all = list_datagrams(&list)?;
+        let id = all.get(&own.parse()?).context("it is not followed")?.id;
+        drop(ours);
+        let direct = sharing_socket(own, BACKEND)?;
+        let destroyed = SockDiag::open()?.destroy(&id)?;
+        assert_eq!(destroyed, Destroyed::Gone, "somebody else has the addresses");
+        assert_eq!(direct.peer_addr()?, BACKEND.parse()?);
+        Ok(())
+    })
+}
+
 #[test]
 fn a_new_socket_of_the_same_addresses_is_not_hit() -> Result<()> {
     in_own_network(|| {
@@ -306,7 +412,7 @@ fn with_daemons_capabilities<T: Send>(run: impl FnOnce() -> Result<T> + Send) ->
 
 #[test]
 fn sockets_of_other_namespaces_are_reached_with_two_capabilities() -> Result<()> {
-    let mut namespaces = Namespaces::All(Opener::start(&find_binary()?)?);
+    let mut namespaces = Namespaces::All(Opener::start(&find_binary()?, None)?);
     let (mut stage, storage, there) = in_own_network(|| {
         let mut fixture = Fixture::new()?;
         let pair = fixture.dial(FRONTEND)?;
@@ -330,7 +436,7 @@ fn sockets_of_other_namespaces_are_reached_with_two_capabilities() -> Result<()>
 
 #[test]
 fn a_visit_keeps_no_namespace_alive() -> Result<()> {
-    let mut namespaces = Namespaces::All(Opener::start(&find_binary()?)?);
+    let mut namespaces = Namespaces::All(Opener::start(&find_binary()?, None)?);
     let mut visit = || -> Result<Vec<NamespaceId>> {
         let mut seen = Vec::new();
         namespaces.visit(|namespace, _| seen.push(namespace))?;
@@ -352,7 +458,7 @@ fn without_an_opener_the_own_namespace_is_visited() -> Result<()> {
         let mut client = fixture.dial(FRONTEND)?;
         let id = fixture.id_of(&client.0)?;
         let visited = with_daemons_capabilities(|| {
-            Ok(Namespaces::Own.visit(|_, diag| {
+            Ok(Namespaces::Own(None).visit(|_, diag| {
                 assert_eq!(diag.destroy(&id).expect("the kernel answers"), Destroyed::Closed);
             })?)
         })?;
@@ -364,14 +470,14 @@ fn without_an_opener_the_own_namespace_is_visited() -> Result<()> {
 #[test]
 fn an_opener_needs_capabilities_at_its_start() -> Result<()> {
     let binary = find_binary()?;
-    let refused = with_daemons_capabilities(|| Ok(Opener::start(&binary).err()))?;
+    let refused = with_daemons_capabilities(|| Ok(Opener::start(&binary, None).err()))?;
     ensure!(matches!(refused, Some(OpenerError::NotPrivileged)), "{refused:?}");
     Ok(())
 }
 
 #[test]
 fn the_opener_is_confined_and_ends_with_its_daemon() -> Result<()> {
-    let opener = Opener::start(&find_binary()?)?;
+    let opener = Opener::start(&find_binary()?, None)?;
     let process = format!("/proc/{}", opener.pid());
     let mut namespaces = Namespaces::All(opener);
     namespaces.visit(|_, _| {})?;

@@ -105,8 +105,11 @@ pub mod cell {
     pub const EJECTIONS: usize = 4;
     /// Of a backend: when the last ejection ended, as [`EJECTED_UNTIL`].
     pub const RETURNED: usize = 5;
-    /// Of a subset: how many of its backends are ejected. Of a route: ticket of aborts.
+    /// Of a subset: how many of its backends are ejected. Of a route: ticket of aborts. Of a backend:
+    /// [`UNHEARD`].
     pub const EJECTED: usize = 6;
+    /// Of a backend: how often it was stepped over because nobody listened there.
+    pub const UNHEARD: usize = 6;
     /// Ticket of a route's aborts.
     pub const ABORT_TICKET: usize = 6;
     /// [`super::standing`] bits in the low half, written by user space only. In the high half the
@@ -130,8 +133,12 @@ pub mod standing {
     pub const DOWN: u64 = 1;
     /// It was taken out of use by command.
     pub const DRAINING: u64 = 2;
-    /// Any of them.
-    pub const ANY: u64 = u32::MAX as u64;
+    /// Its connections are to end, and no weight sends new ones to it.
+    pub const LEAVING: u64 = 4;
+    /// Those for which connections step over it.
+    pub const AVOIDED: u64 = DOWN | DRAINING;
+    /// Those for which a socket that never connects is given another backend.
+    pub const LEFT: u64 = AVOIDED | LEAVING;
 }
 
 /// What came of connections, as numbers of cells from [`cell::OUTCOMES`] on. Of backends and routes.
@@ -323,6 +330,17 @@ layout!(SocketState, size 96, {
     stall_at @ 84: 4, client @ 88: 8,
 });
 
+/// A connected UDP socket and what is stored on it, as the program that lists them writes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct StoredSocket {
+    /// `SO_COOKIE`, which the kernel gives once.
+    pub cookie: u64,
+    /// What is known of it.
+    pub state: SocketState,
+}
+layout!(StoredSocket, size 104, { cookie @ 0: 8, state @ 8: 96 });
+
 /// How far a followed connection is.
 pub mod phase {
     /// Not followed: the socket only remembers what it dialled.
@@ -335,6 +353,9 @@ pub mod phase {
     pub const ESTABLISHED: u8 = 3;
     /// It ended.
     pub const ENDED: u8 = 4;
+    /// A UDP socket that is connected. Nothing tells when that ends, so it holds while the socket's
+    /// peer is the backend.
+    pub const DATAGRAMS: u8 = 5;
 }
 
 /// Bits of [`SocketState::flags`].

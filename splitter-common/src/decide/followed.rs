@@ -333,6 +333,7 @@ pub fn stand<W: World>(world: &W, index: u32, ordinal: u32) -> u32 {
     if conduct.flags & conduct_flag::LISTENER != 0 {
         let backend = world.backend(subset.backends.wrapping_add(ordinal));
         if backend.is_none_or(|backend| !world.has_listener(backend.borrow())) {
+            state.add(cell::UNHEARD, 1);
             return BLOCKED;
         }
     }

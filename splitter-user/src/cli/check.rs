@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::reading::{ReadingOptions, VipOptions, load_alone};
-use super::{Exit, Output, complain, complain_of, print, print_json, read_sources};
+use super::{Exit, Output, complain, complain_of, count, print, print_json, read_sources};
 use crate::compile::Note;
 use crate::policy::Source;
 use crate::policy::diagnostic::{Diagnostic, Severity};
@@ -174,8 +174,4 @@ fn report(findings: &Findings<'_>, sources: &[Source], verbose: bool) -> anyhow:
         (count(findings.services, "service"), count(findings.frontends, "frontend"));
     let backends = count(findings.backends, "backend");
     print(&format!("{services}, {frontends}, {backends}: ok{warned}\n"))
-}
-
-fn count(n: usize, what: &str) -> String {
-    if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") }
 }

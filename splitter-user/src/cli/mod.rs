@@ -24,6 +24,7 @@ mod simulate;
 mod status;
 mod weight;
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -156,6 +157,12 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// Writes a value as JSON, indented, with a line feed.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// A number of things whose name takes an `s` where there are several.
+pub(crate) fn count<N: Copy + PartialEq + From<u8> + Display>(n: N, what: &str) -> String {
+    let ending = if n == N::from(1) { "" } else { "s" };
+    format!("{n} {what}{ending}")
 }
 
 /// Writes a problem.

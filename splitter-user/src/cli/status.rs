@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::client::{Address, Answer, unexpected};
 use super::weight::show_weights;
-use super::{Exit, Output, print, print_json};
+use super::{Exit, Output, count, print, print_json};
 use crate::daemon::assignments::AssignmentStatus;
 use crate::daemon::control::{Request, Response};
 use crate::daemon::engine::DrainStatus;
@@ -66,15 +66,17 @@ fn text(status: &Status) -> Result<String, fmt::Error> {
         write_service(&mut text, service)?;
     }
     if status.n_omitted > 0 {
-        writeln!(text, "\n{} more services: name them, or use --all", status.n_omitted)?;
+        let more = count(status.n_omitted, "more service");
+        writeln!(text, "\n{more}: name what you want to see, or use --all")?;
     }
     Ok(text)
 }
 
 fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
     let Status { version, pid, uptime_seconds, generation, n_services, cgroup, .. } = status;
+    let services = count(*n_services, "service");
     writeln!(text, "daemon      {version}, process {pid}, up {uptime_seconds} s")?;
-    writeln!(text, "policy      generation {generation}, {n_services} services")?;
+    writeln!(text, "policy      generation {generation}, {services}")?;
     for path in &status.policy {
         writeln!(text, "            from {path}")?;
     }
@@ -101,7 +103,7 @@ fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
         writeln!(text, "map         {:<13} {} of {}", map.map, map.used, map.size)?;
     }
     for (reason, connections) in status.reasons.iter().filter(|(_, n)| **n > 0) {
-        writeln!(text, "not split   {reason:<13} {connections} connections")?;
+        writeln!(text, "not split   {reason:<13} {}", count(*connections, "connection"))?;
     }
     Ok(())
 }
@@ -124,10 +126,10 @@ fn write_dns(text: &mut String, dns: &DnsStatus) -> fmt::Result {
     if *names == 0 && *lookups == 0 {
         return Ok(());
     }
+    let (lookups, answers) = (count(*lookups, "lookup"), count(*changed_answers, "changed answer"));
     writeln!(
         text,
-        "names       {names} resolved again and again: {lookups} lookups, {failures} failed, \
-         {changed_answers} changed answers"
+        "names       {names} resolved again and again: {lookups}, {failures} failed, {answers}"
     )
 }
 
@@ -140,27 +142,35 @@ fn write_health(text: &mut String, health: &HealthSummary) -> fmt::Result {
     if not_probed > 0 {
         write!(text, ", {not_probed} not probed")?;
     }
-    writeln!(text, ": {} probes", health.probes)
+    writeln!(text, ": {}", count(health.probes, "probe"))
 }
 
 fn write_sweep(text: &mut String, sweep: &SweepStatus) -> fmt::Result {
     let SweepStatus { services, closed_idle, closed_too_old, rounds, namespaces, .. } = sweep;
-    let SweepStatus { closed_drained, closed_rebalanced, .. } = sweep;
+    let SweepStatus { closed_drained, closed_down, closed_rebalanced, .. } = sweep;
     if *services > 0 || *rounds > 0 {
+        let ask = if *services == 1 { "asks" } else { "ask" };
+        let (services, rounds) = (count(*services, "service"), count(*rounds, "round"));
+        let namespaces = count(*namespaces, "network namespace");
         writeln!(
             text,
             "closed      {closed_idle} idle, {closed_too_old} too old, {closed_drained} drained, \
-             {closed_rebalanced} rebalanced, as {services} services ask: {rounds} rounds, the last \
-             through {namespaces} network namespaces"
+             {closed_down} at backends that are down, {closed_rebalanced} rebalanced, as {services} \
+             {ask}: {rounds}, the last through {namespaces}"
         )?;
     }
-    if sweep.unbalanced > 0 {
-        let n = sweep.unbalanced;
-        writeln!(text, "            {n} routes whose live split is to come to their weights")?;
+    match sweep.unbalanced {
+        0 => {}
+        1 => writeln!(text, "            1 route whose live split is to come to its weights")?,
+        n => writeln!(text, "            {n} routes whose live split is to come to their weights")?,
     }
-    if sweep.hidden > 0 {
-        let hidden = sweep.hidden;
-        writeln!(text, "            {hidden} processes' network namespaces cannot be looked at")?;
+    match sweep.hidden {
+        0 => {}
+        1 => writeln!(text, "            1 process whose network namespace cannot be looked at")?,
+        n => writeln!(
+            text,
+            "            {n} processes whose network namespaces cannot be looked at"
+        )?,
     }
     match &sweep.confined {
         Some(why) => writeln!(text, "            {why}"),
@@ -218,25 +228,45 @@ fn write_assignments(text: &mut String, assignments: &[AssignmentStatus]) -> fmt
 }
 
 fn show_drain(drain: &DrainStatus) -> String {
-    let DrainStatus { service, subset, backend, connections, for_ms, by } = drain;
-    let end = match for_ms {
-        None => "left alone".to_owned(),
-        Some(0) => "closed now".to_owned(),
-        Some(ms) => format!("closed in {} s", ms.div_ceil(1_000)),
+    let DrainStatus { service, subset, backend, connections, sockets, for_ms, by, undo } = drain;
+    let who = format!("{service}/{subset} {backend}");
+    let left = show_left(*connections, *sockets);
+    let end = match (for_ms, undo) {
+        (None, _) => "left alone".to_owned(),
+        (Some(0), Some(undo)) if left.is_none() => {
+            return format!(
+                "{who}: nothing left, by {by}; `splitter drain --undo {undo}` has connections come \
+                 again"
+            );
+        }
+        (Some(0), _) => "closed now".to_owned(),
+        (Some(ms), _) => format!("closed in {} s", ms.div_ceil(1_000)),
     };
-    format!("{service}/{subset} {backend}: {connections} connections left, {end}, by {by}")
+    let left = left.unwrap_or_else(|| "nothing".to_owned());
+    format!("{who}: {left} left, {end}, by {by}")
+}
+
+/// What is left at a backend; nothing where nothing is. Sockets are those of UDP.
+fn show_left(connections: u64, sockets: Option<u64>) -> Option<String> {
+    let connections = Some(connections).filter(|n| *n > 0).map(|n| count(n, "connection"));
+    let sockets = sockets.filter(|n| *n > 0).map(|n| count(n, "connected UDP socket"));
+    match (connections, sockets) {
+        (Some(connections), Some(sockets)) => Some(format!("{connections} and {sockets}")),
+        (one, other) => one.or(other),
+    }
 }
 
 fn show_hook(hook: &HookStatus) -> String {
     if !hook.wanted && hook.state == "detached" {
         return "not needed".to_owned();
     }
+    let others = |n| count(n, "other program");
     let others = match (hook.before, hook.after) {
         (0, 0) => String::new(),
-        (before, 0) => format!(", behind {before} other programs"),
-        (0, after) => format!(", before {after} other programs, which may rewrite again"),
+        (before, 0) => format!(", behind {}", others(before)),
+        (0, after) => format!(", before {}, which may rewrite again", others(after)),
         (before, after) => {
-            format!(", behind {before} and before {after} other programs, which may rewrite again")
+            format!(", behind {before} and before {}, which may rewrite again", others(after))
         }
     };
     format!("{}{others}{}", hook.state, show_needs(hook))
@@ -247,8 +277,8 @@ fn show_needs(hook: &HookStatus) -> String {
     let names = hook.needed_by.join(" ");
     match (hook.needed_by.len(), hook.n_needed_by) {
         (_, 0) => String::new(),
-        (0, n) => format!(", for {n} services"),
-        (few, n) if few < n => format!(", for {names} and {} more services", n - few),
+        (0, n) => format!(", for {}", count(n, "service")),
+        (few, n) if few < n => format!(", for {names} and {}", count(n - few, "more service")),
         _ => format!(", for {names}"),
     }
 }
@@ -291,13 +321,14 @@ fn write_subset(text: &mut String, subset: &SubsetStatus) -> fmt::Result {
     for backend in &subset.backends {
         let share = show_share(backend.share_ppm);
         let (address, weight) = (&backend.address, backend.weight);
-        let count = backend.connections;
-        writeln!(
-            text,
-            "    backend {address:<16} {count:>12} connections  {share}, weight {weight}"
-        )?;
+        let n = backend.connections;
+        writeln!(text, "    backend {address:<16} {n:>12} connections  {share}, weight {weight}")?;
         if let Some(why) = &backend.out_of_use {
             writeln!(text, "      gets none: {}", show_out_of_use(why))?;
+        }
+        if backend.unheard > 0 {
+            let times = count(backend.unheard, "time");
+            writeln!(text, "      stepped over {times}: nobody listened there (requireListener)")?;
         }
         if let Some(outcomes) = &backend.outcomes {
             write_outcomes(text, "      ", outcomes)?;
@@ -360,7 +391,7 @@ fn show_health(health: &HealthStatus) -> String {
         _ => format!("last {successes} succeeded"),
     };
     let took = health.last_microseconds.map(|us| format!(", in {us} us")).unwrap_or_default();
-    format!("{state} for {seconds} s, {probes} probes, {last}{took}")
+    format!("{state} for {seconds} s, {}, {last}{took}", count(*probes, "probe"))
 }
 
 /// Parts per million as a percentage with two digits behind the point.
@@ -408,16 +439,41 @@ mod tests {
             subset: "v2".to_owned(),
             backend: "127.0.0.1:9002".to_owned(),
             connections: 12,
+            sockets: None,
             for_ms: Some(20_001),
             by: "command".to_owned(),
+            undo: Some("shop/web/v2".to_owned()),
         };
         let told = "shop/web/v2 127.0.0.1:9002: 12 connections left, closed in 21 s, by command";
         assert_eq!(show_drain(&drain), told);
-        drain.for_ms = None;
+        (drain.connections, drain.sockets) = (1, Some(2));
+        assert!(show_drain(&drain).contains(": 1 connection and 2 connected UDP sockets left, "));
+        drain.for_ms = Some(0);
+        assert!(show_drain(&drain).contains("sockets left, closed now, by command"));
+        (drain.connections, drain.sockets) = (0, Some(0));
+        let told = "shop/web/v2 127.0.0.1:9002: nothing left, by command; \
+                    `splitter drain --undo shop/web/v2` has connections come again";
+        assert_eq!(show_drain(&drain), told);
+        (drain.connections, drain.for_ms) = (12, None);
         assert!(show_drain(&drain).contains("12 connections left, left alone"));
         let mut text = String::new();
         write_draining(&mut text, &vec![drain; MOST_DRAINS + 2]).unwrap();
         assert!(text.starts_with("draining    shop/web/v2 ") && text.ends_with("and 2 more\n"));
+    }
+
+    #[test]
+    fn one_of_a_kind_is_told_as_one() {
+        let sweep =
+            SweepStatus { services: 1, rounds: 1, unbalanced: 1, hidden: 1, ..Default::default() };
+        let mut text = String::new();
+        write_sweep(&mut text, &sweep).unwrap();
+        for told in [
+            "as 1 service asks: 1 round, the last through 0 network namespaces\n",
+            " 1 route whose live split is to come to its weights\n",
+            " 1 process whose network namespace cannot be looked at\n",
+        ] {
+            assert!(text.contains(told), "{text}");
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@ use splitter_common::abi::{
 use super::{addr, client_number, effective_weights, fnv64, is_usable, n_weighted};
 use crate::policy::model::{
     Action, Balance, CongestionControl, Connection, Datagrams, Ejection, Errno, Fault, Frontend,
-    Keepalive, OldConnections, OnEmpty, OverLimit, Protocol, Route, Service, Split, Subset,
+    Keepalive, OldConnections, OnBackendDown, OnEmpty, OverLimit, Protocol, Route, Service, Split,
+    Subset,
 };
 
 /// What is kept up with of a service.
@@ -35,19 +36,19 @@ fn is_tcp(frontend: &Frontend) -> bool {
 }
 
 /// Whether the connections of a service are followed: where something is asked that only they can
-/// tell or keep. Only TCP has connections that the kernel reports on; what may be chosen, and what
-/// fails on purpose, is kept for UDP too.
+/// tell or keep. Only TCP has connections that the kernel reports on; what may be chosen, what fails
+/// on purpose, and whose a connected socket is, is kept for UDP too.
 fn is_followed(service: &Service) -> bool {
-    let asks = || {
-        service.outcomes
-            || service.old_connections != OldConnections::Leave
-            || service.subsets.iter().any(asks)
-    };
+    let any_subset = |asks: fn(&Subset) -> bool| service.subsets.iter().any(asks);
     // A socket stays with a backend for as long as the backend's state says that it may.
     splits_datagrams(service)
-        || service.subsets.iter().any(|subset| subset.health.is_some())
+        || service.outcomes
+        || service.old_connections != OldConnections::Leave
+        || service.on_backend_down != OnBackendDown::Leave
+        || any_subset(|subset| subset.health.is_some())
+        || any_subset(|subset| subset.connection.max_lifetime_ms.is_some())
         || service.routes.iter().any(|route| route.fault != Fault::default())
-        || service.frontends.iter().any(is_tcp) && asks()
+        || service.frontends.iter().any(is_tcp) && any_subset(asks)
 }
 
 /// Whether datagrams of sockets that never connect are split.

@@ -85,7 +85,7 @@ impl ServiceImage {
 
     /// Whether its sockets keep state.
     pub fn keeps_state(&self) -> bool {
-        self.answer_frontend || self.datagrams || self.follows_connections()
+        self.answer_frontend || self.datagrams || self.is_followed()
     }
 
     /// Whether it has connections that the kernel reports on, and they are followed.

@@ -145,6 +145,17 @@ impl Drains {
         deadlines.min_by_key(|deadline| deadline.ns().unwrap_or(u64::MAX))
     }
 
+    /// What ends the drain of a backend, as a command has it: of the whole subset where that is
+    /// drained.
+    pub(crate) fn undo_of(&self, service: &str, subset: &str, addr: SocketAddr) -> Option<String> {
+        let covering = self.of(service).filter(|drain| drain.covers(subset, addr));
+        let drain = covering.min_by_key(|drain| drain.backend.is_some())?;
+        Some(match drain.backend {
+            None => format!("{service}/{subset}"),
+            Some(addr) => format!("{service}/{subset} --backend {addr}"),
+        })
+    }
+
     /// Adds drains in place of those that are about the same. What is known of weights stays: they
     /// are 0 since.
     pub(crate) fn with(&self, new: &[Drain]) -> Self {

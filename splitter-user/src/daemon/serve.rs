@@ -37,6 +37,8 @@ use crate::publish::Mark;
 const CGROUP_PERIOD: Duration = Duration::from_secs(1);
 /// How often it is looked whether subsets take connections, while live splits come to their weights.
 const BALANCE_PERIOD: Duration = Duration::from_secs(1);
+/// How often it is looked which backends are down, where connections to those are closed.
+const DOWN_PERIOD: Duration = Duration::from_secs(1);
 /// How often it is checked that the kernel still runs our programs.
 const HOOKS_PERIOD: Duration = Duration::from_secs(5);
 /// How often it is looked whether commands ended that are clients of chosen subsets.
@@ -85,6 +87,7 @@ struct Wakers {
     cgroups: Interval,
     hooks: Interval,
     balance: Interval,
+    down: Interval,
     assignments: Interval,
     events: AsyncFd<EventRing>,
 }
@@ -149,6 +152,7 @@ impl Daemon {
             cgroups: every(CGROUP_PERIOD),
             hooks: every(HOOKS_PERIOD),
             balance: every(BALANCE_PERIOD),
+            down: every(DOWN_PERIOD),
             assignments: every(ASSIGNMENTS_PERIOD),
             events: watch_ring(events).context("wait for events")?,
         })
@@ -177,6 +181,7 @@ impl Daemon {
             _ = wakers.cgroups.tick(), if self.engine.names_cgroups() => self.refresh_cgroups(),
             _ = wakers.hooks.tick() => self.mend_attachment(),
             _ = wakers.balance.tick(), if self.sweep.is_balancing() => self.engine.touch_balanced(),
+            _ = wakers.down.tick(), if self.engine.closes_at_down() => self.engine.look_for_down(),
             _ = wakers.assignments.tick(), if !self.circumstances.assignments.is_empty() => {
                 self.circumstances.assignments.forget_ended(&mut self.engine);
             }

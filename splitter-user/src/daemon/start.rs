@@ -4,6 +4,7 @@
 //! without a policy; and privileges are dropped when everything that needs them is open.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -82,7 +83,8 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let log = attach(&mut engine, &settings)?;
     let events = EventRing::new(engine.hooks_mut().loaded_mut());
     let events = events.context("open the ring of what is refused")?;
-    let reach = Reach::open();
+    let stored = open_stored(&mut engine)?;
+    let reach = Reach::open(&stored.1).context("open the list of UDP sockets once more")?;
     drop_privileges().context("drop privileges")?;
     info!(
         generation = engine.publisher().generation(),
@@ -93,7 +95,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     );
     let policy = files.paths().iter().map(|path| show(path)).collect();
     let health = Health::start().context("start the health checks")?;
-    let sweep = start_sweep(&mut engine, reach)?;
+    let sweep = Sweep::start(reach, stored).context("start closing connections")?;
     let assignments = take_over_assignments(&mut engine, &cgroups)?;
     let circumstances =
         Circumstances::new(started, policy, health.book(), sweep.book(), assignments);
@@ -122,10 +124,12 @@ fn take_over_assignments(
     Ok(assignments)
 }
 
-fn start_sweep(engine: &mut KernelEngine, reach: Reach) -> anyhow::Result<Sweep> {
-    let storage = engine.hooks_mut().loaded_mut().socket_storage();
-    let storage = storage.context("open the map of what sockets keep")?;
-    Sweep::start(reach, storage).context("start closing connections")
+/// What sockets keep, and the link of the list of those of UDP.
+fn open_stored(engine: &mut KernelEngine) -> anyhow::Result<(OwnedFd, OwnedFd)> {
+    let loaded = engine.hooks_mut().loaded_mut();
+    let storage = loaded.socket_storage().context("open the map of what sockets keep")?;
+    let list = loaded.socket_list().context("list what UDP sockets keep")?;
+    Ok((storage, list))
 }
 
 fn serve(

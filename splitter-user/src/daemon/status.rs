@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use splitter_common::abi::{EgressCounts, Reason, State};
+use splitter_common::abi::{EgressCounts, Reason, State, cell};
 
 use super::assignments::AssignmentStatus;
 use super::congestion::Algorithms;
@@ -17,7 +17,7 @@ use super::outcomes::{OutOfUse, Outcomes, monotonic_ns};
 use super::resolver::DnsStatus;
 use super::sweep::SweepStatus;
 use crate::compile::{Note, name_ids, service_id};
-use crate::policy::model::{Action, Backend, Outbound, Service, Subset};
+use crate::policy::model::{Action, Backend, OldConnections, Outbound, Pick, Service, Subset};
 use crate::publish::{CounterOwner, Counters as Indices};
 use crate::tables::{Arena, Maps, read};
 
@@ -197,6 +197,9 @@ pub(crate) struct BackendStatus {
     pub(crate) outcomes: Option<Outcomes>,
     /// Why it gets none now, if so.
     pub(crate) out_of_use: Option<OutOfUse>,
+    /// How often it was stepped over because nobody listened there.
+    #[serde(default)]
+    pub(crate) unheard: u64,
     /// Its health, where it is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) health: Option<HealthStatus>,
@@ -227,7 +230,9 @@ impl Survey {
         let describe = |surveyed: &Surveyed| {
             let Surveyed { running, counters: indices, states } = surveyed;
             let indices = indices.iter().flat_map(Indices::iter).collect();
-            let counters = ServiceCounters { indices, counters: &counters, states, now_ns };
+            let has_connections = running.service.has_connections();
+            let counters =
+                ServiceCounters { indices, counters: &counters, states, has_connections, now_ns };
             let health = health.of(&running.service.name);
             let mut status = describe_service(running, &counters, &health);
             status.notes.extend(algorithms.notes(&running.service));
@@ -339,6 +344,8 @@ struct ServiceCounters<'a> {
     indices: HashMap<CounterOwner, u32>,
     counters: &'a Counters,
     states: &'a HashMap<CounterOwner, State>,
+    /// Whether it has any that the kernel reports on.
+    has_connections: bool,
     /// `CLOCK_MONOTONIC` when the states were read.
     now_ns: u64,
 }
@@ -346,6 +353,11 @@ struct ServiceCounters<'a> {
 impl ServiceCounters<'_> {
     fn state(&self, owner: CounterOwner) -> Option<&State> {
         self.states.get(&owner)
+    }
+
+    /// What came of connections. Of a service without TCP, nothing is known.
+    fn outcomes(&self, owner: CounterOwner) -> Option<Outcomes> {
+        self.state(owner).filter(|_| self.has_connections).map(Outcomes::of)
     }
 
     fn get(&self, owner: CounterOwner) -> u64 {
@@ -365,8 +377,29 @@ fn describe_service(
         frontends: service.frontends.iter().map(ToString::to_string).collect(),
         routes: describe_routes(service, counters),
         subsets: describe_subsets(service, counters, health),
-        notes: running.notes.iter().map(describe_note).collect(),
+        notes: running.notes.iter().map(describe_note).chain(unbalanced(service)).collect(),
     }
+}
+
+/// What `oldConnections: rebalance` is not about.
+fn unbalanced(service: &Service) -> Vec<String> {
+    if !matches!(service.old_connections, OldConnections::Rebalance { .. }) {
+        return Vec::new();
+    }
+    let picks = service.routes.iter().filter_map(|route| match &route.action {
+        Action::Split(split) => Some((&route.name, split.pick)),
+        Action::Reject(_) | Action::Pass => None,
+    });
+    let notes = picks.filter_map(|(route, pick)| {
+        let why = match pick {
+            Pick::Exact => return None,
+            Pick::Random => "`pick: random` does not come to the weights",
+            Pick::Affinity(_) => "`affinity` would send its clients to where they were",
+        };
+        Some(format!("the route `{route}` is not rebalanced: {why}"))
+    });
+    let sockets = "connected UDP sockets are not rebalanced: nobody knows when they are idle";
+    notes.chain(service.has_datagrams().then(|| sockets.to_owned())).collect()
 }
 
 fn describe_routes(service: &Service, counters: &ServiceCounters<'_>) -> Vec<RouteStatus> {
@@ -374,7 +407,7 @@ fn describe_routes(service: &Service, counters: &ServiceCounters<'_>) -> Vec<Rou
     let describe = |(route, id): (&crate::policy::model::Route, u32)| {
         let (action, weights) = describe_action(service, &route.action);
         let connections = counters.get(CounterOwner::Route(id));
-        let outcomes = counters.state(CounterOwner::Route(id)).map(Outcomes::of);
+        let outcomes = counters.outcomes(CounterOwner::Route(id));
         RouteStatus { name: route.name.clone(), action, weights, connections, outcomes }
     };
     service.routes.iter().zip(ids).map(describe).collect()
@@ -436,7 +469,8 @@ fn describe_backends(
             connections,
             share_ppm: share_ppm(connections, total),
             health: health.get(&(subset.name.clone(), backend.addr)).cloned(),
-            outcomes: state.map(Outcomes::of),
+            outcomes: counters.outcomes(owner(backend.addr)),
+            unheard: state.map_or(0, |state| state.cells[cell::UNHEARD]),
             out_of_use: state.and_then(|state| OutOfUse::of(state, counters.now_ns)),
         }
     };

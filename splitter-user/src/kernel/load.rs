@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::programs::{Program, ProgramError};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::programs::{Iter, Program, ProgramError};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use rustix::time::{ClockId, clock_getres};
 use splitter_common::abi::{
     Assignment, AssignmentKey, EgressClient, EgressRule, FrontendKey, PortRanges, map,
@@ -58,6 +58,9 @@ pub enum LoadError {
         "find out where the kernel keeps why a connection failed (needs CONFIG_DEBUG_INFO_BTF)"
     )]
     Types(#[source] io::Error),
+    /// The program that lists sockets.
+    #[error("link the program that lists UDP sockets (needs CAP_BPF and CAP_PERFMON)")]
+    List(#[source] io::Error),
     /// A map could not be used.
     #[error("use the map {name}")]
     Map {
@@ -250,6 +253,19 @@ impl Loaded {
     pub fn socket_storage(&self) -> Result<OwnedFd, LoadError> {
         let error = |error| LoadError::Map { name: map::SOCKETS, error };
         sys::open_pinned(&self.maps_dir.join(map::SOCKETS)).map_err(error)
+    }
+
+    /// Loads the program that lists connected UDP sockets, and answers the link by which a list of them
+    /// is opened. Needs what loading needs.
+    pub fn socket_list(&mut self) -> Result<OwnedFd, LoadError> {
+        const NAME: &str = "list_sockets";
+        let failed = |error| LoadError::Program { name: NAME, error };
+        let types = Btf::from_sys_fs().map_err(|error| failed(error.into()))?;
+        let program = self.ebpf.program_mut(NAME).expect("the object has it");
+        let program: &mut Iter = program.try_into().map_err(failed)?;
+        program.load("udp", &types).map_err(failed)?;
+        let link = sys::link_iteration(program.fd().map_err(failed)?);
+        link.map_err(LoadError::List)
     }
 
     /// The descriptor of a hook's program.

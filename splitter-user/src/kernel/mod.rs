@@ -13,6 +13,7 @@ mod log;
 mod maps;
 mod object;
 mod pins;
+mod stored;
 mod sys;
 
 pub use assignments::AssignmentMap;
@@ -24,3 +25,4 @@ pub use log::HookLog;
 pub use maps::KernelMaps;
 pub use object::embedded;
 pub use pins::{PinDir, PinError};
+pub use stored::{OPENING, open_socket_list};

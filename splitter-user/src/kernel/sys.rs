@@ -27,6 +27,7 @@ mod command {
     pub(super) const MAP_DELETE_BATCH: u32 = 27;
     pub(super) const LINK_CREATE: u32 = 28;
     pub(super) const LINK_UPDATE: u32 = 29;
+    pub(super) const ITER_CREATE: u32 = super::ITERATION;
     pub(super) const LINK_DETACH: u32 = 34;
 }
 
@@ -36,6 +37,10 @@ const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 /// `BPF_F_QUERY_EFFECTIVE`.
 const QUERY_EFFECTIVE: u32 = 1;
+/// `BPF_ITER_CREATE`.
+pub(super) const ITERATION: u32 = 33;
+/// `BPF_TRACE_ITER`.
+const TRACE_ITER: u32 = 28;
 /// More programs than this never run at one hook (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGS: usize = 64;
 
@@ -347,6 +352,18 @@ pub(super) fn link_create(
     let mut attr =
         LinkAttr { first: raw(program), second: raw(cgroup), third: attach_type, fourth: 0 };
     bpf_fd(command::LINK_CREATE, &mut attr)
+}
+
+/// Has a program run for each of what it is about when the link is read.
+pub(super) fn link_iteration(program: &impl AsFd) -> io::Result<OwnedFd> {
+    let mut attr = LinkAttr { first: raw(program), third: TRACE_ITER, ..LinkAttr::default() };
+    bpf_fd(command::LINK_CREATE, &mut attr)
+}
+
+/// Begins to read what the program behind a link writes.
+pub(super) fn open_iteration(link: &impl AsFd) -> io::Result<OwnedFd> {
+    let mut attr = LinkAttr { first: raw(link), ..LinkAttr::default() };
+    bpf_fd(command::ITER_CREATE, &mut attr)
 }
 
 /// Replaces the program behind a link. Every connection runs the old one or the new one.

@@ -10,8 +10,8 @@ use proptest::test_runner::TestRunner;
 use super::model::{
     Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
     CongestionControl, Connection, Datagrams, Delay, Ejection, Errno, Fault, Frontend, HealthCheck,
-    Keepalive, Network, OldConnections, OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy,
-    PortSpan, Probe, Protocol, Reach, Route, Service, Split, Stall, Subset,
+    Keepalive, Network, OldConnections, OnBackendDown, OnEmpty, Outbound, OverLimit, PeerName,
+    Pick, Policy, PortSpan, Probe, Protocol, Reach, Route, Service, Split, Stall, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -91,9 +91,16 @@ fn service() -> impl Strategy<Value = Service> {
         let routes = prop::collection::vec(route(subsets.len()), 1..=3);
         let outcomes = prop::bool::weighted(0.2);
         let datagrams = select(vec![Datagrams::All, Datagrams::Connected]);
-        let kept = (getpeername.clone(), datagrams);
+        let down = select(vec![OnBackendDown::Leave, OnBackendDown::Close]);
+        let kept = (getpeername.clone(), datagrams, down);
         (Just(subsets), routes, kept, outcomes, old_connections()).prop_map(
-            |(subsets, mut routes, (getpeername, datagrams), outcomes, old_connections)| {
+            |(
+                subsets,
+                mut routes,
+                (getpeername, datagrams, on_backend_down),
+                outcomes,
+                old_connections,
+            )| {
                 for (i, route) in routes.iter_mut().enumerate() {
                     route.name = format!("r{i}");
                 }
@@ -105,6 +112,7 @@ fn service() -> impl Strategy<Value = Service> {
                     datagrams,
                     outcomes,
                     old_connections,
+                    on_backend_down,
                     subsets,
                     routes,
                 }

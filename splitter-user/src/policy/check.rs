@@ -11,7 +11,7 @@ use splitter_common::abi::MAX_ROUTES;
 use super::code;
 use super::diagnostic::{Diagnostic, Report, Span};
 use super::document::Draft;
-use super::model::{Action, Frontend, Protocol};
+use super::model::{Action, Frontend, OnEmpty, OverLimit, Protocol, Split};
 use super::reader::Reader;
 
 /// Checks a service by itself.
@@ -21,7 +21,9 @@ pub(super) fn within(draft: &Draft, reader: &mut Reader<'_>) {
         check_order(draft, reader);
         check_repeats(draft, reader);
         check_unused(draft, reader);
+        check_spills(draft, reader);
     }
+    check_datagrams(draft, reader);
 }
 
 /// Backends and their places.
@@ -119,6 +121,49 @@ fn check_unused(draft: &Draft, reader: &mut Reader<'_>) {
         let help = "name it in a split, with weight 0 if it is only prepared, or delete it";
         reader.push(Diagnostic::new(&code::SUBSET_UNUSED, places.name, message).with_help(help));
     }
+}
+
+/// What spills goes to another subset of its route.
+fn check_spills(draft: &Draft, reader: &mut Reader<'_>) {
+    let splits = || draft.service.routes.iter().filter_map(|route| split_of(&route.action));
+    let routes = draft.service.routes.iter().zip(&draft.places.routes);
+    let alone = routes.filter_map(|(route, places)| {
+        let split = split_of(&route.action)?;
+        let is_nowhere = split.on_empty == OnEmpty::Spill && split.weights.len() == 1;
+        places.on_empty.filter(|_| is_nowhere)
+    });
+    let alone: Vec<Span> = alone.collect();
+    let subsets = draft.service.subsets.iter().zip(&draft.places.subsets).enumerate();
+    let full = subsets.filter_map(|(ordinal, (subset, places))| {
+        let mut own = splits().filter(|split| split.weights.iter().any(|(at, _)| *at == ordinal));
+        let is_nowhere = own.all(|split| split.weights.len() == 1);
+        let spills = subset.connection.over_limit == OverLimit::Spill;
+        places.over_limit.filter(|_| spills && is_nowhere)
+    });
+    let full: Vec<Span> = full.collect();
+    for (key, at) in
+        alone.iter().map(|at| ("onEmpty", at)).chain(full.iter().map(|at| ("overLimit", at)))
+    {
+        let message = format!("`{key}: spill` does nothing: no split has another subset beside it");
+        let help = "give the split another subset, or leave the key out: the share is rejected";
+        reader.push(Diagnostic::new(&code::SPILL_NOWHERE, *at, message).with_help(help));
+    }
+}
+
+fn split_of(action: &Action) -> Option<&Split> {
+    match action {
+        Action::Split(split) => Some(split),
+        Action::Reject(_) | Action::Pass => None,
+    }
+}
+
+fn check_datagrams(draft: &Draft, reader: &mut Reader<'_>) {
+    // Frontends in error may have been meant to be of UDP.
+    let is_unused = !draft.places.frontends.is_empty() && !draft.service.has_datagrams();
+    let Some(at) = draft.places.datagrams.filter(|_| is_unused) else { return };
+    let message = "`datagrams` does nothing: the service has no frontend of UDP";
+    let help = "write a frontend such as `\"127.10.0.1:53/udp\"`, or leave the key out";
+    reader.push(Diagnostic::new(&code::DATAGRAMS_UNUSED, at, message).with_help(help));
 }
 
 /// Checks the services of all sources against each other.

@@ -138,6 +138,8 @@ codes! {
     MATCH_REPEATED = "SP0704" Warning "a match is the same as an earlier one";
     NO_CATCH_ALL = "SP0705" Warning "no route takes the clients that fit no match";
     SUBSET_UNUSED = "SP0706" Warning "no route splits to a subset";
+    SPILL_NOWHERE = "SP0707" Warning "connections are to spill, and there is no other subset";
+    DATAGRAMS_UNUSED = "SP0708" Warning "`datagrams` stands without a frontend of UDP";
 
     // What a connection cannot have.
     L7_MATCH = "SP0801" Error "a match is on what is not known when a connection is made";

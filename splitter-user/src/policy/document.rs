@@ -41,6 +41,8 @@ pub(super) struct Places {
     pub(super) subsets: Vec<SubsetPlaces>,
     /// In parallel to the service's routes.
     pub(super) routes: Vec<RoutePlaces>,
+    /// Where it says which datagrams are split, if it does.
+    pub(super) datagrams: Option<Span>,
     /// Whether every route of the text was understood, so that what is missing is missing.
     pub(super) routes_complete: bool,
 }
@@ -53,6 +55,8 @@ pub(super) struct SubsetPlaces {
     pub(super) backends: Vec<Span>,
     /// Where it says which address connections are made from, if it does.
     pub(super) source: Option<Span>,
+    /// Where it says what becomes of connections beyond a limit, if it does.
+    pub(super) over_limit: Option<Span>,
 }
 
 /// Where the parts of a route stand.
@@ -61,6 +65,8 @@ pub(super) struct RoutePlaces {
     pub(super) route: Span,
     /// Matches and their places.
     pub(super) matches: Vec<(ClientMatch, Span)>,
+    /// Where it says what becomes of the share of a subset without backends, if it does.
+    pub(super) on_empty: Option<Span>,
 }
 
 /// Reads one object. `None` where it is in error.

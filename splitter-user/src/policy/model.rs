@@ -41,11 +41,25 @@ pub struct Service {
     pub outcomes: bool,
     /// What becomes of established connections that the policy would not make any more.
     pub old_connections: OldConnections,
+    /// What becomes of those to a backend that is known not to serve.
+    pub on_backend_down: OnBackendDown,
     /// Groups of backends, in the order of the text; at most `abi::MAX_SUBSETS`.
     pub subsets: Vec<Subset>,
     /// Tried in order; the first that takes the client counts. At least one. The number of
     /// routes, counting one per [`ClientMatch`], is at most `abi::MAX_ROUTES`.
     pub routes: Vec<Route>,
+}
+
+impl Service {
+    /// Whether clients dial it by UDP.
+    pub fn has_datagrams(&self) -> bool {
+        self.frontends.iter().any(|frontend| frontend.protocol == Protocol::Udp)
+    }
+
+    /// Whether clients dial it by TCP.
+    pub fn has_connections(&self) -> bool {
+        self.frontends.iter().any(|frontend| frontend.protocol == Protocol::Tcp)
+    }
 }
 
 /// What becomes of established connections that the policy would not make any more.
@@ -73,6 +87,17 @@ impl OldConnections {
     pub const DRAIN: Self = Self::Drain { deadline_ms: 30_000 };
     /// A rebalance with its defaults.
     pub const REBALANCE: Self = Self::Rebalance { per_second: 10, idle_ms: 10_000 };
+}
+
+/// What becomes of connections, those of UDP sockets included, to a backend that is unhealthy,
+/// ejected, or not in the policy any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnBackendDown {
+    /// They stay where they are.
+    #[default]
+    Leave,
+    /// They are closed.
+    Close,
 }
 
 /// An address, port and protocol that clients dial. v4-mapped IPv6 is stored as IPv4.

@@ -24,7 +24,7 @@ use super::check;
 use super::code;
 use super::diagnostic::{Diagnostic, Span};
 use super::document::{API_VERSION, Document, Draft, Places};
-use super::model::{Datagrams, Frontend, PeerName, Protocol, Service};
+use super::model::{Datagrams, Frontend, OnBackendDown, PeerName, Protocol, Service};
 use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
 pub(super) use client::read_cgroup;
@@ -35,7 +35,7 @@ pub use write::{policy_to_yaml, to_yaml};
 pub(crate) use write_egress::egress_values;
 pub use write_egress::outbound_to_yaml;
 
-const SPEC: [&str; 8] = [
+const SPEC: [&str; 9] = [
     "frontends",
     "subsets",
     "routes",
@@ -44,9 +44,12 @@ const SPEC: [&str; 8] = [
     "datagrams",
     "outcomes",
     "oldConnections",
+    "onBackendDown",
 ];
 const DATAGRAMS: [(&str, Datagrams); 2] =
     [("all", Datagrams::All), ("connected", Datagrams::Connected)];
+const ON_BACKEND_DOWN: [(&str, OnBackendDown); 2] =
+    [("leave", OnBackendDown::Leave), ("close", OnBackendDown::Close)];
 const PEER_NAMES: [(&str, PeerName); 2] =
     [("backend", PeerName::Backend), ("frontend", PeerName::Frontend)];
 
@@ -110,15 +113,20 @@ fn read_spec(reader: &mut Reader<'_>, spec: &Fields<'_>, name: (String, Span)) -
     let getpeername = spec
         .value("getpeername")
         .and_then(|node| reader.word(node, "a value of `getpeername`", &PEER_NAMES));
+    places.datagrams = spec.get("datagrams").map(|entry| entry.key);
     let datagrams = spec
         .value("datagrams")
         .and_then(|node| reader.word(node, "a value of `datagrams`", &DATAGRAMS));
     let outcomes = spec.value("outcomes").and_then(|node| reader.boolean(node, "`outcomes`"));
     let old_connections = spec.get("oldConnections");
     let old_connections = old_connections.and_then(|entry| old_connections::read(reader, entry));
+    let on_backend_down = spec
+        .value("onBackendDown")
+        .and_then(|node| reader.word(node, "a value of `onBackendDown`", &ON_BACKEND_DOWN));
     let service = Service {
         outcomes: outcomes.unwrap_or(false),
         old_connections: old_connections.unwrap_or_default(),
+        on_backend_down: on_backend_down.unwrap_or_default(),
         name,
         frontends: sort_frontends(reader, &places.frontends),
         getpeername: getpeername.unwrap_or_default(),

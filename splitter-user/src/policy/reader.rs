@@ -329,11 +329,18 @@ impl<'a> Reader<'a> {
         what: &str,
         words: &[(&str, T)],
     ) -> Option<T> {
-        let word = self.string(node, what)?;
+        let known: Vec<&str> = words.iter().map(|(known, _)| *known).collect();
+        let word = match self.value(node) {
+            Value::Scalar(scalar) if scalar.meaning() == Meaning::Text => scalar.text.as_ref(),
+            // In quotes it would be none of the words either.
+            _ => {
+                let help = format!("the words here are: {}", words::list(&known));
+                return self.wrong_type(node, what, "a word", &help);
+            }
+        };
         if let Some((_, value)) = words.iter().find(|(known, _)| *known == word) {
             return Some(*value);
         }
-        let known: Vec<&str> = words.iter().map(|(known, _)| *known).collect();
         let message = format!("{} is not {what}", quote(word));
         let help = suggest(word, &known, "the words here are");
         let at = self.span(node);

@@ -107,6 +107,8 @@ pub struct Publisher<M> {
     has_assignments: bool,
     /// Whether clients may not reach everything.
     has_egress: bool,
+    /// Whether sockets of services that are gone are still asked whose they are.
+    is_state_held: bool,
     space: Space,
     /// What readers of before a commit may still look at, oldest first.
     retired: Vec<(Mark, Vec<Range>)>,
@@ -146,6 +148,7 @@ impl<M: Maps> Publisher<M> {
             n_stateful,
             has_assignments: flags & commit_flag::ASSIGNMENTS != 0,
             has_egress: flags & commit_flag::EGRESS != 0,
+            is_state_held: false,
             space,
             retired: Vec::new(),
             unsettled: None,
@@ -213,6 +216,13 @@ impl<M: Maps> Publisher<M> {
         let Some((_, index)) = states.find(|(other, _)| *other == owner) else { return Ok(false) };
         life::set_standing(&mut self.maps, index, bit, is_set)?;
         Ok(true)
+    }
+
+    /// Has what sockets keep stay true also while no service keeps any, or no longer: a socket that
+    /// connects elsewhere is not to be taken for one of a service that is gone.
+    pub fn hold_state(&mut self, is_held: bool) -> io::Result<()> {
+        self.is_state_held = is_held;
+        self.store_flags(self.n_stateful)
     }
 
     /// Records in use and in all, by map name, the reserved ones included.
@@ -407,7 +417,7 @@ impl<M: Maps> Publisher<M> {
 
     fn flags(&self, n_stateful: usize) -> u32 {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
-        flag(n_stateful > 0, commit_flag::SOCKET_STATE)
+        flag(n_stateful > 0 || self.is_state_held, commit_flag::SOCKET_STATE)
             | flag(self.has_assignments, commit_flag::ASSIGNMENTS)
             | flag(self.has_egress, commit_flag::EGRESS)
     }

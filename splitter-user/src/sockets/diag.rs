@@ -5,40 +5,52 @@
 //! 5.8 or newer. A netlink socket belongs to the namespace in which it was made, whoever holds it,
 //! and keeps that namespace alive: hold it no longer than a visit takes.
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use bytemuck::{Pod, Zeroable as _};
+use bytemuck::{Pod, Zeroable as _, bytes_of};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, netlink, recv, send,
     socket_with,
 };
+use splitter_common::abi::SocketState;
 
+use crate::kernel::open_socket_list;
+
+use super::stored;
 use super::wire::{
-    self, ACKNOWLEDGE, Attributes, DESTROY, DONE, DUMP, DestroyRequest, ERROR, Header, INFO, LIST,
-    ListRequest, MAP_VALUE, Malformed, Messages, RawId, Record, STORAGE, STORAGES, TcpInfo,
+    self, ACKNOWLEDGE, Attributes, DESTROY, DONE, DUMP, ERROR, FamilyRequest, Header, INFO, LIST,
+    LIST_FAMILY, ListRequest, MAP_VALUE, Malformed, Messages, RawId, Record, STORAGE, STORAGES,
+    TcpInfo,
 };
 
 /// The kernel fills datagrams of up to 32 KiB when it sees that they are taken.
 const DATAGRAM: usize = 32 << 10;
-/// `IPPROTO_TCP`.
-const TCP: u8 = 6;
-/// `AF_INET`.
+/// `AF_INET` and `AF_INET6`.
 const IPV4: u8 = 2;
+const IPV6: u8 = 10;
 /// One bit per state that has a name in [`State`].
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// The state of UDP sockets that are connected.
+const CONNECTED: u32 = 1 << 1;
+
+/// What closing is in messages.
+const CLOSE: &str = "close a socket";
 
 /// The kernel could not be asked, or said no.
 #[derive(Debug, thiserror::Error)]
 pub enum DiagError {
     /// No netlink socket.
-    #[error("open a netlink socket to ask for TCP sockets")]
+    #[error("open a netlink socket to ask for sockets")]
     Open(#[source] io::Error),
-    /// Nobody answers for TCP.
-    #[error("this kernel does not tell about TCP sockets; load the modules inet_diag and tcp_diag")]
-    NoDiag,
+    /// Nobody answers for a protocol.
+    #[error("this kernel does not tell about {name} sockets; load the modules inet_diag and {module}",
+        name = .0.name(), module = .0.module())]
+    NoDiag(Protocol),
     /// Not allowed.
     #[error("the kernel does not let this process {what}: it needs {capability}")]
     NotAllowed {
@@ -56,10 +68,14 @@ pub enum DiagError {
         #[source]
         error: io::Error,
     },
+    /// What is stored on UDP sockets.
+    #[error("ask the kernel for what is stored on UDP sockets")]
+    Stored(#[source] io::Error),
+    /// Nor where it is.
+    #[error("the list of what is stored on UDP sockets was not opened in their network namespace")]
+    NoList,
     /// An answer of the kernel makes no sense.
-    #[error(
-        "the kernel's answer about TCP sockets is malformed, which newer splitters may understand"
-    )]
+    #[error("the kernel's answer about sockets is malformed, which newer splitters may understand")]
     Malformed,
 }
 
@@ -69,9 +85,44 @@ impl From<Malformed> for DiagError {
     }
 }
 
+/// What sockets speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
+    /// What answers for it.
+    const fn module(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp_diag",
+            Self::Udp => "udp_diag",
+        }
+    }
+}
+
 /// What names one socket of a namespace for as long as the kernel runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SocketId {
+    protocol: Protocol,
     family: u8,
     raw: RawId,
 }
@@ -79,13 +130,17 @@ pub struct SocketId {
 impl SocketId {
     /// The number that the kernel gave the socket, as `SO_COOKIE` says it. Never given twice.
     pub fn cookie(&self) -> u64 {
-        let [low, high] = self.raw.cookie.map(u64::from);
-        high << 32 | low
+        self.raw.cookie()
+    }
+
+    /// What the socket speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 }
 
-/// Where a TCP connection is in its life. Sockets without stored values, such as listening ones and
-/// those in `TIME_WAIT`, have no place here.
+/// Where a TCP connection is in its life; a UDP socket that is connected is established. Sockets
+/// without stored values, such as listening ones and those in `TIME_WAIT`, have no place here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The first packet is out.
@@ -123,7 +178,8 @@ pub struct Followed<'a> {
     /// The backend, in the same form.
     pub peer: SocketAddr,
     /// Milliseconds since data last went either way; acknowledgements and keepalive probes do not
-    /// count. Nothing before the connection is established. Starts anew after 49 days.
+    /// count. Nothing before the connection is established, and of UDP, of which the kernel does not
+    /// know. Starts anew after 49 days.
     pub idle_ms: Option<u32>,
     /// Smoothed round-trip time in microseconds; 0 before the first sample.
     pub rtt_us: u32,
@@ -139,9 +195,12 @@ pub struct Followed<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destroyed {
     /// It is closed: the peer got a reset, and the client's next call fails with `ECONNABORTED`. Or
-    /// the client had closed it, and the kernel forgot what it still remembered (`TIME_WAIT`).
+    /// the client had closed it, and the kernel forgot what it still remembered (`TIME_WAIT`). A UDP
+    /// socket is not connected any more, and its peer is told nothing.
     Closed,
     /// It was closed already. Another socket may have its addresses; that one was not touched.
+    /// The kernel answers the same of a UDP socket that shares its addresses with one that it
+    /// finds first (`SO_REUSEPORT`).
     Gone,
     /// This kernel closes no sockets (`CONFIG_INET_DIAG_DESTROY` is not set).
     Unsupported,
@@ -149,10 +208,12 @@ pub enum Destroyed {
     Refused,
 }
 
-/// A netlink socket to ask for TCP sockets.
+/// A netlink socket to ask for sockets.
 #[derive(Debug)]
 pub struct SockDiag {
     socket: OwnedFd,
+    /// What is stored on UDP sockets, if that may be asked for.
+    stored: Option<File>,
     datagram: Vec<u8>,
     sequence: u32,
 }
@@ -171,12 +232,19 @@ pub(super) fn open_socket() -> io::Result<OwnedFd> {
 impl SockDiag {
     /// Asks within the network namespace of the calling thread.
     pub fn open() -> Result<Self, DiagError> {
-        open_socket().map(Self::from_socket).map_err(DiagError::Open)
+        open_socket().map(|socket| Self::new(socket, None)).map_err(DiagError::Open)
     }
 
-    /// Asks within the namespace in which [`open_socket`] was called.
-    pub(super) fn from_socket(socket: OwnedFd) -> Self {
-        Self { socket, datagram: vec![0; DATAGRAM], sequence: 0 }
+    /// The same, for UDP too, by the link of the list of its sockets.
+    pub fn open_with(link: &impl AsFd) -> Result<Self, DiagError> {
+        let list = open_socket_list(link).map_err(DiagError::Stored)?;
+        open_socket().map(|socket| Self::new(socket, Some(list))).map_err(DiagError::Open)
+    }
+
+    /// Asks within the namespace in which [`open_socket`] was called, and `stored` opened.
+    pub(super) fn new(socket: OwnedFd, stored: Option<OwnedFd>) -> Self {
+        let stored = stored.map(File::from);
+        Self { socket, stored, datagram: vec![0; DATAGRAM], sequence: 0 }
     }
 
     /// Calls `see` for every TCP socket that has a value in a socket storage map.
@@ -191,8 +259,50 @@ impl SockDiag {
     ) -> Result<(), DiagError> {
         let extensions = 1 << (INFO - 1);
         let request = ListRequest { extensions, states: STATES, ..ListRequest::zeroed() };
-        let map = storage.as_raw_fd().cast_unsigned();
-        self.ask((LIST, DUMP), &request, Some(map)).map_err(list_error)?;
+        self.dump((LIST, &request), Protocol::Tcp, Some(storage), |body| {
+            if let Some(followed) = read_followed(body)? {
+                see(&followed);
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `see` for every connected UDP socket whose stored value is wanted: of UDP, the kernel does
+    /// not tell what is stored along with the rest. Where none is, nothing more is asked.
+    ///
+    /// The list of what is stored is read once, so this is for one call. As [`Self::list`] otherwise.
+    pub fn list_datagrams(
+        &mut self,
+        is_wanted: impl Fn(&SocketState) -> bool,
+        mut see: impl FnMut(&Followed<'_>),
+    ) -> Result<(), DiagError> {
+        let list = self.stored.as_mut().ok_or(DiagError::NoList)?;
+        let stored = stored::read(list, is_wanted).map_err(DiagError::Stored)?;
+        let protocol = Protocol::Udp.number();
+        for family in [IPV4, IPV6].into_iter().filter(|_| !stored.is_empty()) {
+            let states = CONNECTED;
+            let request = FamilyRequest { family, protocol, states, ..FamilyRequest::zeroed() };
+            self.dump((LIST_FAMILY, &request), Protocol::Udp, None, |body| {
+                if let Some(followed) = read_datagrams(body, &stored)? {
+                    see(&followed);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Calls `see` for every socket of an answer.
+    fn dump(
+        &mut self,
+        (kind, request): (u16, &impl Pod),
+        protocol: Protocol,
+        storage: Option<BorrowedFd<'_>>,
+        mut see: impl FnMut(&[u8]) -> Result<(), DiagError>,
+    ) -> Result<(), DiagError> {
+        let map = storage.map(|map| map.as_raw_fd().cast_unsigned());
+        let failed = |error| list_error(error, protocol);
+        self.ask((kind, DUMP), request, map).map_err(failed)?;
         loop {
             let datagram = self.receive()?;
             for message in Messages::new(&self.datagram[..datagram]) {
@@ -201,11 +311,9 @@ impl SockDiag {
                     continue;
                 }
                 if let Some(end) = read_end(header, body)? {
-                    return end.map_err(list_error);
+                    return end.map_err(failed);
                 }
-                if let Some(followed) = read_followed(body)? {
-                    see(&followed);
-                }
+                see(body)?;
             }
         }
     }
@@ -217,17 +325,17 @@ impl SockDiag {
             Err(errno) => match errno.raw_os_error() {
                 Some(libc::ENOENT | libc::ESTALE) => Ok(Destroyed::Gone),
                 Some(libc::EPERM | libc::EACCES) => Ok(Destroyed::Refused),
-                Some(libc::EOPNOTSUPP) => self.why_unsupported(),
-                _ => Err(DiagError::Failed { what: "close a TCP socket", error: errno }),
+                Some(libc::EOPNOTSUPP) => self.why_unsupported(id.protocol),
+                _ => Err(DiagError::Failed { what: CLOSE, error: errno }),
             },
         }
     }
 
     /// Kernels without the feature say so whatever is asked for. Older ones with it say the same
     /// of a socket in `TIME_WAIT`, but not of one that cannot be.
-    fn why_unsupported(&mut self) -> Result<Destroyed, DiagError> {
+    fn why_unsupported(&mut self, protocol: Protocol) -> Result<Destroyed, DiagError> {
         // No socket has the cookie 0.
-        let nobody = SocketId { family: IPV4, raw: RawId::zeroed() };
+        let nobody = SocketId { protocol, family: IPV4, raw: RawId::zeroed() };
         match self.try_destroy(&nobody)? {
             Err(errno) if errno.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 Ok(Destroyed::Unsupported)
@@ -238,9 +346,9 @@ impl SockDiag {
 
     /// What the kernel says to closing a socket.
     fn try_destroy(&mut self, id: &SocketId) -> Result<io::Result<()>, DiagError> {
-        let (family, id) = (id.family, id.raw);
-        let request = DestroyRequest { family, protocol: TCP, id, ..DestroyRequest::zeroed() };
-        let error = |error| DiagError::Failed { what: "close a TCP socket", error };
+        let (family, protocol, id) = (id.family, id.protocol.number(), id.raw);
+        let request = FamilyRequest { family, protocol, id, ..FamilyRequest::zeroed() };
+        let error = |error| DiagError::Failed { what: CLOSE, error };
         self.ask((DESTROY, ACKNOWLEDGE), &request, None).map_err(error)?;
         loop {
             let datagram = self.receive()?;
@@ -290,37 +398,61 @@ fn read_end(header: Header, body: &[u8]) -> Result<Option<io::Result<()>>, DiagE
     }
 }
 
-fn list_error(error: io::Error) -> DiagError {
-    let what = "list TCP sockets with what is stored on them";
+fn list_error(error: io::Error, protocol: Protocol) -> DiagError {
+    let what = "list sockets with what is stored on them";
     match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::ENOENT) => DiagError::NoDiag,
+        Some(libc::EOPNOTSUPP | libc::ENOENT) => DiagError::NoDiag(protocol),
         Some(libc::EPERM) => DiagError::NotAllowed { what, capability: "CAP_BPF" },
         _ => DiagError::Failed { what, error },
     }
 }
 
-/// Nothing where the socket has no stored value.
+/// A TCP socket; nothing where it has no stored value.
 fn read_followed(body: &[u8]) -> Result<Option<Followed<'_>>, DiagError> {
     let record: Record = wire::read(body)?;
     let attributes = || Attributes::new(body.get(size_of::<Record>()..).unwrap_or(&[]));
     let Some(stored) = read_stored(attributes())? else { return Ok(None) };
-    // It may have closed since the kernel looked whether its state was asked for.
-    let Some(state) = State::from_number(record.state) else { return Ok(None) };
+    let Some(followed) = Followed::new(&record, Protocol::Tcp, stored)? else { return Ok(None) };
     let info: TcpInfo = wire::read(attributes().find(INFO)?.ok_or(DiagError::Malformed)?)?;
-    let id = SocketId { family: record.family, raw: record.id };
-    let (local, peer) = record.id.ends(record.family).ok_or(DiagError::Malformed)?;
     let idle_ms = info.last_data_sent.min(info.last_data_received);
-    Ok(Some(Followed {
-        id,
-        state,
-        local,
-        peer,
-        idle_ms: (state != State::SynSent).then_some(idle_ms),
-        rtt_us: info.rtt,
-        unread: record.unread,
-        unacknowledged: record.unacknowledged,
-        stored,
-    }))
+    let idle_ms = (followed.state != State::SynSent).then_some(idle_ms);
+    Ok(Some(Followed { idle_ms, rtt_us: info.rtt, ..followed }))
+}
+
+/// A UDP socket; nothing where it has no stored value.
+fn read_datagrams<'a>(
+    body: &[u8],
+    stored: &'a HashMap<u64, SocketState>,
+) -> Result<Option<Followed<'a>>, DiagError> {
+    let record: Record = wire::read(body)?;
+    match stored.get(&record.id.cookie()) {
+        Some(stored) => Followed::new(&record, Protocol::Udp, bytes_of(stored)),
+        None => Ok(None),
+    }
+}
+
+impl<'a> Followed<'a> {
+    /// What every protocol has. Nothing where the socket has closed since the kernel looked whether
+    /// its state was asked for.
+    fn new(
+        record: &Record,
+        protocol: Protocol,
+        stored: &'a [u8],
+    ) -> Result<Option<Self>, DiagError> {
+        let Some(state) = State::from_number(record.state) else { return Ok(None) };
+        let (local, peer) = record.id.ends(record.family).ok_or(DiagError::Malformed)?;
+        Ok(Some(Self {
+            id: SocketId { protocol, family: record.family, raw: record.id },
+            state,
+            local,
+            peer,
+            idle_ms: None,
+            rtt_us: 0,
+            unread: record.unread,
+            unacknowledged: record.unacknowledged,
+            stored,
+        }))
+    }
 }
 
 fn read_stored(attributes: Attributes<'_>) -> Result<Option<&[u8]>, Malformed> {

@@ -16,6 +16,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::diag::{SockDiag, open_socket};
 use super::opener::{Opener, OpenerError};
+use crate::kernel::open_socket_list;
 
 /// Where the calling thread's is.
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -38,8 +39,8 @@ pub struct Visited {
 
 /// The network namespaces that sockets can be reached in.
 pub enum Namespaces {
-    /// That of this process.
-    Own,
+    /// That of this process, with the link of the list of its UDP sockets where they are wanted too.
+    Own(Option<OwnedFd>),
     /// All that there are, by a process that may enter them.
     All(Opener),
 }
@@ -52,10 +53,11 @@ impl Namespaces {
     ) -> Result<Visited, OpenerError> {
         match self {
             Self::All(opener) => opener.visit(see),
-            Self::Own => {
+            Self::Own(link) => {
                 let id = read_id(Path::new(OWN)).map_err(OpenerError::Own)?;
-                let mut diag =
-                    open_socket().map_err(OpenerError::Own).map(SockDiag::from_socket)?;
+                let Sockets { netlink, stored } =
+                    Sockets::open(link.as_ref()).map_err(OpenerError::Own)?;
+                let mut diag = SockDiag::new(netlink, stored);
                 see(id, &mut diag);
                 Ok(Visited { namespaces: 1, hidden: 0 })
             }
@@ -129,10 +131,26 @@ fn read_id(path: &Path) -> io::Result<NamespaceId> {
     fs::metadata(path).map(|metadata| NamespaceId(metadata.ino()))
 }
 
+/// What one namespace is asked by.
+pub(super) struct Sockets {
+    /// A netlink socket.
+    pub(super) netlink: OwnedFd,
+    /// The list of what is stored on UDP sockets, where there is a link to open it by.
+    pub(super) stored: Option<OwnedFd>,
+}
+
+impl Sockets {
+    /// Of the namespace of the calling thread.
+    fn open(link: Option<&OwnedFd>) -> io::Result<Self> {
+        let stored = link.map(open_socket_list).transpose()?;
+        Ok(Self { netlink: open_socket()?, stored })
+    }
+}
+
 /// What came of entering a namespace.
 pub(super) enum Entry {
-    /// A netlink socket in it.
-    Socket(OwnedFd),
+    /// What it is asked by.
+    Open(Sockets),
     /// It is gone.
     Gone,
     /// It may not be entered.
@@ -151,13 +169,17 @@ impl Home {
         Ok(Self { file: File::open(OWN)?, id: read_id(Path::new(OWN))? })
     }
 
-    /// Goes into a namespace, makes a netlink socket, and comes back. Fails where the thread could
+    /// Goes into a namespace, opens what it is asked by, and comes back. Fails where the thread could
     /// not come back, which must then end.
     ///
     /// Moves the calling thread, whose process should have no other.
-    pub(super) fn open_in(&self, namespace: &Namespace) -> io::Result<Entry> {
+    pub(super) fn open_in(
+        &self,
+        namespace: &Namespace,
+        link: Option<&OwnedFd>,
+    ) -> io::Result<Entry> {
         if namespace.id == self.id {
-            return Ok(open_socket().map_or(Entry::Hidden, Entry::Socket));
+            return Ok(Sockets::open(link).map_or(Entry::Hidden, Entry::Open));
         }
         let target = match namespace.open() {
             Ok(Some(target)) => target,
@@ -167,9 +189,9 @@ impl Home {
         if enter(&target).is_err() {
             return Ok(Entry::Hidden);
         }
-        let socket = open_socket();
+        let sockets = Sockets::open(link);
         enter(&self.file)?;
-        Ok(socket.map_or(Entry::Hidden, Entry::Socket))
+        Ok(sockets.map_or(Entry::Hidden, Entry::Open))
     }
 }
 

@@ -10,6 +10,8 @@ use bytemuck::{Pod, Zeroable, bytes_of, pod_read_unaligned};
 /// `TCPDIAG_GETSOCK`: asks for TCP sockets. The older of two such requests; the newer one takes one
 /// family at a time, and every walk through the kernel's table counts.
 pub(super) const LIST: u16 = 18;
+/// `SOCK_DIAG_BY_FAMILY`: the newer one, which asks for sockets of any protocol.
+pub(super) const LIST_FAMILY: u16 = 20;
 /// `SOCK_DESTROY`.
 pub(super) const DESTROY: u16 = 21;
 /// `NLMSG_ERROR`, which with errno 0 is an acknowledgement.
@@ -81,14 +83,15 @@ pub(super) struct ListRequest {
     pub(super) tables: u32,
 }
 
-/// `struct inet_diag_req_v2`, for [`DESTROY`].
+/// `struct inet_diag_req_v2`, for [`LIST_FAMILY`] and [`DESTROY`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(super) struct DestroyRequest {
+pub(super) struct FamilyRequest {
     pub(super) family: u8,
     pub(super) protocol: u8,
     pub(super) extensions: u8,
     pub(super) pad: u8,
+    /// One bit per state.
     pub(super) states: u32,
     pub(super) id: RawId,
 }
@@ -130,6 +133,12 @@ pub(super) struct TcpInfo {
 }
 
 impl RawId {
+    /// The number that the kernel gave the socket.
+    pub(super) fn cookie(&self) -> u64 {
+        let [low, high] = self.cookie.map(u64::from);
+        high << 32 | low
+    }
+
     /// Both ends. Nothing where the family is neither of IP.
     pub(super) fn ends(&self, family: u8) -> Option<(SocketAddr, SocketAddr)> {
         let end = |bytes: [u8; 16], port_be| {
@@ -251,7 +260,7 @@ mod tests {
         assert_eq!(size_of::<Header>(), 16);
         assert_eq!(size_of::<RawId>(), 48);
         assert_eq!(size_of::<ListRequest>(), 60);
-        assert_eq!(size_of::<DestroyRequest>(), 56);
+        assert_eq!(size_of::<FamilyRequest>(), 56);
         assert_eq!(size_of::<Record>(), 72);
         assert_eq!(std::mem::offset_of!(TcpInfo, last_data_sent), 44);
         assert_eq!(std::mem::offset_of!(TcpInfo, last_data_received), 52);

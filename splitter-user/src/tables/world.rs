@@ -204,7 +204,12 @@ pub struct HostState<'a, M: Maps> {
     tickets: Tickets,
 }
 
-impl<M: Maps> HostState<'_, M> {
+impl<'a, M: Maps> HostState<'a, M> {
+    /// A state that is looked at and never changed.
+    pub(crate) fn peek(maps: &'a M, index: u32) -> Self {
+        Self { maps, index, tickets: Tickets::Peek }
+    }
+
     fn word(&self, cell: usize) -> &AtomicU64 {
         &self.maps.words(Arena::States)[self.index as usize * Arena::States.record_words() + cell]
     }

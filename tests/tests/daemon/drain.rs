@@ -296,9 +296,11 @@ fn what_cannot_be_drained_is_refused_with_what_to_do() -> Result<()> {
     let path = site.write("policy.yaml", policy("getpeername: backend", 2, "v1: 1, v2: 0"))?;
     let _daemon = site.run(&["--policy", &path])?;
     let refused = |arguments: &[&str]| site.splitter(&[&["drain"], arguments].concat())?.refusal();
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["shop/web"], "name a subset, `shop/web/v1` or `shop/web/v2`, or a backend"),
+        (&["shop/web/"], "name a subset, `shop/web/v1` or"),
         (&["shop/web/v3"], "no subset `v3`"),
+        (&["shop/nosuch/v1"], "no service is named `shop/nosuch`, to have a subset `v1`, or `shop"),
         (&["shop/web/v1", "--deadline", "never"], "the route `all` of `shop/web` has no other"),
         (&["shop/web/v2"], "write `outcomes: true` into its policy"),
         (&["shop/web", "--backend", V2], "write `outcomes: true` into its policy first"),
@@ -389,6 +391,30 @@ fn a_live_split_comes_to_new_weights_and_closes_no_more_than_it_takes() -> Resul
         pair.talk().context("a busy connection lives")?;
     }
     direct.talk()
+}
+
+#[test]
+fn what_is_not_balanced_and_why_a_backend_is_stepped_over_is_told() -> Result<()> {
+    let site = Site::new()?;
+    let _listener = TcpListener::bind(V1[0])?;
+    let policy = policy("oldConnections: rebalance", 2, "v1: 1")
+        .replace("\"]}", "\"], requireListener: true}")
+        .replace("{name: all,", "{name: all, affinity: uid,");
+    let path = site.write("policy.yaml", policy)?;
+    let _daemon = site.run(&["--policy", &path])?;
+    for _ in 0..4 {
+        TcpStream::connect(FRONTEND)?;
+    }
+    let out = site.splitter(&["status", "shop/web"])?.success()?;
+    ensure!(
+        out.contains("note: the route `all` is not rebalanced: `affinity` would send"),
+        "{out}"
+    );
+    let stepped = out.lines().skip_while(|line| !line.contains(V1[1])).nth(1).unwrap_or_default();
+    ensure!(stepped.starts_with("      stepped over "), "{out}");
+    ensure!(stepped.ends_with(": nobody listened there (requireListener)"), "{out}");
+    assert_eq!(out.matches("stepped over").count(), 1, "{out}");
+    Ok(())
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod restarts;
 mod rights;
 mod sizes;
 mod socket;
+mod stranded;
 mod sweep;
 mod weights;
 

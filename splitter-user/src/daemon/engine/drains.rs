@@ -18,7 +18,7 @@ use crate::compile::service_id;
 use crate::daemon::drains::{Deadline, Drain, Drains, Now};
 use crate::daemon::outcomes::monotonic_ns;
 use crate::daemon::overrides::Changes;
-use crate::policy::model::{Service, Subset};
+use crate::policy::model::{self, Service, Subset};
 use crate::policy::suggest;
 use crate::publish::PublishError;
 use crate::tables::Maps;
@@ -41,12 +41,35 @@ pub(crate) struct Drained {
     pub(crate) backends: Vec<DrainedBackend>,
     /// Whether the connections were known: those of services that are not followed are not.
     pub(crate) followed: bool,
+    /// Whether it has TCP connections.
+    pub(crate) has_connections: bool,
+    /// Whether it has UDP sockets, and of which kind, if so.
+    pub(crate) datagrams: Option<Datagrams>,
     /// How long they may go on, in milliseconds; for ever where there is none.
     pub(crate) deadline_ms: Option<u64>,
     /// Routes whose weights changed.
     pub(crate) routes: Vec<DrainedRoute>,
     /// The generation that is in force.
     pub(crate) generation: u64,
+}
+
+/// Which UDP sockets a service splits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Datagrams {
+    /// Also those that never connect.
+    All,
+    /// Connected ones.
+    Connected,
+}
+
+impl Datagrams {
+    fn of(service: &Service) -> Option<Self> {
+        service.has_datagrams().then_some(match service.datagrams {
+            model::Datagrams::All => Self::All,
+            model::Datagrams::Connected => Self::Connected,
+        })
+    }
 }
 
 /// One backend of a drain.
@@ -147,7 +170,13 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// The service, and the subset where one is named.
     fn find_drained(&self, target: &Target) -> Result<(Arc<Service>, Option<String>), ChangeError> {
         let (name, subset) = self.find_target(&target.name);
-        let service = Arc::clone(&self.find(name)?.service);
+        let subset = subset.filter(|subset| !subset.is_empty());
+        let service = match (self.find(name), target.name.rsplit_once('/')) {
+            (Err(_), Some((service, subset))) if !self.is_named(service) => {
+                return Err(self.unknown_part(service, subset));
+            }
+            (found, _) => Arc::clone(&found?.service),
+        };
         if let Some(subset) = subset {
             find_subset(&service, subset).map_err(ChangeError::Impossible)?;
         }
@@ -253,6 +282,8 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             service: service.name.clone(),
             backends: backends.collect(),
             followed: self.publisher.states(service_id(&service.name)).is_some(),
+            has_connections: service.has_connections(),
+            datagrams: Datagrams::of(service),
             deadline_ms: None,
             routes: routes
                 .map(|(route, before, after)| DrainedRoute { route, before, after })

@@ -33,6 +33,18 @@ pub(super) struct Seat {
     pub(super) command: Option<Deadline>,
     /// Connections that it has.
     pub(super) live: u64,
+    /// Whether UDP sockets may be connected to it too, which nobody counts.
+    pub(super) has_datagrams: bool,
+}
+
+/// When connections are closed that a policy would not make any more, in nanoseconds of
+/// `CLOCK_MONOTONIC`, if the policy closes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// Those to backends that left the policy.
+    pub(super) gone_ns: Option<u64>,
+    /// Those to backends to which no weight sends others.
+    pub(super) weightless_ns: Option<u64>,
 }
 
 /// A backend whose connections are to end.
@@ -46,6 +58,8 @@ pub(super) struct Leaver {
     pub(super) by_command: bool,
     /// Connections that it had when it left the policy; `None` while it is there.
     pub(super) last_live: Option<u64>,
+    /// As of its seat.
+    pub(super) has_datagrams: bool,
 }
 
 /// All of them, by service.
@@ -53,6 +67,11 @@ pub(super) struct Leaver {
 pub(super) struct Leaving(BTreeMap<String, Vec<Leaver>>);
 
 impl Leaving {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a service has any.
     pub(super) fn has(&self, service: &str) -> bool {
         self.0.contains_key(service)
@@ -69,17 +88,17 @@ impl Leaving {
         self.0.get(service).map_or(&[], Vec::as_slice)
     }
 
-    /// A service has other members than it had, other weights or other drains by command.
-    /// `until_ns` is when connections of those that nobody is sent to from now on are closed, if the
-    /// policy closes them. Answers who is new among the leavers.
+    /// A service has other members than it had, other weights or other drains by command. `ends` is
+    /// for connections of those that nobody is sent to from now on. Answers who is new among the
+    /// leavers.
     pub(super) fn change(
         &mut self,
         service: &str,
         (was, is): (&[Seat], &[Seat]),
-        until_ns: Option<u64>,
+        ends: Ends,
     ) -> Vec<Member> {
         let mut leavers = self.0.remove(service).unwrap_or_default();
-        leavers.retain(|leaver| stays(leaver, is, until_ns.is_some()));
+        leavers.retain(|leaver| stays(leaver, is, ends));
         for leaver in leavers.iter_mut().filter(|leaver| find(is, leaver.state).is_none()) {
             let last = find(was, leaver.state).map(|seat| seat.live);
             leaver.last_live = leaver.last_live.or(last);
@@ -88,21 +107,14 @@ impl Leaving {
         let n_old = leavers.len();
         for seat in was.iter().filter(|seat| find(is, seat.state).is_none()) {
             if is_new(&leavers, seat.state) {
-                leavers.extend(gone(seat, until_ns));
+                leavers.extend(gone(seat, ends.gone_ns));
             }
         }
         for seat in is.iter().filter(|seat| !seat.is_offered && seat.command.is_none()) {
             if is_new(&leavers, seat.state)
-                && let Some(until_ns) = until_ns
+                && let Some(until_ns) = ends.weightless_ns
             {
-                let (member, state) = (seat.member.clone(), seat.state);
-                leavers.push(Leaver {
-                    member,
-                    state,
-                    until_ns,
-                    by_command: false,
-                    last_live: None,
-                });
+                leavers.push(Leaver::new(seat, until_ns));
             }
         }
         let new = leavers[n_old..].iter().map(|leaver| leaver.member.clone()).collect();
@@ -130,18 +142,27 @@ impl Leaving {
     }
 }
 
+impl Leaver {
+    /// A member that is still in the policy.
+    fn new(seat: &Seat, until_ns: u64) -> Self {
+        let (member, state) = (seat.member.clone(), seat.state);
+        let has_datagrams = seat.has_datagrams;
+        Self { member, state, until_ns, by_command: false, last_live: None, has_datagrams }
+    }
+}
+
 fn find(seats: &[Seat], state: StateRef) -> Option<&Seat> {
     seats.iter().find(|seat| seat.state == state)
 }
 
 /// Whether a leaver is one in the policy that comes.
-fn stays(leaver: &Leaver, is: &[Seat], drains: bool) -> bool {
+fn stays(leaver: &Leaver, is: &[Seat], ends: Ends) -> bool {
     if is.iter().any(|seat| seat.member == leaver.member && seat.is_offered) {
         return false;
     }
     match find(is, leaver.state) {
-        Some(seat) => drains && seat.command.is_none(),
-        None => drains || leaver.by_command,
+        Some(seat) => ends.weightless_ns.is_some() && seat.command.is_none(),
+        None => ends.gone_ns.is_some() || leaver.by_command,
     }
 }
 
@@ -151,13 +172,8 @@ fn gone(seat: &Seat, until_ns: Option<u64>) -> Option<Leaver> {
         Some(deadline) => deadline.ns(),
         None => until_ns,
     };
-    Some(Leaver {
-        member: seat.member.clone(),
-        state: seat.state,
-        until_ns: until_ns?,
-        by_command: seat.command.is_some(),
-        last_live: Some(seat.live),
-    })
+    let by_command = seat.command.is_some();
+    Some(Leaver { by_command, last_live: Some(seat.live), ..Leaver::new(seat, until_ns?) })
 }
 
 #[cfg(test)]
@@ -171,7 +187,13 @@ mod tests {
             is_offered,
             command: None,
             live: 4,
+            has_datagrams: false,
         }
+    }
+
+    /// A policy that drains.
+    fn until(ns: u64) -> Ends {
+        Ends { gone_ns: Some(ns), weightless_ns: Some(ns) }
     }
 
     /// States with their deadlines.
@@ -184,11 +206,11 @@ mod tests {
         let mut leaving = Leaving::default();
         let was = [seat(1, 1, true), seat(2, 1, true), seat(3, 1, true)];
         let is = [seat(1, 1, true), seat(2, 1, false)];
-        let new = leaving.change("a", (&was, &is), Some(90));
+        let new = leaving.change("a", (&was, &is), until(90));
         assert_eq!(new.len(), 2);
         assert_eq!(left(&leaving), [(3, 1, 90), (2, 1, 90)]);
         // Another change does not give them more time.
-        assert!(leaving.change("a", (&is, &is), Some(120)).is_empty());
+        assert!(leaving.change("a", (&is, &is), until(120)).is_empty());
         assert_eq!(left(&leaving), [(3, 1, 90), (2, 1, 90)]);
         let live: Vec<_> = leaving.of("a").iter().map(|leaver| leaver.last_live).collect();
         assert_eq!(live, [Some(4), None]);
@@ -198,12 +220,12 @@ mod tests {
     fn who_comes_back_keeps_its_connections() {
         let mut leaving = Leaving::default();
         let (both, one) = ([seat(1, 1, true), seat(2, 1, true)], [seat(1, 1, true)]);
-        leaving.change("a", (&both, &one), Some(90));
-        leaving.change("a", (&one, &[seat(1, 1, true), seat(2, 3, true)]), Some(100));
+        leaving.change("a", (&both, &one), until(90));
+        leaving.change("a", (&one, &[seat(1, 1, true), seat(2, 3, true)]), until(100));
         assert!(left(&leaving).is_empty() && !leaving.has("a"));
         // One that comes back without weight does not, and its new state has a deadline too.
-        leaving.change("a", (&both, &one), Some(90));
-        leaving.change("a", (&one, &[seat(1, 1, true), seat(2, 3, false)]), Some(100));
+        leaving.change("a", (&both, &one), until(90));
+        leaving.change("a", (&one, &[seat(1, 1, true), seat(2, 3, false)]), until(100));
         assert_eq!(left(&leaving), [(2, 1, 90), (2, 3, 100)]);
     }
 
@@ -211,17 +233,27 @@ mod tests {
     fn a_policy_that_leaves_connections_alone_closes_none() {
         let mut leaving = Leaving::default();
         let (both, one) = ([seat(1, 1, true), seat(2, 1, true)], [seat(1, 1, true)]);
-        leaving.change("a", (&both, &one), None);
+        leaving.change("a", (&both, &one), Ends::default());
         assert!(left(&leaving).is_empty());
-        leaving.change("a", (&both, &one), Some(90));
-        leaving.change("a", (&one, &one), None);
+        leaving.change("a", (&both, &one), until(90));
+        leaving.change("a", (&one, &one), Ends::default());
         assert!(left(&leaving).is_empty(), "nor any more");
+    }
+
+    #[test]
+    fn a_policy_may_be_about_those_alone_that_are_gone() {
+        let mut leaving = Leaving::default();
+        let was = [seat(1, 1, true), seat(2, 1, true), seat(3, 1, true)];
+        let is = [seat(1, 1, true), seat(2, 1, false)];
+        let ends = Ends { gone_ns: Some(90), weightless_ns: None };
+        assert_eq!(leaving.change("a", (&was, &is), ends).len(), 1);
+        assert_eq!(left(&leaving), [(3, 1, 90)]);
     }
 
     #[test]
     fn a_service_that_goes_leaves_as_a_whole() {
         let mut leaving = Leaving::default();
-        leaving.change("a", (&[seat(1, 1, true), seat(2, 1, false)], &[]), Some(90));
+        leaving.change("a", (&[seat(1, 1, true), seat(2, 1, false)], &[]), until(90));
         assert_eq!(left(&leaving), [(1, 1, 90), (2, 1, 90)]);
         assert!(leaving.prune(90 + AFTER_NS).is_empty());
         assert_eq!(leaving.prune(91 + AFTER_NS), ["a"]);
@@ -231,7 +263,7 @@ mod tests {
     #[test]
     fn a_start_gives_weight_0_its_time_anew() {
         let mut leaving = Leaving::default();
-        leaving.change("a", (&[], &[seat(1, 1, true), seat(2, 1, false)]), Some(90));
+        leaving.change("a", (&[], &[seat(1, 1, true), seat(2, 1, false)]), until(90));
         assert_eq!(left(&leaving), [(2, 1, 90)]);
         assert!(leaving.prune(u64::MAX).is_empty(), "it is there");
     }
@@ -241,17 +273,21 @@ mod tests {
         let mut leaving = Leaving::default();
         let drained = |deadline| Seat { command: Some(deadline), ..seat(2, 1, false) };
         let one = seat(1, 1, true);
-        leaving.change("a", (&[], &[one.clone(), seat(2, 1, false)]), Some(90));
+        leaving.change("a", (&[], &[one.clone(), seat(2, 1, false)]), until(90));
         let commanded = [one.clone(), drained(Deadline::At(500))];
-        leaving.change("a", (&commanded, &commanded), Some(95));
+        leaving.change("a", (&commanded, &commanded), until(95));
         assert!(left(&leaving).is_empty(), "the command has it");
-        leaving.change("a", (&commanded, std::slice::from_ref(&one)), Some(100));
+        leaving.change("a", (&commanded, std::slice::from_ref(&one)), until(100));
         assert_eq!(left(&leaving), [(2, 1, 500)]);
-        leaving.change("a", (std::slice::from_ref(&one), std::slice::from_ref(&one)), None);
+        leaving.change(
+            "a",
+            (std::slice::from_ref(&one), std::slice::from_ref(&one)),
+            Ends::default(),
+        );
         assert_eq!(left(&leaving), [(2, 1, 500)], "whatever the policy says");
         let mut leaving = Leaving::default();
         let never = [one.clone(), drained(Deadline::Never)];
-        leaving.change("a", (&never, std::slice::from_ref(&one)), Some(100));
+        leaving.change("a", (&never, std::slice::from_ref(&one)), until(100));
         assert!(left(&leaving).is_empty());
     }
 }

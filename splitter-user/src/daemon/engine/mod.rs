@@ -26,7 +26,9 @@ pub(super) mod weights;
 
 pub(crate) use ask::{LiveExplanation, Stand};
 pub(crate) use documents::Outcome;
-pub(crate) use drains::{Drained, Target as DrainTarget};
+#[cfg(test)]
+pub(crate) use drains::DrainedBackend;
+pub(crate) use drains::{Datagrams, Drained, Target as DrainTarget};
 pub(crate) use seats::DrainStatus;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -368,6 +370,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         }
         let needs = self.needs_after(&changes);
         let watched = self.watch_leavers(&targets, removed);
+        if !watched.is_empty() {
+            self.hold_state(true);
+        }
         let published = self.publish(changes, needs)?;
         for ((target, found), notes) in targets.into_iter().zip(cgroups).zip(notes) {
             self.install(target, found, notes);

@@ -28,7 +28,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         self.running.iter().filter(move |(known, _)| fits(known)).map(|(_, running)| running)
     }
 
-    fn is_named(&self, name: &str) -> bool {
+    pub(super) fn is_named(&self, name: &str) -> bool {
         self.running.contains_key(name) || self.in_namespaces(name).next().is_some()
     }
 
@@ -46,12 +46,25 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         if let Some(reason) = &self.degraded {
             return ChangeError::Degraded(reason.clone());
         }
+        let help = self.suggest_service(name);
+        ChangeError::Impossible(format!("no service is named `{name}`: {help}"))
+    }
+
+    /// Neither is there such a service, nor one that it could be a part of.
+    pub(super) fn unknown_part(&self, service: &str, part: &str) -> ChangeError {
+        let help = self.suggest_service(service);
+        ChangeError::Impossible(format!(
+            "no service is named `{service}`, to have a subset `{part}`, or `{service}/{part}`: \
+             {help}"
+        ))
+    }
+
+    fn suggest_service(&self, name: &str) -> String {
         let known: Vec<&str> = self.running.keys().map(String::as_str).collect();
-        let help = match known[..] {
+        match known[..] {
             [] => "no service runs".to_owned(),
             _ => suggest(name, &known, "running services"),
-        };
-        ChangeError::Impossible(format!("no service is named `{name}`: {help}"))
+        }
     }
 }
 

@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 use splitter_common::abi::{State, StateRef, cell, standing};
 use tracing::{info, warn};
 
-use super::leaving::{Member, Seat};
+use super::leaving::{Ends, Member, Seat};
 use super::{Engine, OptionalHooks, Target};
 use crate::compile::image::ServiceId;
 use crate::compile::{backend_image, effective_weights, name_ids, service_id};
 use crate::daemon::drains::{Deadline, Drain, Now};
 use crate::daemon::outcomes::monotonic_ns;
 use crate::daemon::overrides::Changes;
-use crate::policy::model::{Action, OldConnections, Service};
+use crate::daemon::sweep::Left;
+use crate::policy::model::{Action, OldConnections, OnBackendDown, Service};
 use crate::publish::{CounterOwner, Counters};
 use crate::tables::{Arena, Maps, read};
 
@@ -28,21 +29,61 @@ pub(crate) struct DrainStatus {
     pub(crate) subset: String,
     /// Address of the backend, which may be gone.
     pub(crate) backend: String,
-    /// Connections that are left.
+    /// TCP connections that are left.
     pub(crate) connections: u64,
+    /// Connected UDP sockets that are left, as far as they were looked at; not at all where the
+    /// service has no UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sockets: Option<u64>,
     /// When they are closed, in milliseconds from now, 0 where that is over; not at all where there
     /// is none.
     pub(crate) for_ms: Option<u64>,
     /// `command` or `policy`.
     pub(crate) by: String,
+    /// What `splitter drain --undo` takes to end it, where it was made by command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) undo: Option<String>,
 }
 
 /// A service before a change.
 pub(super) struct Watched {
     name: String,
     was: Vec<Seat>,
-    /// How long connections of those that leave may go on, if the policy closes them.
-    deadline_ms: Option<u32>,
+    deadlines: Deadlines,
+}
+
+/// How long connections may go on that a policy would not make any more, in milliseconds, if the
+/// policy closes them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Deadlines {
+    /// Those to backends that left the policy.
+    gone_ms: Option<u32>,
+    /// Those to backends to which no weight sends others.
+    weightless_ms: Option<u32>,
+}
+
+impl Deadlines {
+    fn of(service: &Service) -> Self {
+        let gone_ms = match service.on_backend_down {
+            OnBackendDown::Leave => None,
+            OnBackendDown::Close => Some(0),
+        };
+        match service.old_connections {
+            OldConnections::Drain { deadline_ms } => {
+                Self { gone_ms: Some(deadline_ms), weightless_ms: Some(deadline_ms) }
+            }
+            OldConnections::Leave | OldConnections::Rebalance { .. } => {
+                Self { gone_ms, weightless_ms: None }
+            }
+        }
+    }
+
+    /// From now on.
+    fn ends(self) -> Ends {
+        let now_ns = monotonic_ns();
+        let ns = |ms: Option<u32>| Deadline::after(now_ns, ms.map(u64::from)).ns();
+        Ends { gone_ns: ns(self.gone_ms), weightless_ns: ns(self.weightless_ms) }
+    }
 }
 
 impl<M: Maps, H: OptionalHooks> Engine<M, H> {
@@ -51,6 +92,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         let Some(running) = self.running.get(name) else { return Vec::new() };
         let (service, states) = (&running.service, self.states_of(name));
         let ids = name_ids(service.subsets.iter().map(|subset| subset.name.as_str()));
+        let has_datagrams = service.has_datagrams();
         let mut seats = Vec::new();
         for ((subset, id), is_weighted) in service.subsets.iter().zip(ids).zip(weighted(service)) {
             for backend in &subset.backends {
@@ -63,6 +105,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
                     is_offered: is_weighted && backend.weight > 0,
                     command: self.drains.find(name, &subset.name, backend.addr),
                     live: self.live(state),
+                    has_datagrams,
                 });
             }
         }
@@ -78,9 +121,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// The services of a change from which backends may leave whose connections are to end.
     pub(super) fn watch_leavers(&self, targets: &[Target], removed: &[ServiceId]) -> Vec<Watched> {
         let watch = |service: &Service| {
-            let (name, deadline_ms) = (&service.name, deadline_ms(service));
-            let is_watched = deadline_ms.is_some() || self.has_leavers(name);
-            is_watched.then(|| Watched { name: name.clone(), was: self.seats(name), deadline_ms })
+            let (name, deadlines) = (&service.name, Deadlines::of(service));
+            let is_watched = deadlines.gone_ms.is_some() || self.has_leavers(name);
+            is_watched.then(|| Watched { name: name.clone(), was: self.seats(name), deadlines })
         };
         let mut watched: Vec<Watched> =
             targets.iter().filter_map(|target| watch(&target.service)).collect();
@@ -97,15 +140,14 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     fn has_leavers(&self, name: &str) -> bool {
         self.leaving.has(name)
             || self.drains.of(name).next().is_some()
-            || self.running.get(name).is_some_and(|it| deadline_ms(&it.service).is_some())
+            || self.running.get(name).is_some_and(|it| Deadlines::of(&it.service).gone_ms.is_some())
     }
 
     /// The change is in force.
     pub(super) fn follow_leavers(&mut self, watched: Vec<Watched>) {
-        for Watched { name, was, deadline_ms } in watched {
+        for Watched { name, was, deadlines } in watched {
             let is = self.seats(&name);
-            let deadline = Deadline::after(monotonic_ns(), deadline_ms.map(u64::from));
-            let new = self.leaving.change(&name, (&was, &is), deadline.ns());
+            let new = self.leaving.change(&name, (&was, &is), deadlines.ends());
             let live = |seats: &[Seat], member: &Member| {
                 let seat = seats.iter().find(|seat| seat.member == *member);
                 seat.map(|seat| seat.live)
@@ -113,10 +155,19 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             let live = |member| live(&was, member).or_else(|| live(&is, member)).unwrap_or(0);
             let connections: u64 = new.iter().map(live).sum();
             if connections > 0 {
-                let backends = new.len();
+                let (backends, deadline_ms) = (new.len(), deadlines.gone_ms);
                 info!(service = %name, backends, connections, deadline_ms, "connections are to end");
             }
+            self.mark_leaving(&name);
             self.timed.touch(&name);
+        }
+        self.hold_state(!self.leaving.is_empty());
+    }
+
+    /// While connections to what is gone are to be closed, sockets have to be known for theirs.
+    pub(super) fn hold_state(&mut self, is_held: bool) {
+        if let Err(error) = self.publisher.hold_state(is_held) {
+            warn!("sockets that connect elsewhere may be taken for what they were: {error}");
         }
     }
 
@@ -124,10 +175,44 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     pub(super) fn refresh_leavers(&mut self, name: &str) {
         let seats = self.seats(name);
         let running = self.running.get(name);
-        let ms = running.and_then(|running| deadline_ms(&running.service)).map(u64::from);
-        let deadline = Deadline::after(monotonic_ns(), ms);
-        self.leaving.change(name, (&seats, &seats), deadline.ns());
+        let deadlines = running.map(|running| Deadlines::of(&running.service));
+        self.leaving.change(name, (&seats, &seats), deadlines.unwrap_or_default().ends());
+        self.mark_leaving(name);
         self.timed.touch(name);
+    }
+
+    /// Has sockets that never connect leave the backends of a service that are to have no connections
+    /// and to which no weight sends any, and no others. Who fails to is told, and stays.
+    pub(super) fn mark_leaving(&mut self, name: &str) {
+        let (publisher, states) = (&self.publisher, self.states_of(name));
+        let key = |state: StateRef| (state.index, state.epoch);
+        let is_leaving: HashSet<(u32, u32)> = self.find_leaving(name).map(key).collect();
+        let marks = states.into_iter().filter_map(|(owner, index)| {
+            let state = self.state_ref(index)?;
+            let cells: State = read(publisher.maps(), Arena::States, index)?;
+            let was = cells.cells[cell::STANDING] & standing::LEAVING != 0;
+            let is = is_leaving.contains(&key(state));
+            (was != is).then_some((owner, is))
+        });
+        let marks: Vec<_> = marks.collect();
+        for (owner, is) in marks {
+            let id = service_id(name);
+            if let Err(error) = self.publisher.set_standing(id, owner, standing::LEAVING, is) {
+                warn!(service = %name, "sockets that never connect are not told of drains: {error}");
+            }
+        }
+    }
+
+    /// States of backends that are to have no connections, because of a whole subset that is drained
+    /// by command, or of weights.
+    fn find_leaving(&self, name: &str) -> impl Iterator<Item = StateRef> {
+        let is_whole = |subset: &str| {
+            self.drains.of(name).any(|it| it.subset == subset && it.backend.is_none())
+        };
+        let drained = self.seats(name).into_iter().filter(|seat| is_whole(&seat.member.subset));
+        let drained: Vec<StateRef> = drained.map(|seat| seat.state).collect();
+        let there = self.leaving.of(name).iter().filter(|leaver| leaver.last_live.is_none());
+        drained.into_iter().chain(there.map(|leaver| leaver.state))
     }
 
     /// Forgets drains by command that the policy has put an end to.
@@ -146,6 +231,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         }
         let changes = Changes { drains: Some(kept.to_text(Now::read())), ..Changes::default() };
         self.drains = kept;
+        for drain in ended.iter() {
+            self.mark_leaving(&drain.service);
+        }
         if let Err(error) = self.overrides.set(changes).and_then(|()| self.overrides.settle()) {
             warn!("remove drains from the state directory: {error}");
         }
@@ -186,6 +274,10 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
                 }
             }
         }
+        let names: Vec<String> = self.running.keys().cloned().collect();
+        for name in &names {
+            self.mark_leaving(name);
+        }
         Ok(())
     }
 
@@ -200,37 +292,45 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
 
     /// Everything that drains. `seen` has the connections to backends that left the policy, by index
     /// and epoch of their states.
-    pub(crate) fn draining(&self, seen: &HashMap<(u32, u32), u64>) -> Vec<DrainStatus> {
+    pub(crate) fn draining(&self, seen: &HashMap<(u32, u32), Left>) -> Vec<DrainStatus> {
         let now_ns = monotonic_ns();
         let names: BTreeSet<&str> = self.drains.iter().map(|it| it.service.as_str()).collect();
+        let seen = |state: StateRef| seen.get(&(state.index, state.epoch)).copied();
+        let sockets = |state| seen(state).map_or(0, |left| left.datagrams);
         let mut all = Vec::new();
         for name in names {
-            for Seat { member, command, live, .. } in self.seats(name) {
-                let deadline = command.map(|deadline| (deadline.ns(), now_ns));
-                all.extend(deadline.map(|it| DrainStatus::new(name, &member, live, it, "command")));
+            for Seat { member, state, command, live, has_datagrams, .. } in self.seats(name) {
+                let Some(deadline) = command else { continue };
+                let sockets = has_datagrams.then(|| sockets(state));
+                let undo = self.drains.undo_of(name, &member.subset, member.addr);
+                let status = DrainStatus::new(name, &member, live, deadline.ns(), now_ns);
+                all.push(DrainStatus { sockets, undo, ..status });
             }
         }
         let leavers = self.leaving.iter().map(|(name, leaver)| {
-            let state = (leaver.state.index, leaver.state.epoch);
             let live = match leaver.last_live {
                 None => self.live(leaver.state),
-                Some(last) => seen.get(&state).copied().unwrap_or(last),
+                Some(last) => seen(leaver.state).map_or(last, |left| left.connections),
             };
-            let by = if leaver.by_command { "command" } else { "policy" };
-            DrainStatus::new(name, &leaver.member, live, (Some(leaver.until_ns), now_ns), by)
+            let by = if leaver.by_command { "command" } else { "policy" }.to_owned();
+            let sockets = leaver.has_datagrams.then(|| sockets(leaver.state));
+            let until_ns = Some(leaver.until_ns);
+            let status = DrainStatus::new(name, &leaver.member, live, until_ns, now_ns);
+            DrainStatus { sockets, by, ..status }
         });
-        all.extend(leavers.filter(|drain| drain.connections > 0));
+        all.extend(leavers.filter(|drain| drain.connections > 0 || drain.sockets > Some(0)));
         all
     }
 }
 
 impl DrainStatus {
+    /// By command, of a service without datagrams.
     fn new(
         service: &str,
         member: &Member,
         connections: u64,
-        (until_ns, now_ns): (Option<u64>, u64),
-        by: &str,
+        until_ns: Option<u64>,
+        now_ns: u64,
     ) -> Self {
         let left_ms = |until: u64| until.saturating_sub(now_ns).div_ceil(1_000_000);
         Self {
@@ -238,18 +338,11 @@ impl DrainStatus {
             subset: member.subset.clone(),
             backend: member.addr.to_string(),
             connections,
+            sockets: None,
             for_ms: until_ns.map(left_ms),
-            by: by.to_owned(),
+            by: "command".to_owned(),
+            undo: None,
         }
-    }
-}
-
-/// How long connections of backends go on that nobody is sent to any more, if the policy closes
-/// them.
-fn deadline_ms(service: &Service) -> Option<u32> {
-    match service.old_connections {
-        OldConnections::Drain { deadline_ms } => Some(deadline_ms),
-        OldConnections::Leave | OldConnections::Rebalance { .. } => None,
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Terms {
     pub(crate) lifetime_ms: Option<u32>,
     /// When the last of them is closed, in nanoseconds of `CLOCK_MONOTONIC`.
     pub(crate) until_ns: Option<u64>,
+    /// When the backend was known not to serve, on the same clock: what began before is closed.
+    pub(crate) down_ns: Option<u64>,
 }
 
 impl Terms {
@@ -53,6 +55,8 @@ pub(crate) struct Asking {
     pub(crate) terms: Vec<(StateRef, Terms)>,
     /// How the live split comes to what the weights ask for, if it does.
     pub(crate) balance: Option<Balance>,
+    /// Whether the terms are for UDP sockets too.
+    pub(crate) datagrams: bool,
 }
 
 impl Asking {
@@ -149,6 +153,11 @@ impl Asked {
         ends.map(|(state, _)| *state)
     }
 
+    /// Whether some service asks for something of UDP sockets.
+    pub(super) fn asks_of_datagrams(&self) -> bool {
+        self.services.values().any(|asking| asking.datagrams && !asking.terms.is_empty())
+    }
+
     /// Services that ask for something.
     pub(super) fn n_services(&self) -> usize {
         self.services.len()
@@ -165,7 +174,7 @@ impl Asked {
         let all = || self.backends.values().map(|(_, terms)| terms);
         let times = all().flat_map(|terms| [terms.idle_ns(), terms.lifetime_ns()]).flatten();
         let times = times.map(|time| now_ns.saturating_add(time));
-        let ends = all().filter_map(|terms| terms.until_ns);
+        let ends = all().flat_map(|terms| [terms.until_ns, terms.down_ns]).flatten();
         let ends = ends.flat_map(|end| [end, end.saturating_add(AFTER_NS)]);
         times.chain(ends.filter(|end| *end > now_ns)).min()
     }
@@ -184,7 +193,7 @@ mod tests {
         let idle = |ms| Terms { idle_ms: Some(ms), ..Terms::default() };
         let entry = |(index, epoch, ms)| (StateRef { index, epoch }, idle(ms));
         let terms = terms.iter().copied().map(entry).collect();
-        Order { service: service.into(), asking: Asking { terms, balance: None } }
+        Order { service: service.into(), asking: Asking { terms, ..Asking::default() } }
     }
 
     fn balanced(weights: [u32; 2], is_able: bool) -> Order {
@@ -193,7 +202,7 @@ mod tests {
         let weights = (1..).zip(weights).map(subset).collect();
         let routes = vec![Shares { route, weights, is_able }];
         let balance = Some(Balance { per_second: 5, idle_ms: 7, routes });
-        Order { service: "a".into(), asking: Asking { terms: Vec::new(), balance } }
+        Order { service: "a".into(), asking: Asking { balance, ..Asking::default() } }
     }
 
     fn live(first: u64, second: u64) -> HashMap<Key, Live> {
@@ -238,11 +247,26 @@ mod tests {
         let mut asked = Asked::default();
         let terms = Terms { until_ns: Some(500), ..Terms::default() };
         let terms = vec![(StateRef { index: 1, epoch: 1 }, terms)];
-        asked.set(Order { service: "a".into(), asking: Asking { terms, balance: None } });
+        let asking = Asking { terms, ..Asking::default() };
+        asked.set(Order { service: "a".into(), asking });
         let at = |now| asked.soonest_ns(now);
         assert_eq!([at(0), at(499)], [Some(500); 2]);
         assert_eq!([at(500), at(AFTER_NS)], [Some(500 + AFTER_NS); 2]);
         assert_eq!(at(500 + AFTER_NS), None);
+    }
+
+    #[test]
+    fn a_backend_that_is_down_is_looked_at_at_once_and_once_after() {
+        let mut asked = Asked::default();
+        let terms = Terms { down_ns: Some(500), ..Terms::default() };
+        let terms = vec![(StateRef { index: 1, epoch: 1 }, terms)];
+        let asking = Asking { terms, datagrams: true, ..Asking::default() };
+        asked.set(Order { service: "a".into(), asking });
+        assert!(asked.asks_of_datagrams());
+        assert_eq!(asked.soonest_ns(500), Some(500 + AFTER_NS));
+        assert_eq!(asked.soonest_ns(500 + AFTER_NS), None);
+        asked.set(order("a", &[]));
+        assert!(!asked.asks_of_datagrams());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Connections that are closed because they are idle for too long, too old, at a backend that takes
-//! no more, or at a subset that has more than its share.
+//! no more or is known not to serve, or at a subset that has more than its share. Connected UDP
+//! sockets are among them, for all but idleness and shares.
 //!
 //! A thread of its own lists the followed sockets of every network namespace, because that takes
 //! its time where there are many of either, and because it blocks. It is told what a service asks
@@ -18,7 +19,7 @@ mod tally;
 
 pub(crate) use asked::{Asking, Terms};
 pub(crate) use balance::{Balance, Shares};
-pub(crate) use status::{SweepBook, SweepStatus};
+pub(crate) use status::{Left, SweepBook, SweepStatus};
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -52,22 +53,25 @@ pub(crate) struct Reach {
 impl Reach {
     /// Starts the process that enters namespaces, for which the capabilities that are about to be
     /// dropped are needed. Whether a service will ever ask is not known by then.
-    pub(crate) fn open() -> Self {
-        match Opener::start(Path::new(PROGRAM)) {
+    ///
+    /// `list` is the link of the list of UDP sockets.
+    pub(crate) fn open(list: &OwnedFd) -> io::Result<Self> {
+        let link = Some(list.try_clone()?);
+        Ok(match Opener::start(Path::new(PROGRAM), Some(list.try_clone()?)) {
             Ok(opener) => Self { namespaces: Namespaces::All(opener), confined: None },
             Err(error) => {
                 let why = chain(&error);
                 warn!("{why}");
-                Self { namespaces: Namespaces::Own, confined: Some(why) }
+                Self { namespaces: Namespaces::Own(link), confined: Some(why) }
             }
-        }
+        })
     }
 
     /// Id of the process that enters namespaces.
     fn opener(&self) -> Option<u32> {
         match &self.namespaces {
             Namespaces::All(opener) => Some(opener.pid()),
-            Namespaces::Own => None,
+            Namespaces::Own(_) => None,
         }
     }
 }
@@ -82,13 +86,13 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
-    /// Starts the thread, which inherits what the calling one may do. `storage` is the map of
-    /// [`splitter_common::abi::SocketState`].
-    pub(crate) fn start(reach: Reach, storage: OwnedFd) -> io::Result<Self> {
+    /// Starts the thread, which inherits what the calling one may do. `stored` is the map of
+    /// [`splitter_common::abi::SocketState`], and the link of the list of those of UDP sockets.
+    pub(crate) fn start(reach: Reach, stored: (OwnedFd, OwnedFd)) -> io::Result<Self> {
         let (orders, receiver) = mpsc::channel();
         let ending = Arc::new(AtomicBool::new(false));
         let book = SweepBook::new(reach.opener(), reach.confined);
-        let sweeper = Sweeper::new(reach.namespaces, storage, book.clone(), Arc::clone(&ending));
+        let sweeper = Sweeper::new(reach.namespaces, stored, book.clone(), Arc::clone(&ending));
         let thread = thread::Builder::new()
             .name("splitter-sweep".to_owned())
             .spawn(move || sweeper.run(&receiver))?;

@@ -22,13 +22,19 @@ use super::tally::{Doomed, Tally};
 use crate::daemon::outcomes::monotonic_ns;
 use crate::daemon::requests::chain;
 use crate::sockets::{
-    DiagError, Followed, NamespaceId, Namespaces, OpenerError, SockDiag, SocketId, Visited,
+    DiagError, Followed, NamespaceId, Namespaces, OpenerError, Protocol, SockDiag, SocketId,
+    Visited,
 };
+
+/// How often connected UDP sockets that are to end are counted.
+const COUNT_NS: u64 = 5_000_000_000;
 
 /// The thread.
 pub(super) struct Sweeper {
     namespaces: Namespaces,
     storage: OwnedFd,
+    /// Link of the list of UDP sockets.
+    list: OwnedFd,
     book: SweepBook,
     /// The daemon ends: nobody waits for the rest of a round.
     ending: Arc<AtomicBool>,
@@ -41,12 +47,12 @@ pub(super) struct Sweeper {
 impl Sweeper {
     pub(super) fn new(
         namespaces: Namespaces,
-        storage: OwnedFd,
+        (storage, list): (OwnedFd, OwnedFd),
         book: SweepBook,
         ending: Arc<AtomicBool>,
     ) -> Self {
         let (asked, schedule) = (Asked::default(), Schedule::default());
-        Self { namespaces, storage, book, ending, asked, schedule, lost: None }
+        Self { namespaces, storage, list, book, ending, asked, schedule, lost: None }
     }
 
     /// Goes on until nobody gives orders any more.
@@ -123,7 +129,7 @@ impl Sweeper {
         let mut problem = tally.problem.clone();
         let visited = visited.map_err(|error| chain(&error));
         if let (Err(why), Namespaces::All(_)) = (&visited, &self.namespaces) {
-            self.namespaces = Namespaces::Own;
+            self.namespaces = Namespaces::Own(self.list.try_clone().ok());
             self.lost = Some(why.clone());
         }
         tally.log();
@@ -169,27 +175,41 @@ struct Look {
 }
 
 impl Look {
-    /// Judges the connections of one namespace. Those that are to be closed are closed after the
-    /// list, for which the same netlink socket is in use.
+    /// Judges the connections of one namespace, and then its connected UDP sockets where something is
+    /// asked of those. What keeps these from being listed is no matter to the others.
     fn visit(
         &mut self,
         (namespace, diag): (NamespaceId, &mut SockDiag),
         storage: BorrowedFd<'_>,
         asked: &Asked,
     ) {
-        let mut doomed = Vec::new();
-        let listed = diag.list(storage, |followed| {
-            if let Some(stored) = read_stored(followed) {
-                doomed.extend(self.judge(followed, &stored, (asked, namespace)));
-            }
-        });
+        let at = (asked, namespace);
+        let is_wanted = |stored: &SocketState| asked.find(stored.at_backend).is_some();
+        let mut visited = self.judge_all(diag, at, |diag, see| diag.list(storage, see));
         // After an error, the netlink socket is of no use.
-        let closed = listed.and_then(|()| {
-            doomed.into_iter().try_for_each(|it| self.tally.close(diag, it).map(drop))
-        });
-        if let Err(error) = closed {
+        if visited.is_ok() && asked.asks_of_datagrams() {
+            visited = self.judge_all(diag, at, |diag, see| diag.list_datagrams(is_wanted, see));
+        }
+        if let Err(error) = visited {
             self.tally.fail(&error);
         }
+    }
+
+    /// Judges what is listed. What is to be closed is closed after the list, for which the same netlink
+    /// socket is in use.
+    fn judge_all(
+        &mut self,
+        diag: &mut SockDiag,
+        at: (&Asked, NamespaceId),
+        list: impl FnOnce(&mut SockDiag, &mut dyn FnMut(&Followed<'_>)) -> Result<(), DiagError>,
+    ) -> Result<(), DiagError> {
+        let mut doomed = Vec::new();
+        list(diag, &mut |followed| {
+            if let Some(stored) = read_stored(followed) {
+                doomed.extend(self.judge(followed, &stored, at));
+            }
+        })?;
+        self.tally.close_all(diag, doomed)
     }
 
     fn judge(
@@ -199,12 +219,14 @@ impl Look {
         (asked, namespace): (&Asked, NamespaceId),
     ) -> Option<Doomed> {
         let asks = asked.find(stored.at_backend);
-        let now_ns = monotonic_ns();
-        let end_ns = asks.and_then(|(_, terms)| terms.until_ns);
+        let (now_ns, protocol) = (monotonic_ns(), followed.id.protocol());
+        let ends = asks.map(|(_, terms)| (terms.until_ns, terms.down_ns));
+        let (end_ns, down_ns) = ends.unwrap_or_default();
+        let draining = end_ns.map(|_| key(stored.at_backend));
         let Some(seen) = look(followed, stored) else {
             // It may be established yet.
-            if let Some(end_ns) = end_ns.filter(|_| is_under_way(stored)) {
-                self.tally.keep(Some(key(stored.at_backend)), end_ns.max(now_ns));
+            if let Some(end_ns) = end_ns.or(down_ns).filter(|_| is_under_way(stored)) {
+                self.tally.keep(draining, protocol, end_ns.max(now_ns));
             }
             return None;
         };
@@ -215,7 +237,10 @@ impl Look {
                     return Some(Doomed { id: followed.id, service, reason });
                 }
                 Verdict::KeepUntil(until) => {
-                    self.tally.keep(end_ns.map(|_| key(stored.at_backend)), until);
+                    // The kernel counts connections, and no sockets of datagrams.
+                    let is_counted = draining.is_some() && protocol == Protocol::Udp;
+                    let again = if is_counted { now_ns.saturating_add(COUNT_NS) } else { u64::MAX };
+                    self.tally.keep(draining, protocol, until.min(again));
                 }
             }
         }
@@ -284,14 +309,15 @@ fn is_under_way(stored: &SocketState) -> bool {
     matches!(stored.phase, phase::CALLED | phase::CONNECTING)
 }
 
-/// What there is to judge of a connection; nothing where it is not established.
+/// What there is to judge of a connection; nothing where it is not established. A UDP socket is as
+/// soon as it is connected.
 fn look(followed: &Followed<'_>, stored: &SocketState) -> Option<Seen> {
-    if stored.phase != phase::ESTABLISHED {
+    if !matches!(stored.phase, phase::ESTABLISHED | phase::DATAGRAMS) {
         return None;
     }
     Some(Seen {
         state: followed.state,
-        idle_ms: followed.idle_ms?,
+        idle_ms: followed.idle_ms,
         is_quiet: followed.unread == 0 && followed.unacknowledged == 0,
         started_ns: stored.started_ns,
     })

@@ -17,6 +17,9 @@ pub(crate) struct SweepStatus {
     /// Connections that were closed because their backend takes no more.
     #[serde(default)]
     pub(crate) closed_drained: u64,
+    /// Connections that were closed because their backend was known not to serve.
+    #[serde(default)]
+    pub(crate) closed_down: u64,
     /// Connections that were closed because their subset had more than its share.
     #[serde(default)]
     pub(crate) closed_rebalanced: u64,
@@ -36,10 +39,18 @@ pub(crate) struct SweepStatus {
     /// What went wrong in the last round. In an answer, it is among the problems instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
-    /// Connections that the last round saw and that are to end, by index and epoch of the state of
-    /// their backend.
+    /// What the last round saw that is to end, by index and epoch of the state of its backend.
     #[serde(skip)]
-    pub(crate) draining: HashMap<(u32, u32), u64>,
+    pub(crate) draining: HashMap<(u32, u32), Left>,
+}
+
+/// What is left at one backend whose connections are to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// TCP connections.
+    pub(crate) connections: u64,
+    /// Connected UDP sockets.
+    pub(crate) datagrams: u64,
 }
 
 /// The status, where the thread writes it. Cheap to clone.

@@ -8,9 +8,9 @@ use tracing::info;
 use super::asked::{Key, Share};
 use super::balance::Closing;
 use super::judge::Reason;
-use super::status::SweepStatus;
+use super::status::{Left, SweepStatus};
 use crate::daemon::requests::chain;
-use crate::sockets::{Destroyed, DiagError, SockDiag, SocketId};
+use crate::sockets::{Destroyed, DiagError, Protocol, SockDiag, SocketId};
 
 /// Most services that a line of the log names.
 const MOST_NAMES: usize = 16;
@@ -21,11 +21,12 @@ pub(super) struct Tally {
     idle: u64,
     too_old: u64,
     drained: u64,
+    down: u64,
     rebalanced: u64,
     /// Whose connections were closed.
     services: BTreeSet<Arc<str>>,
     /// Connections that stay for now and are to end, by the state of their backend.
-    draining: HashMap<Key, u64>,
+    draining: HashMap<Key, Left>,
     /// When the first of those that stay may have to be closed.
     pub(super) soonest_ns: Option<u64>,
     /// What went wrong last.
@@ -42,15 +43,41 @@ pub(super) struct Doomed {
 impl Tally {
     /// A connection stays until a time; `draining` is its backend's state where that is to have no
     /// connections.
-    pub(super) fn keep(&mut self, draining: Option<Key>, until_ns: u64) {
+    pub(super) fn keep(&mut self, draining: Option<Key>, protocol: Protocol, until_ns: u64) {
         self.soonest_ns = self.soonest_ns.into_iter().chain([until_ns]).min();
         if let Some(state) = draining {
-            *self.draining.entry(state).or_default() += 1;
+            let left = self.draining.entry(state).or_default();
+            *match protocol {
+                Protocol::Tcp => &mut left.connections,
+                Protocol::Udp => &mut left.datagrams,
+            } += 1;
+        }
+    }
+
+    /// Closes connections. A UDP socket may be hidden behind another one of the same addresses, so
+    /// those that were not found are tried again as long as others are closed.
+    pub(super) fn close_all(
+        &mut self,
+        diag: &mut SockDiag,
+        mut doomed: Vec<Doomed>,
+    ) -> Result<(), DiagError> {
+        loop {
+            let mut hidden = Vec::new();
+            let n_doomed = doomed.len();
+            for it in doomed {
+                if !self.close(diag, &it)? && it.id.protocol() == Protocol::Udp {
+                    hidden.push(it);
+                }
+            }
+            if hidden.is_empty() || hidden.len() == n_doomed {
+                return Ok(());
+            }
+            doomed = hidden;
         }
     }
 
     /// Closes a connection. Answers whether it was there to be closed.
-    pub(super) fn close(&mut self, diag: &mut SockDiag, doomed: Doomed) -> Result<bool, DiagError> {
+    fn close(&mut self, diag: &mut SockDiag, doomed: &Doomed) -> Result<bool, DiagError> {
         let destroyed = diag.destroy(&doomed.id)?;
         self.count(destroyed, doomed);
         Ok(destroyed == Destroyed::Closed)
@@ -69,7 +96,7 @@ impl Tally {
                 let Some(quota) = quotas.get_mut(&at).filter(|quota| **quota > 0) else { continue };
                 let Some(service) = closing.services.get(&at).map(Arc::clone) else { continue };
                 let doomed = Doomed { id, service, reason: Reason::Rebalanced };
-                *quota -= u64::from(self.close(diag, doomed)?);
+                *quota -= u64::from(self.close(diag, &doomed)?);
             }
             Ok(())
         });
@@ -84,16 +111,17 @@ impl Tally {
         self.problem = Some(format!("connections that are to end are not all closed: {why}"));
     }
 
-    fn count(&mut self, destroyed: Destroyed, doomed: Doomed) {
+    fn count(&mut self, destroyed: Destroyed, doomed: &Doomed) {
         match destroyed {
             Destroyed::Closed => {
                 *match doomed.reason {
                     Reason::Idle => &mut self.idle,
                     Reason::TooOld => &mut self.too_old,
                     Reason::Drained => &mut self.drained,
+                    Reason::Down => &mut self.down,
                     Reason::Rebalanced => &mut self.rebalanced,
                 } += 1;
-                self.services.insert(doomed.service);
+                self.services.insert(Arc::clone(&doomed.service));
             }
             Destroyed::Gone => {}
             Destroyed::Unsupported => {
@@ -115,13 +143,14 @@ impl Tally {
         status.closed_idle += self.idle;
         status.closed_too_old += self.too_old;
         status.closed_drained += self.drained;
+        status.closed_down += self.down;
         status.closed_rebalanced += self.rebalanced;
         status.draining = self.draining;
     }
 
     /// One line, where anything was closed.
     pub(super) fn log(&self) {
-        let Self { idle, too_old, drained, rebalanced, services, .. } = self;
+        let Self { idle, too_old, drained, down, rebalanced, services, .. } = self;
         if services.is_empty() {
             return;
         }
@@ -133,6 +162,7 @@ impl Tally {
             idle,
             too_old,
             drained,
+            down,
             rebalanced,
             services = %names.join(" "),
             "connections closed"

@@ -16,7 +16,8 @@ use crate::policy::diagnostic::{Diagnostic, Report, Span};
 use crate::policy::document::{Draft, Places, RoutePlaces, SubsetPlaces};
 use crate::policy::model::{
     Action, Backend, Balance, ClientKey, ClientMatch, Connection, Datagrams, Errno, Frontend,
-    OldConnections, OnEmpty, PeerName, Pick, Protocol, Route, Service, Split, Subset,
+    OldConnections, OnBackendDown, OnEmpty, PeerName, Pick, Protocol, Route, Service, Split,
+    Subset,
 };
 
 /// What a service is made of.
@@ -45,6 +46,7 @@ pub(super) fn assemble(parts: Parts<'_, '_>, report: &mut Report) -> Option<Draf
     let mut service = Service {
         outcomes: false,
         old_connections: OldConnections::Leave,
+        on_backend_down: OnBackendDown::Leave,
         name: parts.name,
         frontends: parts.frontends,
         getpeername: PeerName::default(),
@@ -87,7 +89,7 @@ fn make_route<'r>(
     let places = matches.iter().map(|client| (client.clone(), plan.at)).collect();
     let name = unique(&clean_name(&plan.name), names);
     let route = Route { name, matches, action, fault: plan.fault };
-    Some((route, RoutePlaces { route: plan.at, matches: places }))
+    Some((route, RoutePlaces { route: plan.at, matches: places, on_empty: None }))
 }
 
 fn make_split<'r>(
@@ -213,7 +215,7 @@ fn make_subset(
         eject: effective.ejection.filter(|eject| eject.max_percent > 0),
         health: None,
     };
-    (subset, SubsetPlaces { name: target.at, backends: places, source: None })
+    (subset, SubsetPlaces { name: target.at, backends: places, source: None, over_limit: None })
 }
 
 fn balance(asked: Option<LoadBalancer>) -> Balance {

@@ -88,6 +88,10 @@ fn read_seconds(reader: &mut Reader<'_>, fields: &Fields<'_>, key: &str) -> Opti
 
 /// Reads `eject`; `{}` takes every default.
 pub(super) fn read_ejection(reader: &mut Reader<'_>, node: NodeId) -> Option<Ejection> {
+    if !matches!(reader.value(node), Value::Mapping(_)) {
+        let help = "write `eject: {}` for every default, or `eject: {consecutiveFailures: 3}`";
+        return reader.wrong_type(node, "`eject`", "a mapping", help);
+    }
     let keys = ["consecutiveFailures", "interval", "baseTime", "maxPercent", "minHealthPercent"];
     let fields = reader.fields(node, "`eject`", &keys)?;
     let failures = fields.value("consecutiveFailures");

@@ -22,7 +22,12 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<Fault> {
     let fields = reader.fields(node, "`fault`", &KEYS)?;
     let [faults @ .., _] = KEYS;
     if faults.iter().all(|key| fields.get(key).is_none()) && !fields.has_unknown() {
-        reader.empty(fields.span(), "`fault`", HELP);
+        let message = match fields.get("seed") {
+            Some(_) => "`fault` has a `seed`, and no fault that it could be for",
+            None => "`fault` is empty",
+        };
+        let diagnostic = Diagnostic::new(&code::EMPTY, fields.span(), message);
+        reader.push(diagnostic.with_help(HELP));
         return None;
     }
     let mut parts = Parts { fields: &fields, are_good: true };

@@ -5,6 +5,7 @@ use super::route::exclusive;
 use super::values::{Duration, number_in};
 use super::write::Mapping;
 use crate::policy::model::OldConnections;
+use crate::policy::parse_duration_ms;
 use crate::policy::reader::{Entry, Reader};
 use crate::policy::yaml::{NodeId, Value};
 
@@ -42,6 +43,12 @@ pub(super) fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> Option<OldConne
 }
 
 fn read_drain(reader: &mut Reader<'_>, node: NodeId) -> Option<OldConnections> {
+    if !matches!(reader.value(node), Value::Mapping(_)) {
+        // A time is mostly meant.
+        let time = reader.text(node).filter(|text| parse_duration_ms(text).is_some());
+        let help = format!("write `drain: {{deadline: {}}}`", time.unwrap_or("30s"));
+        return reader.wrong_type(node, "`drain`", "a mapping", &help);
+    }
     let fields = reader.fields(node, "`drain`", &["deadline"])?;
     let Some(node) = fields.value("deadline") else { return Some(OldConnections::DRAIN) };
     let deadline_ms = reader.duration_ms(node, "`deadline`")?;
@@ -49,6 +56,10 @@ fn read_drain(reader: &mut Reader<'_>, node: NodeId) -> Option<OldConnections> {
 }
 
 fn read_rebalance(reader: &mut Reader<'_>, node: NodeId) -> Option<OldConnections> {
+    if !matches!(reader.value(node), Value::Mapping(_)) {
+        let help = "write `rebalance: {perSecond: 10, idle: 10s}`, or `oldConnections: rebalance`";
+        return reader.wrong_type(node, "`rebalance`", "a mapping", help);
+    }
     let fields = reader.fields(node, "`rebalance`", &["perSecond", "idle"])?;
     let OldConnections::Rebalance { per_second, idle_ms } = OldConnections::REBALANCE else {
         return None;

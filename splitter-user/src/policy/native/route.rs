@@ -65,7 +65,7 @@ fn read_short(
     let action = Action::Split(split_action);
     let (name, fault) = (default_name(0), Fault::default());
     let route = Route { name, matches: Vec::new(), action, fault };
-    Some((route, RoutePlaces { route: split.key, matches: Vec::new() }))
+    Some((route, RoutePlaces { route: split.key, matches: Vec::new(), on_empty: None }))
 }
 
 fn default_name(ordinal: usize) -> String {
@@ -138,7 +138,8 @@ fn read(
         action: action?,
         fault: fault?,
     };
-    Some((route, RoutePlaces { route: fields.span(), matches }))
+    let on_empty = fields.get("onEmpty").map(|entry| entry.key);
+    Some((route, RoutePlaces { route: fields.span(), matches, on_empty }))
 }
 
 fn read_name(

@@ -83,7 +83,8 @@ fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
         eject: None,
         health: None,
     };
-    let mut places = SubsetPlaces { name: entry.key, backends: Vec::new(), source: None };
+    let mut places =
+        SubsetPlaces { name: entry.key, backends: Vec::new(), source: None, over_limit: None };
     let Some(fields) = reader.fields(entry.value, "a subset", &KEYS) else {
         return (subset, places);
     };
@@ -97,6 +98,7 @@ fn read(reader: &mut Reader<'_>, entry: Entry<'_>) -> (Subset, SubsetPlaces) {
     }
     subset.connection = connection::read(reader, &fields);
     places.source = fields.value("source").map(|node| reader.span(node));
+    places.over_limit = fields.get("overLimit").map(|entry| entry.key);
     subset.eject = fields.value("eject").and_then(|node| connection::read_ejection(reader, node));
     subset.health = fields.get("health").and_then(|entry| health::read(reader, entry));
     (subset, places)

@@ -15,8 +15,8 @@ use super::write_egress::outbound_to_yaml;
 use crate::policy::document::{API_VERSION, KIND};
 use crate::policy::model::{
     Action, Balance, ClientKey, ClientMatch, Connection, Datagrams, Ejection, Errno, Fault,
-    Frontend, HealthCheck, Keepalive, OldConnections, OnEmpty, OverLimit, PeerName, Pick, Policy,
-    Probe, Protocol, Route, Service, Split, Subset,
+    Frontend, HealthCheck, Keepalive, OldConnections, OnBackendDown, OnEmpty, OverLimit, PeerName,
+    Pick, Policy, Probe, Protocol, Route, Service, Split, Subset,
 };
 use crate::policy::scalar::{Meaning, meaning};
 
@@ -75,6 +75,9 @@ impl Display for Yaml<'_> {
         }
         if service.old_connections != OldConnections::Leave {
             writeln!(f, "  oldConnections: {}", old_connections_value(&service.old_connections))?;
+        }
+        if service.on_backend_down == OnBackendDown::Close {
+            writeln!(f, "  onBackendDown: close")?;
         }
         if service.getpeername == PeerName::Frontend {
             writeln!(f, "  getpeername: frontend")?;

@@ -11,8 +11,8 @@ use crate::compile::{effective_weights, frontend_key, name_ids, service_id};
 use crate::policy::arbitrary::policy;
 use crate::policy::model::{
     Action, Backend as ModelBackend, Balance, ClientKey, Connection, Datagrams, Fault, Frontend,
-    OldConnections, OnEmpty, OverLimit, PeerName, Pick, Policy, Protocol, Route, Service, Split,
-    Subset,
+    OldConnections, OnBackendDown, OnEmpty, OverLimit, PeerName, Pick, Policy, Protocol, Route,
+    Service, Split, Subset,
 };
 use crate::publish::{CounterOwner, Publisher};
 use crate::tables::memory::MemoryMaps;
@@ -296,6 +296,7 @@ fn web(weights: &[u32], pick: Pick, n_backends: u16) -> Service {
         datagrams: Datagrams::Connected,
         outcomes: false,
         old_connections: OldConnections::Leave,
+        on_backend_down: OnBackendDown::Leave,
         subsets: (0..weights.len()).map(subset).collect(),
         routes: vec![Route {
             name: "all".to_owned(),

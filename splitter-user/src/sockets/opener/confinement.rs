@@ -2,7 +2,7 @@
 //!
 //! Of `CAP_SYS_ADMIN` it is left the right to enter network namespaces; of `CAP_SYS_PTRACE`, to see
 //! which ones processes are in. Files can be opened for reading only, sockets be made of one kind
-//! only, nothing can be executed, mounted, traced or killed. A call that is not allowed fails with
+//! only, of bpf(2) lists be opened whose link it has, nothing can be executed, mounted, traced or killed. A call that is not allowed fails with
 //! `EPERM`.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter,
 };
+
+use crate::kernel::OPENING;
 
 /// Enter namespaces, and see those of processes of other users.
 pub(super) const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_PTRACE);
@@ -75,10 +77,12 @@ fn build_filter() -> Result<BpfProgram, seccompiler::BackendError> {
 }
 
 /// System calls that are allowed with some arguments.
-fn rules() -> Result<[(libc::c_long, Vec<SeccompRule>); 4], seccompiler::BackendError> {
+fn rules() -> Result<[(libc::c_long, Vec<SeccompRule>); 5], seccompiler::BackendError> {
     let writing = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
     let executable = libc::PROT_EXEC;
+    let (opening, list) = OPENING;
     Ok([
+        (opening, only(vec![equals(0, list)?])?),
         (libc::SYS_openat, only(vec![lacks(2, writing)?])?),
         (libc::SYS_mmap, only(vec![lacks(2, executable)?])?),
         (libc::SYS_setns, only(vec![is(1, libc::CLONE_NEWNET)?])?),

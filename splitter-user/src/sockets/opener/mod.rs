@@ -6,7 +6,8 @@
 //! while it still may, and gives up both capabilities; the process gives up everything else,
 //! forbids itself every system call but the few of its one task ([`confinement`]), and passes
 //! sockets over. It never reads more than one byte, and what it hands out is of no use without
-//! `CAP_NET_ADMIN`.
+//! `CAP_NET_ADMIN`. The list of what is stored on UDP sockets is of one namespace too, and opened
+//! along with its socket.
 //!
 //! Both sides take turns: the daemon asks for one namespace, looks at it, closes its socket, and
 //! asks for the next. So no namespace is kept alive for longer than its visit.
@@ -14,8 +15,9 @@
 mod confinement;
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::iter;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -31,7 +33,8 @@ use rustix::net::{
 use rustix::thread::capabilities;
 
 use super::diag::SockDiag;
-use super::namespaces::{Entry, Home, Namespace, NamespaceId, Visited, find};
+use super::namespaces::{Entry, Home, Namespace, NamespaceId, Sockets, Visited, find};
+use crate::kernel::open_socket_list;
 
 /// Asks for the first namespace: look for them anew.
 const FIRST: u8 = 1;
@@ -85,9 +88,9 @@ pub struct Opener {
 
 impl Opener {
     /// Starts `program namespaces`, where `program` is this very program: `/proc/self/exe` is it also
-    /// where its file was replaced. To be called before capabilities are dropped; not possible where
-    /// they are missing already.
-    pub fn start(program: &Path) -> Result<Self, OpenerError> {
+    /// where its file was replaced. With the link of the list of UDP sockets, it opens that too. To be
+    /// called before capabilities are dropped; not possible where they are missing already.
+    pub fn start(program: &Path, link: Option<OwnedFd>) -> Result<Self, OpenerError> {
         let start = |errno: rustix::io::Errno| OpenerError::Start(errno.into());
         let permitted = capabilities(None).map_err(start)?.permitted;
         if !permitted.contains(confinement::NEEDED) {
@@ -102,7 +105,8 @@ impl Opener {
             .env_clear()
             .current_dir("/")
             .stdin(theirs)
-            .stdout(Stdio::null())
+            // It has nothing to print, and one more file to be given.
+            .stdout(link.map_or_else(Stdio::null, Stdio::from))
             .spawn()
             .map_err(OpenerError::Start)?;
         Ok(Self { socket, child })
@@ -121,21 +125,21 @@ impl Opener {
         let mut question = FIRST;
         let mut namespaces = 0;
         loop {
-            let (answer, socket) = self.ask(question).map_err(OpenerError::Lost)?;
-            let Some(socket) = socket else {
+            let (answer, sockets) = self.ask(question).map_err(OpenerError::Lost)?;
+            let Some(Sockets { netlink, stored }) = sockets else {
                 return Ok(Visited { namespaces, hidden: answer.hidden as usize });
             };
-            see(NamespaceId(answer.inode), &mut SockDiag::from_socket(socket));
+            see(NamespaceId(answer.inode), &mut SockDiag::new(netlink, stored));
             namespaces += 1;
             question = NEXT;
         }
     }
 
-    fn ask(&self, question: u8) -> io::Result<(Answer, Option<OwnedFd>)> {
+    fn ask(&self, question: u8) -> io::Result<(Answer, Option<Sockets>)> {
         retry_on_intr(|| send(&self.socket, &[question], SendFlags::NOSIGNAL))?;
-        let (answer, socket) = receive_answer(&self.socket)?;
-        match (answer.kind, &socket) {
-            (Answer::END, None) | (Answer::NAMESPACE, Some(_)) => Ok((answer, socket)),
+        let (answer, sockets) = receive_answer(&self.socket)?;
+        match (answer.kind, &sockets) {
+            (Answer::END, None) | (Answer::NAMESPACE, Some(_)) => Ok((answer, sockets)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -149,20 +153,21 @@ impl Drop for Opener {
     }
 }
 
-fn receive_answer(socket: &OwnedFd) -> io::Result<(Answer, Option<OwnedFd>)> {
+fn receive_answer(socket: &OwnedFd) -> io::Result<(Answer, Option<Sockets>)> {
     let mut answer = Answer::zeroed();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = {
         let bytes = bytes_of_mut(&mut answer);
         let mut parts = [IoSliceMut::new(bytes)];
         retry_on_intr(|| recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC))?
     };
-    let sockets = ancillary.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+    let files = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
         _ => None,
     });
-    let received_socket = sockets.last();
+    let mut files = files.flatten();
+    let sockets = files.next().map(|netlink| Sockets { netlink, stored: files.next() });
     if received.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -170,27 +175,30 @@ fn receive_answer(socket: &OwnedFd) -> io::Result<(Answer, Option<OwnedFd>)> {
     if received.flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
-    Ok((answer, received_socket))
+    Ok((answer, sockets))
 }
 
-/// The process itself: answers questions on `socket` until the other end is closed.
-pub fn serve(socket: &OwnedFd) -> Result<(), OpenerError> {
+/// The process itself: answers questions on `socket` until the other end is closed. `link` is that of
+/// the list of UDP sockets, or something else where there is none.
+pub fn serve(socket: &OwnedFd, link: OwnedFd) -> Result<(), OpenerError> {
+    let link = open_socket_list(&link).is_ok().then_some(link);
     confinement::keep_capabilities().map_err(OpenerError::Start)?;
     let home = Home::new().map_err(OpenerError::Own)?;
     confinement::forbid_system_calls().map_err(OpenerError::Start)?;
-    Walk::new(home).serve(socket).map_err(OpenerError::Lost)
+    Walk::new(home, link).serve(socket).map_err(OpenerError::Lost)
 }
 
 /// Where the process is on its way through the namespaces.
 struct Walk {
     home: Home,
+    link: Option<OwnedFd>,
     ahead: IntoIter<Namespace>,
     hidden: usize,
 }
 
 impl Walk {
-    fn new(home: Home) -> Self {
-        Self { home, ahead: Vec::new().into_iter(), hidden: 0 }
+    fn new(home: Home, link: Option<OwnedFd>) -> Self {
+        Self { home, link, ahead: Vec::new().into_iter(), hidden: 0 }
     }
 
     fn serve(&mut self, socket: &OwnedFd) -> io::Result<()> {
@@ -216,10 +224,10 @@ impl Walk {
     }
 
     /// The next namespace that can be entered.
-    fn next(&mut self) -> io::Result<Option<(NamespaceId, OwnedFd)>> {
+    fn next(&mut self) -> io::Result<Option<(NamespaceId, Sockets)>> {
         for namespace in self.ahead.by_ref() {
-            match self.home.open_in(&namespace)? {
-                Entry::Socket(socket) => return Ok(Some((namespace.id, socket))),
+            match self.home.open_in(&namespace, self.link.as_ref())? {
+                Entry::Open(sockets) => return Ok(Some((namespace.id, sockets))),
                 Entry::Gone => {}
                 Entry::Hidden => self.hidden += 1,
             }
@@ -227,18 +235,20 @@ impl Walk {
         Ok(None)
     }
 
-    fn answer(&self, socket: &OwnedFd, next: Option<&(NamespaceId, OwnedFd)>) -> io::Result<()> {
+    fn answer(&self, socket: &OwnedFd, next: Option<&(NamespaceId, Sockets)>) -> io::Result<()> {
         let hidden = u32::try_from(self.hidden).unwrap_or(u32::MAX);
         let answer = match next {
             None => Answer { kind: Answer::END, hidden, inode: 0 },
             Some((id, _)) => Answer { kind: Answer::NAMESPACE, hidden, inode: id.0 },
         };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let files = next.map(|(_, file)| [file.as_fd()]);
-        if let Some(files) = &files {
+        let sockets = next.map(|(_, sockets)| sockets);
+        let files = sockets.map(|it| iter::once(&it.netlink).chain(&it.stored));
+        let files: Vec<_> = files.into_iter().flatten().map(AsFd::as_fd).collect();
+        if !files.is_empty() {
             // The space is for exactly this.
-            let _fits = ancillary.push(SendAncillaryMessage::ScmRights(files));
+            let _fits = ancillary.push(SendAncillaryMessage::ScmRights(&files));
         }
         let parts = [IoSlice::new(bytes_of(&answer))];
         retry_on_intr(|| sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL))?;
