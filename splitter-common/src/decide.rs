@@ -17,7 +17,7 @@ pub mod followed;
 use core::borrow::Borrow;
 
 use crate::abi::{
-    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, Conduct, Fault, FrontendKey, MAX_ROUTES,
+    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, Conduct, DSCP, Fault, FrontendKey, MAX_ROUTES,
     MAX_SPLIT, Match, Plan, PlanPair, PreviousKey, Reason, Route, StateRef, Subset, UDP, action,
     match_flag, pick, plan_flag,
 };
@@ -83,6 +83,12 @@ pub trait World {
     fn command(&self) -> [u8; COMMAND_LEN];
     /// Id of the client's cgroup at a depth below the v2 root; 0 where it is not that deep.
     fn ancestor_cgroup(&self, level: u32) -> u64;
+    /// Cookie of the socket's network namespace.
+    fn netns(&self) -> u64;
+    /// `SO_MARK` of the socket.
+    fn mark(&self) -> u32;
+    /// `IP_TOS` of the socket, `IPV6_TCLASS` of one of IPv6.
+    fn tos(&self) -> u32;
     /// The client as [`crate::abi::client_key`] `key` sees it.
     fn client(&self, key: u8) -> u64;
     /// A random number.
@@ -310,7 +316,7 @@ fn first_route<W: World>(world: &W, plan: &Plan) -> Option<Route> {
     if first.client == 0 {
         return Some(first);
     }
-    world.route(search_routes(world, plan.routes, plan.n_routes)?)
+    world.route(search_routes(world, plan.routes, plan.n_routes, plan.asks)?)
 }
 
 /// Index of the first route that takes the client, of a service that looks at its clients.
@@ -318,8 +324,8 @@ fn first_route<W: World>(world: &W, plan: &Plan) -> Option<Route> {
 /// Not inlined, and it returns a number rather than a record, so that the verifier walks the rest
 /// of the decision once instead of once per route.
 #[inline(never)]
-fn search_routes<W: World>(world: &W, routes: u32, n_routes: u16) -> Option<u32> {
-    let client = Client { ids: world.uid_gid(), command: world.command() };
+fn search_routes<W: World>(world: &W, routes: u32, n_routes: u16, asks: u16) -> Option<u32> {
+    let client = Client::look_up(world, u32::from(asks));
     let mut i = 0_u32;
     while i < MAX_ROUTES && i < u32::from(n_routes) {
         let index = routes.wrapping_add(i);
@@ -332,10 +338,29 @@ fn search_routes<W: World>(world: &W, routes: u32, n_routes: u16) -> Option<u32>
     None
 }
 
-/// What a client is matched by, looked up once.
+/// What a client is matched by, looked up once, and zeros for what no route of the service asks.
+///
+/// The cgroup is not in here: which of those above the client's is meant differs between matches.
 struct Client {
     ids: u64,
     command: [u8; COMMAND_LEN],
+    netns: u64,
+    mark: u32,
+    tos: u32,
+}
+
+impl Client {
+    #[inline(always)]
+    fn look_up<W: World>(world: &W, asks: u32) -> Self {
+        let asks_any = |flags: u32| asks & flags != 0;
+        Self {
+            ids: if asks_any(match_flag::UID | match_flag::GID) { world.uid_gid() } else { 0 },
+            command: if asks_any(match_flag::COMMAND) { world.command() } else { [0; COMMAND_LEN] },
+            netns: if asks_any(match_flag::NETNS) { world.netns() } else { 0 },
+            mark: if asks_any(match_flag::MARK) { world.mark() } else { 0 },
+            tos: if asks_any(match_flag::TOS) { world.tos() } else { 0 },
+        }
+    }
 }
 
 /// Whether the client fits a match: every field that the match names is equal.
@@ -350,6 +375,9 @@ fn takes<W: World>(world: &W, client: &Client, wanted: &Match) -> bool {
     differs |= named(match_flag::UID) & u64::from(client.ids as u32 ^ wanted.uid);
     differs |= named(match_flag::GID) & u64::from((client.ids >> 32) as u32 ^ wanted.gid);
     differs |= named(match_flag::COMMAND) & (command as u64 | (command >> 64) as u64);
+    differs |= named(match_flag::NETNS) & (client.netns ^ wanted.netns);
+    differs |= named(match_flag::MARK) & u64::from((client.mark ^ wanted.mark) & wanted.mark_mask);
+    differs |= named(match_flag::TOS) & u64::from((client.tos ^ wanted.tos) & DSCP);
     if wanted.flags & match_flag::CGROUP != 0 {
         differs |= world.ancestor_cgroup(wanted.cgroup_level) ^ wanted.cgroup;
     }

@@ -1,5 +1,7 @@
 //! The decision by itself, on records that no publisher would write and on those it would.
 
+use std::cell::RefCell;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -41,8 +43,20 @@ struct Client {
     uid_gid: u64,
     command: [u8; COMMAND_LEN],
     cgroups: Vec<u64>,
+    netns: u64,
+    mark: u32,
+    tos: u32,
     hashed: u64,
     random: u32,
+    /// What was looked up, as [`match_flag`] bits, each look-up once.
+    looked_up: RefCell<Vec<u32>>,
+}
+
+impl Client {
+    fn look_up<T>(&self, flag: u32, found: T) -> T {
+        self.looked_up.borrow_mut().push(flag);
+        found
+    }
 }
 
 /// A state all of whose cells have one value, which nothing changes.
@@ -141,13 +155,23 @@ impl World for Tables {
         5
     }
     fn uid_gid(&self) -> u64 {
-        self.client.uid_gid
+        self.client.look_up(match_flag::UID | match_flag::GID, self.client.uid_gid)
     }
     fn command(&self) -> [u8; COMMAND_LEN] {
-        self.client.command
+        self.client.look_up(match_flag::COMMAND, self.client.command)
     }
     fn ancestor_cgroup(&self, level: u32) -> u64 {
-        get(&self.client.cgroups, level).unwrap_or(0)
+        let id = get(&self.client.cgroups, level).unwrap_or(0);
+        self.client.look_up(match_flag::CGROUP, id)
+    }
+    fn netns(&self) -> u64 {
+        self.client.look_up(match_flag::NETNS, self.client.netns)
+    }
+    fn mark(&self) -> u32 {
+        self.client.look_up(match_flag::MARK, self.client.mark)
+    }
+    fn tos(&self) -> u32 {
+        self.client.look_up(match_flag::TOS, self.client.tos)
     }
     fn client(&self, _key: u8) -> u64 {
         self.client.hashed
@@ -175,8 +199,8 @@ fn choice() -> impl Strategy<Value = Choice> {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    (0_u64..4, index(), 0_u16..20, any::<u16>(), index(), any::<u16>()).prop_map(
-        |(generation, routes, n_routes, flags, subsets, n_subsets)| Plan {
+    (0_u64..4, index(), 0_u16..20, any::<u16>(), index(), any::<[u16; 2]>()).prop_map(
+        |(generation, routes, n_routes, flags, subsets, [n_subsets, asks])| Plan {
             generation,
             service: 1,
             routes,
@@ -184,7 +208,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             flags,
             subsets,
             n_subsets,
-            pad: 0,
+            asks,
         },
     )
 }
@@ -207,14 +231,20 @@ fn route() -> impl Strategy<Value = Route> {
 
 fn client_match() -> impl Strategy<Value = Match> {
     let command = prop_oneof![Just(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0"), Just([0; COMMAND_LEN])];
-    (0_u32..32, 0_u32..2, 0_u32..2, 0_u32..4, 0_u64..3, command).prop_map(
-        |(flags, uid, gid, cgroup_level, cgroup, command)| Match {
+    let socket = (0_u64..2, 0_u32..4, 0_u32..4, 0_u32..8);
+    (0_u32..256, 0_u32..2, 0_u32..2, (0_u32..4, 0_u64..3), command, socket).prop_map(
+        |(flags, uid, gid, (cgroup_level, cgroup), command, (netns, mark, mark_mask, tos))| Match {
             flags,
             uid,
             gid,
             cgroup_level,
             cgroup,
             command,
+            netns,
+            mark,
+            mark_mask,
+            tos,
+            pad: 0,
         },
     )
 }
@@ -278,13 +308,18 @@ fn backend() -> impl Strategy<Value = Backend> {
 fn client() -> impl Strategy<Value = Client> {
     let ids = (0_u64..2, 0_u64..2).prop_map(|(uid, gid)| gid << 32 | uid);
     let command = prop_oneof![Just(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0"), Just([0; COMMAND_LEN])];
-    (ids, command, vec(0_u64..3, 0..4), any::<u64>(), any::<u32>()).prop_map(
-        |(uid_gid, command, cgroups, hashed, random)| Client {
+    let socket = (0_u64..2, 0_u32..4, 0_u32..8);
+    (ids, command, vec(0_u64..3, 0..4), socket, any::<(u64, u32)>()).prop_map(
+        |(uid_gid, command, cgroups, (netns, mark, tos), (hashed, random))| Client {
             uid_gid,
             command,
             cgroups,
+            netns,
+            mark,
+            tos,
             hashed,
             random,
+            ..Client::default()
         },
     )
 }
@@ -355,7 +390,8 @@ fn rejecting(routes: &[Option<Match>], client: Client) -> Tables {
         tables.routes.push(Route { client, errno, action: action::REJECT, ..Route::default() });
     }
     let n_routes = u16::try_from(routes.len()).unwrap();
-    tables.plans = vec![Plan::default(), Plan { generation: 1, n_routes, ..Plan::default() }];
+    let asks = u16::try_from(routes.iter().flatten().fold(0, |all, m| all | m.flags)).unwrap();
+    tables.plans = vec![Plan::default(), Plan { generation: 1, n_routes, asks, ..Plan::default() }];
     tables.pair = PlanPair::new(0, 1);
     tables
 }
@@ -367,6 +403,9 @@ fn fits(client: &Client, wanted: &Match) -> bool {
         || named(match_flag::UID) && client.uid_gid & 0xffff_ffff != u64::from(wanted.uid)
         || named(match_flag::GID) && client.uid_gid >> 32 != u64::from(wanted.gid)
         || named(match_flag::COMMAND) && client.command != wanted.command
+        || named(match_flag::NETNS) && client.netns != wanted.netns
+        || named(match_flag::MARK) && (client.mark ^ wanted.mark) & wanted.mark_mask != 0
+        || named(match_flag::TOS) && client.tos >> 2 != wanted.tos >> 2
         || named(match_flag::CGROUP) && ancestor != wanted.cgroup)
 }
 
@@ -464,4 +503,33 @@ fn another_address_port_or_protocol_is_missed() {
     ];
     assert!(keys.iter().all(|key| decide(&tables, key).verdict == Verdict::Miss));
     assert_eq!(decide(&tables, &KEY).verdict, Verdict::Reject);
+}
+
+#[test]
+fn only_what_the_service_asks_is_looked_up_and_once() {
+    let client = Client { uid_gid: 7, mark: 1, tos: 2, netns: 3, ..Client::default() };
+    let looked_up = |flags: u32| {
+        // None of these is the client's, so that all routes are asked.
+        let wanted = Match { flags, uid: 8, gid: 8, netns: 8, mark: 8, mark_mask: 8, ..wanted() };
+        let tables = rejecting(&[Some(wanted), Some(wanted), None], client.clone());
+        assert_eq!(decide(&tables, &KEY).errno, 3, "{flags}");
+        let mut looked_up = tables.client.looked_up.into_inner();
+        looked_up.retain(|flag| *flag != match_flag::CGROUP);
+        looked_up
+    };
+    let ids = match_flag::UID | match_flag::GID;
+    assert_eq!(looked_up(match_flag::CGROUP), []);
+    assert_eq!(looked_up(match_flag::UID), [ids]);
+    assert_eq!(looked_up(match_flag::GID), [ids]);
+    for flag in [match_flag::COMMAND, match_flag::NETNS, match_flag::MARK, match_flag::TOS] {
+        assert_eq!(looked_up(flag), [flag]);
+        assert_eq!(looked_up(flag | match_flag::UID), [ids, flag]);
+    }
+    let nothing = rejecting(&[None], client);
+    decide(&nothing, &KEY);
+    assert_eq!(nothing.client.looked_up.into_inner(), []);
+}
+
+fn wanted() -> Match {
+    Match { command: [b'x'; COMMAND_LEN], tos: 8, cgroup: 8, ..Match::default() }
 }

@@ -3,7 +3,7 @@
 //! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
 //! [`tables`] lets the decision read the [`maps`], [`parts`] has what is verified by itself,
 //! [`effects`] counts and remembers, [`listener`] looks for other sockets, [`start`] and [`follow`]
-//! keep up with followed connections, [`packet`] drops packets of theirs, and [`datagram`] is for
+//! keep up with followed connections, [`option`] reads and sets options of sockets, [`packet`] drops packets of theirs, and [`datagram`] is for
 //! sockets that never connect.
 //! No choice is made here; all of them are made by `splitter_common::decide`.
 #![no_std]
@@ -18,6 +18,7 @@ mod effects;
 mod follow;
 mod listener;
 mod maps;
+mod option;
 mod packet;
 mod parts;
 mod sock_addr;

@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use splitter_common::abi::SocketState;
 use splitter_common::addr::Addr;
 use splitter_tests::daemon::find_binary;
-use splitter_tests::net::{Inhabitant, in_own_network};
+use splitter_tests::net::{Inhabitant, in_own_network, network_cookie};
 use splitter_tests::node::Node;
 use splitter_tests::peers::reset_on_close;
 use splitter_tests::scale;
@@ -306,7 +306,8 @@ fn with_daemons_capabilities<T: Send>(run: impl FnOnce() -> Result<T> + Send) ->
 
 #[test]
 fn sockets_of_other_namespaces_are_reached_with_two_capabilities() -> Result<()> {
-    let mut namespaces = Namespaces::All(Opener::start(&find_binary()?)?);
+    let [opener, _] = Opener::start(&find_binary()?)?;
+    let mut namespaces = Namespaces::All(opener);
     let (mut stage, storage, there) = in_own_network(|| {
         let mut fixture = Fixture::new()?;
         let pair = fixture.dial(FRONTEND)?;
@@ -330,7 +331,8 @@ fn sockets_of_other_namespaces_are_reached_with_two_capabilities() -> Result<()>
 
 #[test]
 fn a_visit_keeps_no_namespace_alive() -> Result<()> {
-    let mut namespaces = Namespaces::All(Opener::start(&find_binary()?)?);
+    let [opener, _] = Opener::start(&find_binary()?)?;
+    let mut namespaces = Namespaces::All(opener);
     let mut visit = || -> Result<Vec<NamespaceId>> {
         let mut seen = Vec::new();
         namespaces.visit(|namespace, _| seen.push(namespace))?;
@@ -371,10 +373,17 @@ fn an_opener_needs_capabilities_at_its_start() -> Result<()> {
 
 #[test]
 fn the_opener_is_confined_and_ends_with_its_daemon() -> Result<()> {
-    let opener = Opener::start(&find_binary()?)?;
+    let [opener, other] = Opener::start(&find_binary()?)?;
     let process = format!("/proc/{}", opener.pid());
-    let mut namespaces = Namespaces::All(opener);
-    namespaces.visit(|_, _| {})?;
+    let (mut namespaces, mut others) = (Namespaces::All(opener), Namespaces::All(other));
+    let mut cookies = Vec::new();
+    // The one who asks does not keep the other from it, and both see the same.
+    let visited = namespaces.visit(|_, diag| {
+        cookies.push(diag.namespace_cookie());
+        assert!(others.visit(|_, _| {}).is_ok());
+    })?;
+    ensure!(cookies.len() == visited.namespaces && cookies.iter().all(Result::is_ok));
+    ensure!(cookies.iter().flatten().any(|cookie| Some(*cookie) == network_cookie().ok()));
     let status = fs::read_to_string(format!("{process}/status"))?;
     // CAP_SYS_PTRACE and CAP_SYS_ADMIN of `include/uapi/linux/capability.h`.
     let capabilities = format!("CapPrm:\t{:016x}", 1_u64 << 19 | 1 << 21);
@@ -382,6 +391,9 @@ fn the_opener_is_confined_and_ends_with_its_daemon() -> Result<()> {
         ensure!(status.lines().any(|found| found == line), "{line} in {status}");
     }
     drop(namespaces);
+    ensure!(fs::exists(&process)?, "the other one may ask still");
+    others.visit(|_, _| {})?;
+    drop(others);
     ensure!(!fs::exists(&process)?, "it is still there");
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::policy::Source;
 use crate::policy::diagnostic::{Diagnostic, Severity};
 use crate::policy::model::{Policy, Service};
 use crate::publish::Publisher;
-use crate::rehearsal::{Rehearsal, imagine_cgroups};
+use crate::rehearsal::{Rehearsal, imagine_ids};
 use crate::tables::Sizes;
 use crate::tables::memory::MemoryMaps;
 
@@ -106,11 +106,11 @@ fn find<'a>(
         maps: Vec::new(),
     };
     if let Some(policy) = policy {
-        let cgroups = imagine_cgroups(policy, None);
-        let rehearsal = Rehearsal::new(policy, cgroups).context("put the policy into memory")?;
+        let ids = imagine_ids(policy, &[]);
+        let rehearsal = Rehearsal::new(policy, ids).context("put the policy into memory")?;
         let notes = rehearsal.notes().iter();
         findings.notes = notes.map(|(service, note)| remark(service, note)).collect();
-        findings.notes.extend(services.iter().flat_map(unchecked_cgroups));
+        findings.notes.extend(services.iter().flat_map(unchecked_names));
         findings.maps = rooms(&rehearsal);
     }
     Ok(findings)
@@ -130,18 +130,21 @@ fn remark(service: &str, note: &Note) -> Remark {
         Note::Rounded { place, error_ppm } => {
             (place, format!("shares are rounded by up to {error_ppm} parts per million"))
         }
-        Note::NoCgroup { place, path } => (place, format!("the cgroup {path} does not exist")),
+        Note::NoClient { place, why } => (place, why.clone()),
     };
     Remark { service: service.to_owned(), place: place.clone(), message }
 }
 
-fn unchecked_cgroups(service: &Service) -> impl Iterator<Item = Remark> {
+fn unchecked_names(service: &Service) -> impl Iterator<Item = Remark> {
     service.routes.iter().flat_map(|route| {
-        let paths = route.matches.iter().filter_map(|wanted| wanted.cgroup.as_ref());
-        paths.map(|path| Remark {
+        let cgroups = route.matches.iter().filter_map(|wanted| wanted.cgroup.as_ref());
+        let cgroups = cgroups.map(|name| format!("the {name}"));
+        let networks = route.matches.iter().filter_map(|wanted| wanted.netns.as_ref());
+        let networks = networks.map(|name| format!("the network namespace {name}"));
+        cgroups.chain(networks).map(|what| Remark {
             service: service.name.clone(),
             place: route.name.clone(),
-            message: format!("whether the cgroup {path} exists is known only on the node"),
+            message: format!("whether {what} exists is known only on the node"),
         })
     })
 }

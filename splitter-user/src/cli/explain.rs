@@ -15,7 +15,7 @@ use crate::daemon::engine::LiveExplanation;
 use crate::explain::{Explanation, Names, explain};
 use crate::policy::model::Policy;
 use crate::publish::PublishError;
-use crate::rehearsal::{Rehearsal, imagine_cgroups};
+use crate::rehearsal::{Rehearsal, imagine_ids};
 
 /// Options of `explain`.
 #[derive(Args, Debug)]
@@ -64,10 +64,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
 
 fn explain_offline(policy: &Policy, dial: &Dial) -> Result<Explanation, PublishError> {
     let role = dial.role();
-    let cgroups = imagine_cgroups(policy, role.cgroup.as_deref());
-    let names = Names::new(&policy.services, &cgroups);
-    let client = role.client(0, &cgroups);
-    let rehearsal = Rehearsal::new(policy, cgroups)?;
+    let ids = imagine_ids(policy, std::slice::from_ref(&role));
+    let names = Names::new(&policy.services, &ids);
+    let client = role.client(0, &ids);
+    let rehearsal = Rehearsal::new(policy, ids)?;
     Ok(explain(rehearsal.maps(), &names, &frontend_key(&dial.to), client))
 }
 

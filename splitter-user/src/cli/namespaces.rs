@@ -8,9 +8,10 @@ use anyhow::Context as _;
 use super::Exit;
 use crate::sockets;
 
-/// Serves the daemon at the other end of standard input, until it is gone.
+/// Serves the daemon at the other ends of standard input and output, until it is gone.
 pub(crate) fn run() -> anyhow::Result<Exit> {
-    let socket = io::stdin().as_fd().try_clone_to_owned().context("take the daemon's socket")?;
-    sockets::serve(&socket)?;
+    let first = io::stdin().as_fd().try_clone_to_owned().context("take the daemon's socket")?;
+    let second = io::stdout().as_fd().try_clone_to_owned().context("take the daemon's socket")?;
+    sockets::serve([first, second])?;
     Ok(Exit::Success)
 }

@@ -5,7 +5,7 @@
 //! change it. Nothing in here is needed for a connection to be split: the kernel does that alone.
 
 pub(crate) mod access;
-mod cgroups;
+mod clients;
 mod congestion;
 pub(crate) mod control;
 mod documents;

@@ -16,7 +16,7 @@ use splitter_common::abi::standing;
 use tracing::{error, info, warn};
 
 use super::access::Access;
-use super::cgroups::CgroupTree;
+use super::clients::{CgroupTree, Networks, NodeClients};
 use super::documents::Documents;
 use super::engine::{ChangeError, Engine, Origin};
 use super::files::PolicyFiles;
@@ -69,7 +69,10 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let started = Instant::now();
     let cgroups = CgroupTree::find_mount().context("find the cgroup2 hierarchy")?;
     let files = PolicyFiles::new(settings.policy.clone(), settings.reading.clone());
-    let mut engine = open_engine(&settings, &cgroups)?;
+    // Before the policy, which may name network namespaces.
+    let (reach, namespaces) = Reach::open();
+    let clients = NodeClients::new(cgroups.clone(), Networks::new(namespaces));
+    let mut engine = open_engine(&settings, &cgroups, clients)?;
     let listener = server::bind(&settings.socket)
         .with_context(|| format!("open the control socket {}", show(&settings.socket)))?;
     if let Err(problem) = start_policy(&mut engine, &files) {
@@ -79,7 +82,6 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     }
     engine.resume_drains().context("take up what was drained")?;
     let log = attach(&mut engine, &settings)?;
-    let reach = Reach::open();
     drop_privileges().context("drop privileges")?;
     info!(
         generation = engine.publisher().generation(),
@@ -125,7 +127,11 @@ fn serve(
 }
 
 /// Programs and maps, with what an earlier daemon left running in them.
-fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<KernelEngine> {
+fn open_engine(
+    settings: &Settings,
+    cgroups: &CgroupTree,
+    clients: NodeClients,
+) -> anyhow::Result<KernelEngine> {
     let overrides = Overrides::open(&settings.state_dir)
         .with_context(|| format!("open the state directory {}", show(&settings.state_dir)))?;
     let pins = PinDir::open(&settings.pin_dir).context("open the pin directory (--pin-dir)")?;
@@ -141,7 +147,7 @@ fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<Kern
     let documents = Documents::from_text(overrides.documents()).with_context(|| {
         format!("understand the applied documents in {}", show(&overrides.documents_path()))
     })?;
-    let mut engine = Engine::new(publisher, hooks, Box::new(cgroups.clone()), overrides, documents);
+    let mut engine = Engine::new(publisher, hooks, Box::new(clients), overrides, documents);
     engine.set_vip_ranges(settings.vip_ranges);
     // This daemon finds out for itself which backends serve.
     engine.forget_standings(standing::DOWN).context("clear what is known of backends")?;

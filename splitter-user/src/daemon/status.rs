@@ -16,7 +16,7 @@ use super::outcomes::{OutOfUse, Outcomes, monotonic_ns};
 use super::resolver::DnsStatus;
 use super::sweep::SweepStatus;
 use crate::compile::{Note, name_ids, service_id};
-use crate::policy::model::{Action, Backend, Outbound, Service, Subset};
+use crate::policy::model::{Action, Backend, CgroupName, Outbound, Service, Subset};
 use crate::publish::{CounterOwner, Counters as Indices};
 use crate::tables::{Arena, Maps, read};
 
@@ -263,8 +263,8 @@ fn degraded_problem(reason: &str) -> String {
 /// What clients may reach besides the services is told by documents, and no hook asks.
 fn outbound_problem(outbound: &[Outbound]) -> Option<String> {
     let refusing = || outbound.iter().filter(|rule| rule.registry_only);
-    let cgroups: Vec<&str> =
-        refusing().flat_map(|rule| &rule.cgroups).map(String::as_str).take(MOST_CGROUPS).collect();
+    let cgroups = refusing().flat_map(|rule| &rule.cgroups);
+    let cgroups: Vec<&str> = cgroups.map(CgroupName::value).take(MOST_CGROUPS).collect();
     refusing().next()?;
     let whose = if refusing().any(|rule| rule.cgroups.is_empty()) {
         "of every client".to_owned()
@@ -439,8 +439,8 @@ fn describe_note(note: &Note) -> String {
             "the weights of `{place}` do not fit a wheel of 10000 slots: shares are off by up to \
              {error_ppm} parts per million"
         ),
-        Note::NoCgroup { place, path } => {
-            format!("the route `{place}` takes nobody by cgroup: {path} does not exist now")
+        Note::NoClient { place, why } => {
+            format!("a match of the route `{place}` takes nobody: {why}")
         }
     }
 }
@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn outbound_rules_that_refuse_are_a_problem() {
         let rule = |cgroups: &[&str], registry_only| Outbound {
-            cgroups: cgroups.iter().map(|path| (*path).to_owned()).collect(),
+            cgroups: cgroups.iter().map(|path| CgroupName::Path((*path).to_owned())).collect(),
             registry_only,
         };
         assert_eq!(outbound_problem(&[]), None);

@@ -20,3 +20,4 @@ pub use log::HookLog;
 pub use maps::KernelMaps;
 pub use object::embedded;
 pub use pins::{PinDir, PinError};
+pub(crate) use sys::netns_cookie;

@@ -5,6 +5,7 @@
 //! readers need no checks: names are unique, ordinals exist, weights of a split sum to more than
 //! zero, addresses of a service are of one family.
 
+mod client;
 mod health;
 
 use std::fmt::{self, Display, Formatter};
@@ -12,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use splitter_common::abi::CONGESTION_LEN;
 
+pub use client::{CgroupName, ClientMatch, Mark, NETNS_NAMES, NetnsName};
 pub use health::{HealthCheck, Probe};
 
 /// All services of a node, sorted by name; names and frontends are unique.
@@ -27,8 +29,8 @@ pub struct Policy {
 /// What some clients may reach besides the services of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbound {
-    /// Cgroup paths as in [`ClientMatch::cgroup`], sorted; every client where empty.
-    pub cgroups: Vec<String>,
+    /// Cgroups of the clients, sorted; every client where empty.
+    pub cgroups: Vec<CgroupName>,
     /// Whether connections to what is no service are refused.
     pub registry_only: bool,
 }
@@ -386,21 +388,6 @@ pub struct Stall {
 
 /// Most bytes before a stall: half of what sequence numbers go round in.
 pub const MAX_STALL: u32 = i32::MAX.cast_unsigned();
-
-/// A client fits when every given field is equal. At least one is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClientMatch {
-    /// Effective user id.
-    pub uid: Option<u32>,
-    /// Effective group id.
-    pub gid: Option<u32>,
-    /// Command name of the connecting thread, 1 to 15 bytes (`TASK_COMM_LEN` less the zero).
-    pub command: Option<String>,
-    /// Cgroup v2 directory whose subtree the client's task is in, as a path from the root of the
-    /// cgroup2 hierarchy (`/system.slice/foo.service`): starts with `/`, does not end with one
-    /// unless it is the root itself, has no `.` or `..`.
-    pub cgroup: Option<String>,
-}
 
 /// What becomes of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,10 +26,14 @@ use super::document::{API_VERSION, Document, Draft, Places};
 use super::model::{Datagrams, Frontend, PeerName, Protocol, Service};
 use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
-pub(super) use client::read_cgroup;
+pub(super) use client::{CGROUP_KEYS, read_cgroup_name};
+pub(crate) use client::{parse_netns, parse_number};
 pub(super) use egress::read as read_egress;
 pub(crate) use old_connections::value as old_connections_value;
-pub(crate) use write::{connection_values, egress_mode, eject_value, fault_values, health_value};
+pub(super) use route::{exclusive, read_errno};
+pub(crate) use write::{
+    connection_values, egress_mode, eject_value, fault_values, health_value, match_values,
+};
 pub use write::{outbound_to_yaml, policy_to_yaml, to_yaml};
 
 const SPEC: [&str; 8] = [

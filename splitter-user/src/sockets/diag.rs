@@ -20,6 +20,7 @@ use super::wire::{
     self, ACKNOWLEDGE, Attributes, DESTROY, DONE, DUMP, DestroyRequest, ERROR, Header, INFO, LIST,
     ListRequest, MAP_VALUE, Malformed, Messages, RawId, Record, STORAGE, STORAGES, TcpInfo,
 };
+use crate::kernel::netns_cookie;
 
 /// The kernel fills datagrams of up to 32 KiB when it sees that they are taken.
 const DATAGRAM: usize = 32 << 10;
@@ -177,6 +178,11 @@ impl SockDiag {
     /// Asks within the namespace in which [`open_socket`] was called.
     pub(super) fn from_socket(socket: OwnedFd) -> Self {
         Self { socket, datagram: vec![0; DATAGRAM], sequence: 0 }
+    }
+
+    /// The cookie of the namespace, which the kernel gives once and never again.
+    pub fn namespace_cookie(&self) -> io::Result<u64> {
+        netns_cookie(&self.socket)
     }
 
     /// Calls `see` for every TCP socket that has a value in a socket storage map.

@@ -35,12 +35,12 @@ use std::sync::Arc;
 use splitter_common::abi::FrontendKey;
 use tracing::{debug, warn};
 
-use super::cgroups::CgroupSource;
+use super::clients::ClientSource;
 use super::documents::Documents;
 use super::drains::Drains;
 use super::overrides::Overrides;
 use crate::compile::image::{Need, ServiceId};
-use crate::compile::{Cgroups, Compiler, Note, service_id};
+use crate::compile::{ClientNames, Compiler, Ids, Note, service_id};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::Service;
 use crate::policy::{Source, VipRanges};
@@ -178,8 +178,8 @@ pub(crate) struct Running {
     pub(crate) origin: Origin,
     /// What it gets only nearly.
     pub(crate) notes: Vec<Note>,
-    /// The cgroups that it names, as they were when it was compiled.
-    cgroups: Cgroups,
+    /// What its names of clients were when it was compiled.
+    ids: Ids,
 }
 
 impl Running {
@@ -199,14 +199,16 @@ struct Target {
 pub(crate) struct Engine<M, H> {
     publisher: Publisher<M>,
     hooks: H,
-    cgroups: Box<dyn CgroupSource>,
+    clients: Box<dyn ClientSource>,
     overrides: Overrides,
     files: BTreeMap<String, Filed>,
     documents: Documents,
     vip_ranges: VipRanges,
     running: BTreeMap<String, Running>,
-    /// Names of services that name cgroups.
-    cgroup_users: BTreeSet<String>,
+    /// Names of services that name clients only a node knows.
+    client_users: BTreeSet<String>,
+    /// Whether those names may be others than when they were taken last.
+    has_new_names: bool,
     checked: CheckedServices,
     timed: TimedServices,
     /// What is drained by command.
@@ -223,7 +225,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     pub(crate) fn new(
         publisher: Publisher<M>,
         hooks: H,
-        cgroups: Box<dyn CgroupSource>,
+        clients: Box<dyn ClientSource>,
         overrides: Overrides,
         documents: Documents,
     ) -> Self {
@@ -234,13 +236,14 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             needs: Need::ALL.map(count),
             publisher,
             hooks,
-            cgroups,
+            clients,
             overrides,
             files: BTreeMap::new(),
             documents,
             vip_ranges: VipRanges::default(),
             running: BTreeMap::new(),
-            cgroup_users: BTreeSet::new(),
+            client_users: BTreeSet::new(),
+            has_new_names: true,
             checked: CheckedServices::default(),
             timed: TimedServices::default(),
             drains,
@@ -312,36 +315,36 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         self.running.keys().filter(needs).cloned()
     }
 
-    /// Whether cgroups have to be looked up again from time to time.
-    pub(crate) fn names_cgroups(&self) -> bool {
-        !self.cgroup_users.is_empty()
+    /// All names of clients that only a node knows, where they may have changed since the last time.
+    pub(crate) fn take_changed_names(&mut self) -> Option<ClientNames> {
+        std::mem::take(&mut self.has_new_names).then(|| self.client_names())
     }
 
-    /// Looks up all named cgroups again, and compiles services anew whose cgroups came, went or
-    /// were made again under the same path.
-    pub(crate) fn refresh_cgroups(&mut self) -> Result<usize, ChangeError> {
-        let stale: Vec<String> = self
-            .cgroup_users
-            .iter()
-            .filter(|name| {
-                let running = self.running.get(name.as_str());
-                running.is_some_and(|r| self.find_cgroups(&r.service) != r.cgroups)
-            })
-            .cloned()
-            .collect();
-        let targets: Vec<Target> =
-            stale.iter().filter_map(|name| Some(self.running.get(name)?.target())).collect();
+    fn client_names(&self) -> ClientNames {
+        let users = self.client_users.iter().filter_map(|name| self.running.get(name));
+        ClientNames::of(users.map(|running| running.service.as_ref()))
+    }
+
+    /// Looks up all names of clients again, and compiles services anew whose cgroups or network
+    /// namespaces came, went or were made again under the same name.
+    pub(crate) fn refresh_clients(&mut self) -> Result<usize, ChangeError> {
+        let ids = self.clients.find(&self.client_names());
+        let users = self.client_users.iter().filter_map(|name| self.running.get(name));
+        let is_stale = |running: &&Running| {
+            ids.of(&ClientNames::of([running.service.as_ref()])) != running.ids
+        };
+        let targets: Vec<Target> = users.filter(is_stale).map(Running::target).collect();
         if targets.is_empty() {
             return Ok(0);
         }
-        debug!(services = ?stale, "cgroups changed");
-        self.commit(targets, &[]).map(|published| published.changed)
+        let stale = targets.iter().map(|target| target.service.name.as_str());
+        debug!(services = ?stale.collect::<Vec<_>>(), "clients came or went");
+        self.commit_with_ids(targets, &[], &ids).map(|published| published.changed)
     }
 
-    fn find_cgroups(&self, service: &Service) -> Cgroups {
-        let matches = service.routes.iter().flat_map(|route| &route.matches);
-        let paths = matches.filter_map(|client| client.cgroup.as_ref());
-        paths.filter_map(|path| Some((path.clone(), self.cgroups.find(path)?))).collect()
+    fn find_ids<'a>(&self, services: impl IntoIterator<Item = &'a Service>) -> Ids {
+        let names = ClientNames::of(services);
+        if names.is_empty() { Ids::default() } else { self.clients.find(&names) }
     }
 
     /// Compiles and publishes: the only way to the maps. Targets replace or join what runs.
@@ -350,9 +353,17 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         targets: Vec<Target>,
         removed: &[ServiceId],
     ) -> Result<Published, ChangeError> {
-        let cgroups: Vec<Cgroups> =
-            targets.iter().map(|target| self.find_cgroups(&target.service)).collect();
-        let mut compiler = Compiler::new(cgroups.iter().flatten().map(owned).collect());
+        let ids = self.find_ids(targets.iter().map(|target| target.service.as_ref()));
+        self.commit_with_ids(targets, removed, &ids)
+    }
+
+    fn commit_with_ids(
+        &mut self,
+        targets: Vec<Target>,
+        removed: &[ServiceId],
+        ids: &Ids,
+    ) -> Result<Published, ChangeError> {
+        let mut compiler = Compiler::new(ids.clone());
         let mut changes: Vec<Change> = removed.iter().copied().map(Change::Remove).collect();
         let mut notes = Vec::new();
         for Target { service, .. } in &targets {
@@ -363,8 +374,8 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         let needs = self.needs_after(&changes);
         let watched = self.watch_leavers(&targets, removed);
         let published = self.publish(changes, needs)?;
-        for ((target, found), notes) in targets.into_iter().zip(cgroups).zip(notes) {
-            self.install(target, found, notes);
+        for (target, notes) in targets.into_iter().zip(notes) {
+            self.install(target, ids, notes);
         }
         self.forget(removed);
         self.follow_leavers(watched);
@@ -377,7 +388,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         }
         let removed: HashSet<ServiceId> = removed.iter().copied().collect();
         self.running.retain(|name, _| !removed.contains(&service_id(name)));
-        self.cgroup_users.retain(|name| self.running.contains_key(name));
+        let n = self.client_users.len();
+        self.client_users.retain(|name| self.running.contains_key(name));
+        self.has_new_names |= self.client_users.len() != n;
         self.checked.removed(|name| self.running.contains_key(name));
         self.timed.removed(|name| self.running.contains_key(name));
     }
@@ -439,24 +452,22 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         }
     }
 
-    fn install(&mut self, target: Target, cgroups: Cgroups, notes: Vec<Note>) {
+    fn install(&mut self, target: Target, ids: &Ids, notes: Vec<Note>) {
         let Target { service, origin } = target;
         let name = service.name.clone();
-        let mut matches = service.routes.iter().flat_map(|route| &route.matches);
-        if matches.any(|client| client.cgroup.is_some()) {
-            self.cgroup_users.insert(name.clone());
+        let names = ClientNames::of([service.as_ref()]);
+        let was_user = if names.is_empty() {
+            self.client_users.remove(&name)
         } else {
-            self.cgroup_users.remove(&name);
-        }
+            !self.client_users.insert(name.clone())
+        };
+        self.has_new_names |= was_user || !names.is_empty();
         let old = self.running.get(&name).map(|running| running.service.as_ref());
         self.checked.installed(old, &service);
         self.timed.installed(&service);
-        self.running.insert(name, Running { service, origin, notes, cgroups });
+        let ids = ids.of(&names);
+        self.running.insert(name, Running { service, origin, notes, ids });
     }
-}
-
-fn owned<K: Clone, V: Copy>((key, value): (&K, &V)) -> (K, V) {
-    (key.clone(), *value)
 }
 
 fn change_error(error: PublishError) -> ChangeError {

@@ -52,13 +52,18 @@ pub(crate) struct Reach {
 impl Reach {
     /// Starts the process that enters namespaces, for which the capabilities that are about to be
     /// dropped are needed. Whether a service will ever ask is not known by then.
-    pub(crate) fn open() -> Self {
+    ///
+    /// The other namespaces are for who looks for those that the policy names.
+    pub(crate) fn open() -> (Self, Namespaces) {
         match Opener::start(Path::new(PROGRAM)) {
-            Ok(opener) => Self { namespaces: Namespaces::All(opener), confined: None },
+            Ok([first, second]) => {
+                let reach = Self { namespaces: Namespaces::All(first), confined: None };
+                (reach, Namespaces::All(second))
+            }
             Err(error) => {
                 let why = chain(&error);
                 warn!("{why}");
-                Self { namespaces: Namespaces::Own, confined: Some(why) }
+                (Self { namespaces: Namespaces::Own, confined: Some(why) }, Namespaces::Own)
             }
         }
     }

@@ -10,18 +10,24 @@
 //!
 //! Both sides take turns: the daemon asks for one namespace, looks at it, closes its socket, and
 //! asks for the next. So no namespace is kept alive for longer than its visit.
+//!
+//! Two parts of the daemon ask, each by a line of its own and at its own pace: who closes
+//! connections may be in the middle of a long round when the policy names a namespace.
 
 mod confinement;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::vec::IntoIter;
 
 use bytemuck::{Pod, Zeroable, bytes_of, bytes_of_mut};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -77,40 +83,65 @@ impl Answer {
     const NAMESPACE: u32 = 1;
 }
 
-/// The running process, seen from the daemon. It ends when this is dropped, or the daemon ends.
+/// The running process, seen from one of the two that ask it. It ends when both are dropped, or the
+/// daemon ends.
 pub struct Opener {
-    socket: OwnedFd,
-    child: Child,
+    line: Line,
+    process: Arc<Process>,
+}
+
+/// Closed when dropped, so that the process knows that nobody can ask on it any more.
+struct Line(OwnedFd);
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // Should it fail, the process is gone already.
+        let _closed = shutdown(&self.0, Shutdown::Both);
+    }
+}
+
+/// Waited for when nobody can ask it any more.
+struct Process(Mutex<Child>);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Should it fail, somebody else has waited.
+        let _status = self.0.get_mut().map(Child::wait);
+    }
 }
 
 impl Opener {
     /// Starts `program namespaces`, where `program` is this very program: `/proc/self/exe` is it also
     /// where its file was replaced. To be called before capabilities are dropped; not possible where
     /// they are missing already.
-    pub fn start(program: &Path) -> Result<Self, OpenerError> {
+    pub fn start(program: &Path) -> Result<[Self; 2], OpenerError> {
         let start = |errno: rustix::io::Errno| OpenerError::Start(errno.into());
         let permitted = capabilities(None).map_err(start)?.permitted;
         if !permitted.contains(confinement::NEEDED) {
             return Err(OpenerError::NotPrivileged);
         }
         let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        let (socket, theirs) =
+        let (first, its_first) =
+            socketpair(family, kind, SocketFlags::CLOEXEC, None).map_err(start)?;
+        let (second, its_second) =
             socketpair(family, kind, SocketFlags::CLOEXEC, None).map_err(start)?;
         let child = Command::new(program)
             .arg0("splitter")
             .arg("namespaces")
             .env_clear()
             .current_dir("/")
-            .stdin(theirs)
-            .stdout(Stdio::null())
+            .stdin(its_first)
+            .stdout(its_second)
             .spawn()
             .map_err(OpenerError::Start)?;
-        Ok(Self { socket, child })
+        let process = Arc::new(Process(Mutex::new(child)));
+        let opener = |socket| Self { line: Line(socket), process: Arc::clone(&process) };
+        Ok([first, second].map(opener))
     }
 
     /// Process id, for `status`.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.0.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
     /// Calls `see` once for every namespace. Blocks.
@@ -132,20 +163,12 @@ impl Opener {
     }
 
     fn ask(&self, question: u8) -> io::Result<(Answer, Option<OwnedFd>)> {
-        retry_on_intr(|| send(&self.socket, &[question], SendFlags::NOSIGNAL))?;
-        let (answer, socket) = receive_answer(&self.socket)?;
+        retry_on_intr(|| send(&self.line.0, &[question], SendFlags::NOSIGNAL))?;
+        let (answer, socket) = receive_answer(&self.line.0)?;
         match (answer.kind, &socket) {
             (Answer::END, None) | (Answer::NAMESPACE, Some(_)) => Ok((answer, socket)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
-    }
-}
-
-impl Drop for Opener {
-    fn drop(&mut self) {
-        // It ends when nobody can ask it any more. Should either fail, it is gone already.
-        let _closed = shutdown(&self.socket, Shutdown::Both);
-        let _status = self.child.wait();
     }
 }
 
@@ -173,38 +196,61 @@ fn receive_answer(socket: &OwnedFd) -> io::Result<(Answer, Option<OwnedFd>)> {
     Ok((answer, received_socket))
 }
 
-/// The process itself: answers questions on `socket` until the other end is closed.
-pub fn serve(socket: &OwnedFd) -> Result<(), OpenerError> {
+/// The process itself: answers questions on both lines until the other ends are closed.
+pub fn serve(lines: [OwnedFd; 2]) -> Result<(), OpenerError> {
     confinement::keep_capabilities().map_err(OpenerError::Start)?;
     let home = Home::new().map_err(OpenerError::Own)?;
     confinement::forbid_system_calls().map_err(OpenerError::Start)?;
-    Walk::new(home).serve(socket).map_err(OpenerError::Lost)
+    let mut walks: Vec<Walk<'_>> = lines.into_iter().map(|line| Walk::new(&home, line)).collect();
+    while !walks.is_empty() {
+        let asking = wait(&walks).map_err(OpenerError::Lost)?;
+        // From the last on, so that those that end do not move the others.
+        for index in asking.into_iter().rev() {
+            if walks[index].serve_one().map_err(OpenerError::Lost)?.is_break() {
+                walks.remove(index);
+            }
+        }
+    }
+    Ok(())
 }
 
-/// Where the process is on its way through the namespaces.
-struct Walk {
-    home: Home,
+/// Waits for questions. Answers on which lines there are some.
+fn wait(walks: &[Walk<'_>]) -> io::Result<Vec<usize>> {
+    let mut lines: Vec<PollFd<'_>> =
+        walks.iter().map(|walk| PollFd::new(&walk.line, PollFlags::IN)).collect();
+    retry_on_intr(|| poll(&mut lines, None))?;
+    let lines = lines.iter().enumerate();
+    Ok(lines.filter(|(_, line)| !line.revents().is_empty()).map(|(index, _)| index).collect())
+}
+
+/// Where who asks on one line is on the way through the namespaces.
+struct Walk<'a> {
+    home: &'a Home,
+    line: OwnedFd,
     ahead: IntoIter<Namespace>,
     hidden: usize,
 }
 
-impl Walk {
-    fn new(home: Home) -> Self {
-        Self { home, ahead: Vec::new().into_iter(), hidden: 0 }
+impl<'a> Walk<'a> {
+    fn new(home: &'a Home, line: OwnedFd) -> Self {
+        Self { home, line, ahead: Vec::new().into_iter(), hidden: 0 }
     }
 
-    fn serve(&mut self, socket: &OwnedFd) -> io::Result<()> {
-        loop {
-            let mut question = [0];
-            let (_, length) = retry_on_intr(|| recv(socket, &mut question, RecvFlags::empty()))?;
-            match (length, question[0]) {
-                (0, _) => return Ok(()),
-                (_, FIRST) => self.begin()?,
-                (_, NEXT) => {}
-                _ => return Err(io::ErrorKind::InvalidData.into()),
-            }
-            let next = self.next()?;
-            self.answer(socket, next.as_ref())?;
+    /// Answers one question, which is there. Breaks where nobody asks any more.
+    fn serve_one(&mut self) -> io::Result<ControlFlow<()>> {
+        let mut question = [0];
+        let (_, length) = retry_on_intr(|| recv(&self.line, &mut question, RecvFlags::empty()))?;
+        match (length, question[0]) {
+            (0, _) => return Ok(ControlFlow::Break(())),
+            (_, FIRST) => self.begin()?,
+            (_, NEXT) => {}
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        let next = self.next()?;
+        match self.answer(next.as_ref()) {
+            // Who asked is gone, and the other one may be there still.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+            answered => answered.map(ControlFlow::Continue),
         }
     }
 
@@ -227,7 +273,7 @@ impl Walk {
         Ok(None)
     }
 
-    fn answer(&self, socket: &OwnedFd, next: Option<&(NamespaceId, OwnedFd)>) -> io::Result<()> {
+    fn answer(&self, next: Option<&(NamespaceId, OwnedFd)>) -> io::Result<()> {
         let hidden = u32::try_from(self.hidden).unwrap_or(u32::MAX);
         let answer = match next {
             None => Answer { kind: Answer::END, hidden, inode: 0 },
@@ -241,7 +287,7 @@ impl Walk {
             let _fits = ancillary.push(SendAncillaryMessage::ScmRights(files));
         }
         let parts = [IoSlice::new(bytes_of(&answer))];
-        retry_on_intr(|| sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL))?;
+        retry_on_intr(|| sendmsg(&self.line, &parts, &mut ancillary, SendFlags::NOSIGNAL))?;
         Ok(())
     }
 }
