@@ -20,9 +20,9 @@ use crate::tables::memory::MemoryMaps;
 /// Options of `check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Neither privilege nor a daemon is needed. Whether the cgroups that the policy names exist is not \
-checked: that is known only on the node. The exit status is 1 where the policy would be refused; \
-warnings leave it 0.")]
+Neither privilege nor a daemon is needed. Whether the cgroups and network namespaces that the policy \
+names exist is not checked: that is known only on the node. The exit status is 1 where the policy \
+would be refused; warnings leave it 0.")]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
+use crate::policy;
 use crate::policy::model::{CgroupName, Frontend, NetnsName};
-use crate::policy::{parse_netns as parse_netns_name, parse_number as parse_plain_number};
 use crate::rehearsal::Role;
 
 /// The address that is dialled and the client that dials it.
@@ -25,13 +25,13 @@ pub(crate) struct Dial {
     #[arg(long, value_name = "PATH", value_parser = parse_cgroup, group = "place")]
     cgroup: Option<String>,
     /// Systemd unit of the client, such as web.service
-    #[arg(long, value_name = "NAME", group = "place")]
+    #[arg(long, value_name = "NAME", value_parser = policy::parse_unit, group = "place")]
     unit: Option<String>,
     /// Container of the client, by its id
-    #[arg(long, value_name = "ID", group = "place")]
+    #[arg(long, value_name = "ID", value_parser = policy::parse_container, group = "place")]
     container: Option<String>,
     /// Kubernetes pod of the client, by its uid
-    #[arg(long, value_name = "UID", group = "place")]
+    #[arg(long, value_name = "UID", value_parser = policy::parse_pod, group = "place")]
     pod: Option<String>,
     /// Process id of the client
     #[arg(long, value_name = "ID")]
@@ -108,11 +108,11 @@ fn parse_netns(text: &str) -> Result<Netns, String> {
         return Ok(Netns::Cookie(cookie));
     }
     let why = "write its cookie, a name of `ip netns`, an absolute path, or net:[INODE]";
-    parse_netns_name(text).map(Netns::Named).ok_or_else(|| why.to_owned())
+    policy::parse_netns(text).map(Netns::Named).ok_or_else(|| why.to_owned())
 }
 
 fn parse_number(text: &str) -> Result<u32, String> {
-    parse_plain_number(text).ok_or_else(|| "write a number of 32 bits, such as 0x2a".to_owned())
+    policy::parse_number(text).ok_or_else(|| "write a number of 32 bits, such as 0x2a".to_owned())
 }
 
 fn parse_tos(text: &str) -> Result<u8, String> {

@@ -22,9 +22,9 @@ use crate::rehearsal::{Rehearsal, imagine_ids};
 #[command(after_help = "\
 The connection is decided by the very code that runs in the kernel: nothing is dialled, and no ticket \
 is taken. What is not said about the client is 0, its command empty and its cgroup the root. With \
-files, the policy is in memory, and neither privilege nor a daemon is needed; cgroups that it names \
-are taken to exist. Without files, the daemon is asked about the policy that runs, on the cgroups of \
-this node.")]
+files, the policy is in memory, and neither privilege nor a daemon is needed; cgroups and network \
+namespaces that it names are taken to exist. Without files, the daemon is asked about the policy that \
+runs, on the cgroups and namespaces of this node.")]
 #[command(mut_arg("socket", |socket| socket.conflicts_with("offline")))]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input; the running policy where none

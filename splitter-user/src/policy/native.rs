@@ -27,7 +27,7 @@ use super::model::{Datagrams, Frontend, PeerName, Protocol, Service};
 use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
 pub(super) use client::{CGROUP_KEYS, read_cgroup_name};
-pub(crate) use client::{parse_netns, parse_number};
+pub(crate) use client::{parse_container, parse_netns, parse_number, parse_pod, parse_unit};
 pub(super) use egress::read as read_egress;
 pub(crate) use old_connections::value as old_connections_value;
 pub(super) use route::{exclusive, read_errno};

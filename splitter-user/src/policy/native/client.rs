@@ -12,6 +12,7 @@ use crate::policy::reader::Reader;
 use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Value};
 pub(in crate::policy) use cgroup::{KEYS as CGROUP_KEYS, read as read_cgroup_name};
+pub(crate) use cgroup::{parse_container, parse_pod, parse_unit};
 pub(crate) use socket::{parse_netns, parse_number};
 
 const EMPTY_HELP: &str = "leave `match` out to take every client";

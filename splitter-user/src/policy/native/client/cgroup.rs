@@ -74,23 +74,52 @@ fn path_fault(path: &str) -> Option<String> {
     Some(help.to_owned())
 }
 
-fn refuse(reader: &mut Reader<'_>, node: NodeId, code: &'static Code, message: String, help: &str) {
-    let at = reader.span(node);
-    reader.push(Diagnostic::new(code, at, message).with_help(help));
-}
-
 fn read_unit(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
     let name = reader.string(node, "a unit")?;
+    let refusal = (&code::BAD_UNIT, "a unit that has a cgroup");
+    accept(reader, node, name, parse_unit(name), refusal)
+}
+
+fn read_container(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
+    let id = reader.string(node, "a container's id")?;
+    let refusal = (&code::BAD_CONTAINER, "the id of a container");
+    accept(reader, node, id, parse_container(id), refusal)
+}
+
+fn read_pod(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
+    let uid = reader.string(node, "a pod's uid")?;
+    accept(reader, node, uid, parse_pod(uid), (&code::BAD_CONTAINER, "the uid of a pod"))
+}
+
+/// The name where it is good, and else a diagnostic with what to do.
+fn accept(
+    reader: &mut Reader<'_>,
+    node: NodeId,
+    name: &str,
+    parsed: Result<String, String>,
+    (code, what): (&'static Code, &str),
+) -> Option<String> {
+    match parsed {
+        Ok(name) => Some(name),
+        Err(help) => {
+            let at = reader.span(node);
+            let message = format!("{} is not {what}", quote(name));
+            reader.push(Diagnostic::new(code, at, message).with_help(help));
+            None
+        }
+    }
+}
+
+/// The name of a unit, or what to do about it.
+pub(crate) fn parse_unit(name: &str) -> Result<String, String> {
     let (manager, unit) = match name.split_once('/') {
         Some((manager, unit)) => (Some(manager), unit),
         None => (None, name),
     };
-    let Some(help) = manager.and_then(manager_fault).or_else(|| unit_fault(unit)) else {
-        return Some(name.to_owned());
-    };
-    let message = format!("{} is not a unit that has a cgroup", quote(name));
-    refuse(reader, node, &code::BAD_UNIT, message, &help);
-    None
+    match manager.and_then(manager_fault).or_else(|| unit_fault(unit)) {
+        Some(help) => Err(help),
+        None => Ok(name.to_owned()),
+    }
 }
 
 fn manager_fault(manager: &str) -> Option<String> {
@@ -125,33 +154,28 @@ fn is_digits(text: &str) -> bool {
     text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn read_container(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
-    let id = reader.string(node, "a container's id")?;
-    let help = if let Some((runtime, id)) = id.split_once("://") {
-        format!("leave `{runtime:.20}://` out: `{id:.64}`")
-    } else if is_digits(id) && (SHORT_ID_DIGITS..=ID_DIGITS).contains(&id.len()) {
-        return Some(id.to_owned());
-    } else {
-        "write its id, 64 hexadecimal digits or the first 12 or more of them, as `docker ps \
-         --no-trunc`, `podman ps --no-trunc` and `crictl ps --no-trunc` show it; names are known \
-         to the runtime alone"
-            .to_owned()
-    };
-    let message = format!("{} is not the id of a container", quote(id));
-    refuse(reader, node, &code::BAD_CONTAINER, message, &help);
-    None
+/// The id of a container, or what to do about it.
+pub(crate) fn parse_container(id: &str) -> Result<String, String> {
+    if let Some((runtime, id)) = id.split_once("://") {
+        return Err(format!("leave `{runtime:.20}://` out: `{id:.64}`"));
+    }
+    if is_digits(id) && (SHORT_ID_DIGITS..=ID_DIGITS).contains(&id.len()) {
+        return Ok(id.to_owned());
+    }
+    let help = "write its id, 64 hexadecimal digits or the first 12 or more of them, as `docker ps \
+                --no-trunc`, `podman ps --no-trunc` and `crictl ps --no-trunc` show it; names are \
+                known to the runtime alone";
+    Err(help.to_owned())
 }
 
-fn read_pod(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
-    let uid = reader.string(node, "a pod's uid")?;
+/// The uid of a pod, or what to do about it.
+pub(crate) fn parse_pod(uid: &str) -> Result<String, String> {
     let lengths: Vec<usize> = uid.split('-').map(str::len).collect();
     let is_uid = matches!(lengths[..], [8, 4, 4, 4, 12] | [32]);
     if is_uid && uid.split('-').all(is_digits) {
-        return Some(uid.to_owned());
+        return Ok(uid.to_owned());
     }
-    let message = format!("{} is not the uid of a pod", quote(uid));
     let help = "write `metadata.uid` of the pod, for static pods its annotation \
                 `kubernetes.io/config.hash`; names are known to Kubernetes alone";
-    refuse(reader, node, &code::BAD_CONTAINER, message, help);
-    None
+    Err(help.to_owned())
 }
