@@ -95,14 +95,14 @@ pub fn imagine_ids(policy: &Policy, roles: &[Role]) -> Ids {
         let own = own.iter().find(|path| name.is_at(path));
         own.cloned().unwrap_or_else(|| name.usual_path())
     };
-    let named: Vec<(String, CgroupName)> =
+    let placed: Vec<(String, CgroupName)> =
         names.cgroups.into_iter().map(|name| (place(&name), name)).collect();
-    let paths = named.iter().map(|(path, _)| path.as_str()).chain(["/"]).flat_map(lineage);
+    let paths = placed.iter().map(|(path, _)| path.as_str()).chain(["/"]).flat_map(lineage);
     let paths: BTreeSet<String> = paths.chain(own).collect();
     let mut ids = Ids::default();
     for (path, id) in paths.into_iter().zip(1..) {
         let level = u32::try_from(lineage(&path).len() - 1).expect("paths have at most 4095 bytes");
-        let is_here = named.iter().filter(|(other, _)| *other == path);
+        let is_here = placed.iter().filter(|(other, _)| *other == path);
         let names = is_here.map(|(_, name)| name.clone());
         let cgroup = Cgroup { id, level };
         ids.cgroups.extend(names.chain([CgroupName::Path(path.clone())]).map(|it| (it, cgroup)));

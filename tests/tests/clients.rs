@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::thread;
@@ -268,12 +268,14 @@ impl Stage {
     }
 
     fn print_times(&mut self) -> Result<()> {
+        let mut out = io::stdout().lock();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
         for (what, times) in &mut self.times {
             times.sort_unstable();
             let part = |part: usize| times[(times.len() - 1) * part / 2];
             let (low, middle, high) = (part(0), part(1), part(2));
-            println!("{} | {what} | {low} us | {middle} us | {high} us", kernel.trim());
+            let kernel = kernel.trim();
+            writeln!(out, "{kernel} | {what} | {low} us | {middle} us | {high} us")?;
         }
         Ok(())
     }
@@ -302,7 +304,19 @@ fn clients_are_found_when_they_come_and_never_taken_for_others() -> Result<()> {
     stage.expect(20_000)?;
     ensure!(stage.notes()?.contains("the unit web@1.service does not exist"));
 
-    // A unit, and again after restarts of it, which have other ids.
+    assert_units(&mut stage)?;
+    assert_containers_and_pods(&mut stage)?;
+    assert_paths_and_short_ids(&mut stage)?;
+    assert_networks(&stage, &place)?;
+    if env::var_os("SPLITTER_TEST_TIMES").is_some() {
+        stage.print_times()?;
+    }
+    drop(daemon);
+    Ok(())
+}
+
+/// A unit, and again after restarts of it, which have other ids.
+fn assert_units(stage: &mut Stage) -> Result<()> {
     for _ in 0..rounds() {
         stage.enter("a unit", "web@1.service", [20_000, 20_001])?;
         stage.enter("inside of it", "web@1.service/inside", [20_001, 20_001])?;
@@ -314,8 +328,11 @@ fn clients_are_found_when_they_come_and_never_taken_for_others() -> Result<()> {
     stage.site.place().enter_path("other.service/web@1.service")?;
     stage.expect(20_000)?;
     stage.site.place().remove_path("other.service")?;
+    Ok(())
+}
 
-    // Containers and pods, in directories that are new too: rejected until they are known.
+/// Containers and pods, in directories that are new too: rejected until they are known.
+fn assert_containers_and_pods(stage: &mut Stage) -> Result<()> {
     let slice = "kubepods.slice/kubepods-burstable.slice";
     let pod = |uid: &str| format!("{slice}/kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
     let container = |id: &str| format!("cri-containerd-{id}.scope");
@@ -332,6 +349,11 @@ fn clients_are_found_when_they_come_and_never_taken_for_others() -> Result<()> {
         stage.site.place().remove_path(&nobodys)?;
         stage.site.place().remove_path(slice)?;
     }
+    Ok(())
+}
+
+/// A path of which nothing existed, and the first digits of an id.
+fn assert_paths_and_short_ids(stage: &mut Stage) -> Result<()> {
     // A path of which nothing existed.
     for _ in 0..rounds() {
         stage.enter("a path", "late/later", [20_000, 20_004])?;
@@ -344,12 +366,6 @@ fn clients_are_found_when_they_come_and_never_taken_for_others() -> Result<()> {
     stage.enter("one of two", &format!("docker/{first}"), [20_005, 20_000])?;
     ensure!(stage.notes()?.contains("2 cgroups are the container 77aa77aa77aa"));
     stage.site.place().remove_path("docker")?;
-
-    assert_networks(&stage, &place)?;
-    if env::var_os("SPLITTER_TEST_TIMES").is_some() {
-        stage.print_times()?;
-    }
-    drop(daemon);
     Ok(())
 }
 

@@ -39,11 +39,11 @@ pub(crate) struct Dial {
     /// Network namespace of the client's socket: a number is its cookie, anything else as in a match
     #[arg(long, value_name = "NAME", value_parser = parse_netns)]
     netns: Option<Netns>,
-    /// SO_MARK of the client's socket
-    #[arg(long, value_name = "MARK", value_parser = parse_number)]
+    /// Mark of the client's socket.
+    #[arg(long, help = "SO_MARK of the client's socket", value_name = "MARK", value_parser = parse_number)]
     mark: Option<u32>,
-    /// IP_TOS of the client's socket
-    #[arg(long, value_name = "TOS", value_parser = parse_tos)]
+    /// Type of service of the client's socket.
+    #[arg(long, help = "IP_TOS of the client's socket", value_name = "TOS", value_parser = parse_tos)]
     tos: Option<u8>,
 }
 

@@ -11,6 +11,9 @@ use crate::policy::model::CgroupName;
 
 /// Deeper than this, nobody looks: systemd and container runtimes stay far above.
 const DEEPEST: u32 = 24;
+/// Links to a directory that has none below it: its name and its `.`. A cgroup has dozens of files,
+/// so listing one that has nothing else is what a look would spend its time on.
+const LINKS_OF_LEAF: u64 = 2;
 
 /// The mounted hierarchy.
 #[derive(Clone, Debug)]
@@ -113,21 +116,34 @@ impl CgroupTree {
         survey.directories.insert(directory);
         let is_directory = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
         for entry in entries.flatten().filter(is_directory) {
-            let (Ok(name), Ok(metadata)) = (entry.file_name().into_string(), entry.metadata())
-            else {
-                continue;
-            };
-            let (path, level) = (format!("{path}/{name}"), level + 1);
-            let cgroup = Cgroup { id: metadata.ino(), level };
-            let here = names.iter().filter(|name| name.is_at(&path));
-            survey
-                .found
-                .extend(here.map(|name| ((*name).clone(), Place { path: path.clone(), cgroup })));
-            let below: Vec<&CgroupName> =
-                names.iter().copied().filter(|it| may_be_below(it, &path, &metadata)).collect();
-            if !below.is_empty() && level < DEEPEST {
-                self.walk(&path, level, &below, survey);
+            if let (Ok(name), Ok(metadata)) = (entry.file_name().into_string(), entry.metadata()) {
+                self.visit(&format!("{path}/{name}"), level + 1, &metadata, names, survey);
             }
+        }
+    }
+
+    /// One cgroup, and those below it.
+    fn visit(
+        &self,
+        path: &str,
+        level: u32,
+        metadata: &fs::Metadata,
+        names: &[&CgroupName],
+        survey: &mut Survey,
+    ) {
+        let place =
+            || Place { path: path.to_owned(), cgroup: Cgroup { id: metadata.ino(), level } };
+        let here = names.iter().filter(|name| name.is_at(path));
+        survey.found.extend(here.map(|name| ((*name).clone(), place())));
+        let below = names.iter().copied().filter(|name| may_be_below(name, path, metadata));
+        let below: Vec<&CgroupName> = below.collect();
+        if below.is_empty() || level >= DEEPEST {
+            return;
+        }
+        if metadata.nlink() == LINKS_OF_LEAF {
+            survey.directories.insert(self.mount.join(path.trim_start_matches('/')));
+        } else {
+            self.walk(path, level, &below, survey);
         }
     }
 }

@@ -116,9 +116,9 @@ impl ClientWatch {
 pub(crate) fn watch_places(tree: &CgroupTree, names: &ClientNames, watch: &mut ClientWatch) {
     for _ in 0..MOST_LOOKS {
         let mut wanted = tree.survey(&names.cgroups).directories;
-        let named = Path::new(NETNS_NAMES);
-        if !names.networks.is_empty() && named.is_dir() {
-            wanted.insert(named.to_owned());
+        let networks = Path::new(NETNS_NAMES);
+        if !names.networks.is_empty() && networks.is_dir() {
+            wanted.insert(networks.to_owned());
         }
         if !watch.follow(&wanted) {
             return;

@@ -89,9 +89,8 @@ pub(crate) fn parse_number(text: &str) -> Option<u32> {
         Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
             u32::from_str_radix(digits, 16).ok()
         }
-        Some(_) => None,
         None if text.bytes().all(|digit| digit.is_ascii_digit()) => text.parse().ok(),
-        None => None,
+        _ => None,
     }
 }
 
