@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use splitter_tests::node::parse;
-use splitter_user::compile::{Cgroups, Compiler};
+use splitter_user::compile::{Compiler, Ids};
 use splitter_user::policy::model::Policy;
 use splitter_user::publish::Change;
 
@@ -110,7 +110,7 @@ pub fn puts(yaml: &str) -> Result<Vec<Change>> {
 
 /// The same of a policy that was read. Services that name cgroups match nothing.
 pub fn compile(policy: &Policy) -> Vec<Change> {
-    let mut compiler = Compiler::new(Cgroups::new());
+    let mut compiler = Compiler::new(Ids::default());
     let images = policy.services.iter().map(|service| compiler.compile(service).0);
     images.map(|image| Change::Put(Arc::new(image))).collect()
 }

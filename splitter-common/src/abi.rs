@@ -98,6 +98,9 @@ pub const INLINE_WORDS: usize = 6;
 pub const COMMAND_LEN: usize = 16;
 /// Counters below this index are reasons; above, they are allocated to routes, subsets, backends.
 pub const FIRST_COUNTER: u32 = 16;
+/// Bits of a socket's type of service that are matched. The other two are for notices of congestion,
+/// which the kernel sets by itself.
+pub const DSCP: u32 = 0xfc;
 /// Fixed point of affinity thresholds: the whole range of a 32-bit hash.
 pub const AFFINITY_RANGE: u64 = 1 << 32;
 
@@ -231,12 +234,12 @@ pub struct Plan {
     pub subsets: u32,
     /// Number of subsets of the service.
     pub n_subsets: u16,
-    /// Always zero.
-    pub pad: u16,
+    /// The [`match_flag`] bits that any match of the routes has: what is looked up of a client.
+    pub asks: u16,
 }
 layout!(Plan, size 32, {
     generation @ 0: 8, service @ 8: 8, routes @ 16: 4, n_routes @ 20: 2, flags @ 22: 2,
-    subsets @ 24: 4, n_subsets @ 28: 2, pad @ 30: 2,
+    subsets @ 24: 4, n_subsets @ 28: 2, asks @ 30: 2,
 });
 
 impl Plan {
@@ -358,6 +361,8 @@ pub mod client_key {
 }
 
 /// Which clients a route takes: every field whose bit is set must be equal.
+///
+/// A power of two in size, so that no record lies on two cache lines.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Match {
@@ -373,9 +378,20 @@ pub struct Match {
     pub cgroup: u64,
     /// Command name, zero-padded.
     pub command: [u8; COMMAND_LEN],
+    /// Cookie of the socket's network namespace.
+    pub netns: u64,
+    /// `SO_MARK` of the socket, in the bits of `mark_mask`.
+    pub mark: u32,
+    /// Bits of the mark that are compared.
+    pub mark_mask: u32,
+    /// `IP_TOS` of the socket, `IPV6_TCLASS` of one of IPv6.
+    pub tos: u32,
+    /// Always zero.
+    pub pad: u32,
 }
-layout!(Match, size 40, {
+layout!(Match, size 64, {
     flags @ 0: 4, uid @ 4: 4, gid @ 8: 4, cgroup_level @ 12: 4, cgroup @ 16: 8, command @ 24: 16,
+    netns @ 40: 8, mark @ 48: 4, mark_mask @ 52: 4, tos @ 56: 4, pad @ 60: 4,
 });
 
 /// Bits of [`Match::flags`].
@@ -388,8 +404,14 @@ pub mod match_flag {
     pub const COMMAND: u32 = 4;
     /// Compare the task's ancestor cgroup.
     pub const CGROUP: u32 = 8;
-    /// Nobody: the cgroup that the policy names does not exist.
+    /// Nobody: the cgroup or the network namespace that the policy names does not exist.
     pub const NEVER: u32 = 16;
+    /// Compare the socket's network namespace.
+    pub const NETNS: u32 = 32;
+    /// Compare the socket's mark.
+    pub const MARK: u32 = 64;
+    /// Compare the socket's type of service.
+    pub const TOS: u32 = 128;
 }
 
 /// A fixed order of slots and the ticket that walks it, alone on one 64-byte cache line.

@@ -13,15 +13,15 @@
 )]
 
 pub mod assigned;
+mod clients;
 pub mod egress;
 pub mod followed;
 
 use core::borrow::Borrow;
 
 use crate::abi::{
-    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, Conduct, Fault, FrontendKey, MAX_ROUTES,
-    MAX_SPLIT, Match, Plan, PlanPair, PreviousKey, Reason, Route, StateRef, Subset, UDP, action,
-    match_flag, pick, plan_flag,
+    AFFINITY_RANGE, Backend, COMMAND_LEN, Choice, Conduct, Fault, FrontendKey, MAX_SPLIT, Match,
+    Plan, PlanPair, PreviousKey, Reason, Route, StateRef, Subset, UDP, action, pick, plan_flag,
 };
 use crate::hash::{bucket, scale, subset_bucket};
 use crate::life::Cells;
@@ -85,6 +85,12 @@ pub trait World {
     fn command(&self) -> [u8; COMMAND_LEN];
     /// Id of the client's cgroup at a depth below the v2 root; 0 where it is not that deep.
     fn ancestor_cgroup(&self, level: u32) -> u64;
+    /// Cookie of the socket's network namespace.
+    fn netns(&self) -> u64;
+    /// `SO_MARK` of the socket.
+    fn mark(&self) -> u32;
+    /// `IP_TOS` of the socket, `IPV6_TCLASS` of one of IPv6.
+    fn tos(&self) -> u32;
     /// The client as [`crate::abi::client_key`] `key` sees it.
     fn client(&self, key: u8) -> u64;
     /// A random number.
@@ -339,50 +345,7 @@ fn first_route<W: World>(world: &W, plan: &Plan) -> Option<Route> {
     if first.client == 0 {
         return Some(first);
     }
-    world.route(search_routes(world, plan.routes, plan.n_routes)?)
-}
-
-/// Index of the first route that takes the client, of a service that looks at its clients.
-///
-/// Not inlined, and it returns a number rather than a record, so that the verifier walks the rest
-/// of the decision once instead of once per route.
-#[inline(never)]
-fn search_routes<W: World>(world: &W, routes: u32, n_routes: u16) -> Option<u32> {
-    let client = Client { ids: world.uid_gid(), command: world.command() };
-    let mut i = 0_u32;
-    while i < MAX_ROUTES && i < u32::from(n_routes) {
-        let index = routes.wrapping_add(i);
-        let wanted = world.route(index)?.client;
-        if wanted == 0 || takes(world, &client, &world.client_match(wanted)?) {
-            return Some(index);
-        }
-        i = i.wrapping_add(1);
-    }
-    None
-}
-
-/// What a client is matched by, looked up once.
-struct Client {
-    ids: u64,
-    command: [u8; COMMAND_LEN],
-}
-
-/// Whether the client fits a match: every field that the match names is equal.
-///
-/// Differences are gathered in one word rather than branched on: the verifier would follow every
-/// combination of branches, in every round of the loop.
-#[inline(always)]
-fn takes<W: World>(world: &W, client: &Client, wanted: &Match) -> bool {
-    let named = |flag: u32| u64::from(wanted.flags & flag != 0).wrapping_neg();
-    let command = u128::from_ne_bytes(client.command) ^ u128::from_ne_bytes(wanted.command);
-    let mut differs = named(match_flag::NEVER);
-    differs |= named(match_flag::UID) & u64::from(client.ids as u32 ^ wanted.uid);
-    differs |= named(match_flag::GID) & u64::from((client.ids >> 32) as u32 ^ wanted.gid);
-    differs |= named(match_flag::COMMAND) & (command as u64 | (command >> 64) as u64);
-    if wanted.flags & match_flag::CGROUP != 0 {
-        differs |= world.ancestor_cgroup(wanted.cgroup_level) ^ wanted.cgroup;
-    }
-    differs == 0
+    world.route(clients::search_routes(world, plan.routes, plan.n_routes, plan.asks)?)
 }
 
 /// Carries out a route's faults and its action.

@@ -3,9 +3,9 @@
 //! Adapters only. [`sock_addr`] turns a hook's context into a question and the answer into writes,
 //! [`tables`] lets the decision read the [`maps`], [`parts`] has what is verified by itself,
 //! [`effects`] counts and remembers, [`egress`] is for what is no service, [`listener`] looks for
-//! other sockets, [`start`] and [`follow`] keep up with followed connections, [`packet`] drops packets
-//! of theirs, [`datagram`] is for sockets that never connect, and [`sockets`] tells the daemon which
-//! ones are connected by UDP.
+//! other sockets, [`start`] and [`follow`] keep up with followed connections, [`option`] reads and sets
+//! options of sockets, [`packet`] drops packets of theirs, [`datagram`] is for sockets that never
+//! connect, and [`sockets`] tells the daemon which ones are connected by UDP.
 //! No choice is made here; all of them are made by `splitter_common::decide`.
 #![no_std]
 #![no_main]
@@ -20,6 +20,7 @@ mod egress;
 mod follow;
 mod listener;
 mod maps;
+mod option;
 mod packet;
 mod parts;
 mod sock_addr;

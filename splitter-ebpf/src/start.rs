@@ -4,7 +4,7 @@
 use aya_ebpf::{
     Global,
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::{bpf_bind, bpf_getsockopt, bpf_setsockopt},
+    helpers::generated::{bpf_bind, bpf_setsockopt},
 };
 use splitter_common::{
     abi::{
@@ -16,7 +16,12 @@ use splitter_common::{
     life,
 };
 
-use crate::{follow, maps, state::MapState, tables};
+use crate::{
+    follow, maps,
+    option::{self, INET},
+    state::MapState,
+    tables,
+};
 
 /// Ticks of the kernel's timer per second (`CONFIG_HZ`). Set by the loader.
 #[unsafe(no_mangle)]
@@ -25,20 +30,7 @@ static TICKS_PER_SECOND: Global<u32> = Global::new(0);
 /// Of `errno.h`.
 pub(crate) const ENOMEM: u32 = 12;
 
-/// Numbers of `socket.h` and `tcp.h`: level, then option.
-mod option {
-    pub(super) const KEEPALIVE: (i32, i32) = (1, 9);
-    pub(super) const MARK: (i32, i32) = (1, 36);
-    pub(super) const MAX_PACING_RATE: (i32, i32) = (1, 47);
-    pub(super) const KEEP_IDLE: (i32, i32) = (6, 4);
-    pub(super) const KEEP_INTERVAL: (i32, i32) = (6, 5);
-    pub(super) const KEEP_PROBES: (i32, i32) = (6, 6);
-    pub(super) const CONGESTION: (i32, i32) = (6, 13);
-    pub(super) const USER_TIMEOUT: (i32, i32) = (6, 18);
-}
-
-/// `AF_INET` and `AF_INET6`.
-const INET: u32 = 2;
+/// `AF_INET6`.
 const INET6: u32 = 10;
 
 /// Remembers what the socket dialled and, where its connection is followed, where it counts. Answers
@@ -174,8 +166,8 @@ fn begin(ctx: *mut bpf_sock_addr, state: &mut SocketState, conduct: &Conduct, fo
     }
     if conduct.connect_timeout_ms != 0 {
         state.flags |= socket_flag::TIMED;
-        state.user_timeout_ms = number(ctx, option::USER_TIMEOUT);
-        set(ctx, option::USER_TIMEOUT, conduct.connect_timeout_ms);
+        state.user_timeout_ms = option::number(ctx, option::USER_TIMEOUT);
+        option::set(ctx, option::USER_TIMEOUT, conduct.connect_timeout_ms);
         // The kernel doubles the time from one SYN to the next: the second is sent halfway, and
         // the timer that gives up runs out at the end.
         state.syn_timeout = ticks(conduct.connect_timeout_ms / 2);
@@ -213,9 +205,9 @@ fn strike(ctx: *mut bpf_sock_addr, state: &mut SocketState, fault: &Fault) {
     }
     // What is slower already stays so.
     if is_hit(fault.bandwidth_ppm, cell::BANDWIDTH_TICKET)
-        && fault.bandwidth < number(ctx, option::MAX_PACING_RATE)
+        && fault.bandwidth < option::number(ctx, option::MAX_PACING_RATE)
     {
-        set(ctx, option::MAX_PACING_RATE, fault.bandwidth);
+        option::set(ctx, option::MAX_PACING_RATE, fault.bandwidth);
     }
 }
 
@@ -244,10 +236,10 @@ fn ticks(ms: u32) -> u32 {
 fn set_keepalive(ctx: *mut bpf_sock_addr, conduct: &Conduct) {
     let set_some = |option, value: u32| {
         if value != 0 {
-            set(ctx, option, value);
+            option::set(ctx, option, value);
         }
     };
-    set(ctx, option::KEEPALIVE, 1);
+    option::set(ctx, option::KEEPALIVE, 1);
     set_some(option::KEEP_IDLE, u32::from(conduct.keep_idle_s));
     set_some(option::KEEP_INTERVAL, u32::from(conduct.keep_interval_s));
     set_some(option::KEEP_PROBES, u32::from(conduct.keep_probes));
@@ -257,10 +249,10 @@ fn set_keepalive(ctx: *mut bpf_sock_addr, conduct: &Conduct) {
 #[inline(always)]
 fn set_options(ctx: *mut bpf_sock_addr, conduct: &Conduct) {
     if conduct.pacing_rate != 0 {
-        set(ctx, option::MAX_PACING_RATE, conduct.pacing_rate);
+        option::set(ctx, option::MAX_PACING_RATE, conduct.pacing_rate);
     }
     if conduct.mark != 0 {
-        set(ctx, option::MARK, conduct.mark);
+        option::set(ctx, option::MARK, conduct.mark);
     }
     let [first, ..] = conduct.congestion;
     if first != 0 {
@@ -295,25 +287,4 @@ fn bind(ctx: *mut bpf_sock_addr, source: &Addr) -> bool {
         let mut to = [INET6, 0, a, b, c, d, 0];
         bound != 0 || (*sk).src_port != 0 || bpf_bind(ctx, (&raw mut to).cast(), 28) == 0
     }
-}
-
-/// Sets an option that is a number.
-#[inline(always)]
-fn set(ctx: *mut bpf_sock_addr, (level, option): (i32, i32), value: u32) {
-    let mut value = value;
-    // SAFETY: the option is a number of four bytes. What the kernel refuses stays as it was.
-    unsafe {
-        bpf_setsockopt(ctx.cast(), level, option, (&raw mut value).cast(), 4);
-    }
-}
-
-/// An option that is a number; 0 where it cannot be read.
-#[inline(always)]
-fn number(ctx: *mut bpf_sock_addr, (level, option): (i32, i32)) -> u32 {
-    let mut value = 0_u32;
-    // SAFETY: as for `set`.
-    unsafe {
-        bpf_getsockopt(ctx.cast(), level, option, (&raw mut value).cast(), 4);
-    }
-    value
 }

@@ -23,7 +23,12 @@ use splitter_common::{
     hash::mix,
 };
 
-use crate::{atomic, effects, follow, listener, maps, parts, state::MapState};
+use crate::{
+    atomic, effects, follow, listener, maps,
+    option::{self, INET},
+    parts,
+    state::MapState,
+};
 
 /// The maps, as seen by the task that runs the hook.
 pub(crate) struct Maps {
@@ -149,6 +154,24 @@ impl World for Maps {
     }
 
     #[inline(always)]
+    fn netns(&self) -> u64 {
+        netns(self.ctx)
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: the socket of the running hook's context.
+        unsafe { (*(*self.ctx).__bindgen_anon_1.sk).mark }
+    }
+
+    #[inline(always)]
+    fn tos(&self) -> u32 {
+        // SAFETY: the context of the running hook.
+        let family = unsafe { (*self.ctx).family };
+        option::number(self.ctx, if family == INET { option::TOS } else { option::TCLASS })
+    }
+
+    #[inline(always)]
     fn client(&self, key: u8) -> u64 {
         client(self.ctx, key)
     }
@@ -228,9 +251,14 @@ pub(crate) fn client(ctx: *mut bpf_sock_addr, key: u8) -> u64 {
         client_key::CGROUP => unsafe { bpf_get_current_cgroup_id() },
         // SAFETY: as above.
         client_key::PROCESS => unsafe { bpf_get_current_pid_tgid() >> 32 },
-        // SAFETY: reads the socket of the running hook's context.
-        _ => unsafe { bpf_get_netns_cookie(ctx.cast()) },
+        _ => netns(ctx),
     }
+}
+
+#[inline(always)]
+pub(crate) fn netns(ctx: *mut bpf_sock_addr) -> u64 {
+    // SAFETY: reads the socket of the running hook's context.
+    unsafe { bpf_get_netns_cookie(ctx.cast()) }
 }
 
 #[inline(always)]

@@ -9,11 +9,11 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::model::{
-    Action, Balance, ClientMatch, Datagrams, OnBackendDown, OnEmpty, Outbound, PeerName, Pick,
-    Policy, Route, Service, Split, Subset,
+    Action, Balance, CgroupName, ClientMatch, Datagrams, OnBackendDown, OnEmpty, Outbound,
+    PeerName, Pick, Policy, Route, Service, Split, Subset,
 };
 use crate::policy::native::{
-    connection_values, egress_values, eject_value, fault_values, health_value,
+    connection_values, egress_values, eject_value, fault_values, health_value, match_values,
     old_connections_value,
 };
 
@@ -240,7 +240,7 @@ fn describe_split(service: &Service, part: &str, split: &Split) -> Aspects {
 fn describe_outbound(outbound: &[Outbound]) -> Aspects {
     let clients = |rule: &Outbound| match rule.cgroups[..] {
         [] => "every client".to_owned(),
-        _ => rule.cgroups.join(" "),
+        _ => rule.cgroups.iter().map(CgroupName::value).collect::<Vec<_>>().join(" "),
     };
     let said = |rule: &Outbound| {
         let part = format!("egress of {}", clients(rule));
@@ -252,13 +252,8 @@ fn describe_outbound(outbound: &[Outbound]) -> Aspects {
 }
 
 fn describe_match(client: &ClientMatch) -> String {
-    let fields = [
-        client.uid.map(|uid| format!("uid: {uid}")),
-        client.gid.map(|gid| format!("gid: {gid}")),
-        client.command.as_ref().map(|command| format!("command: {command}")),
-        client.cgroup.as_ref().map(|cgroup| format!("cgroup: {cgroup}")),
-    ];
-    format!("{{{}}}", fields.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    let fields = match_values(client).into_iter().map(|(key, value)| format!("{key}: {value}"));
+    format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
 }
 
 fn edits(old: Aspects, new: Aspects) -> Vec<Edit> {

@@ -1,15 +1,16 @@
 //! A policy in plain memory, as the kernel would have it.
 //!
-//! Nothing here looks at the node: cgroups that a policy names are imagined, so that matches on
-//! them can be tried anywhere.
+//! Nothing here looks at the node: cgroups and network namespaces that a policy names are imagined,
+//! so that matches on them can be tried anywhere.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use splitter_common::abi::map;
 
-use crate::compile::{Cgroup, Cgroups, Compiler, Note, command_bytes};
-use crate::policy::model::Policy;
+use crate::compile::{Cgroup, ClientNames, Compiler, Ids, Note, command_bytes};
+use crate::policy::model::{CgroupName, NetnsName, Policy};
 use crate::publish::{Change, PublishError, Publisher};
 use crate::tables::Sizes;
 use crate::tables::memory::MemoryMaps;
@@ -23,8 +24,8 @@ pub struct Rehearsal {
 
 impl Rehearsal {
     /// Publishes a policy into tables that are large enough for it.
-    pub fn new(policy: &Policy, cgroups: Cgroups) -> Result<Self, PublishError> {
-        let mut compiler = Compiler::new(cgroups);
+    pub fn new(policy: &Policy, ids: Ids) -> Result<Self, PublishError> {
+        let mut compiler = Compiler::new(ids);
         let mut notes = Vec::new();
         let mut changes = Vec::new();
         for service in &policy.services {
@@ -80,18 +81,36 @@ fn grow(sizes: &mut Sizes, map: &str, wanted: u32) {
     *size = size.saturating_mul(2).max(size.saturating_add(wanted));
 }
 
-/// Cgroups as a policy and a client name them, and all above them, with ids made up.
-pub fn imagine_cgroups(policy: &Policy, client: Option<&str>) -> Cgroups {
-    let routes = policy.services.iter().flat_map(|service| &service.routes);
-    let matches = routes.flat_map(|route| &route.matches);
-    let paths = matches.filter_map(|wanted| wanted.cgroup.as_deref()).chain(client);
-    let leveled = paths.chain(["/"]).flat_map(|path| lineage(path).into_iter().zip(0..));
-    let mut cgroups: Cgroups =
-        leveled.map(|(path, level)| (path, Cgroup { id: 0, level })).collect();
-    for (cgroup, id) in cgroups.values_mut().zip(1..) {
-        cgroup.id = id;
+/// Cgroups and network namespaces as a policy and its clients name them, with ids made up, and all
+/// cgroups above them.
+///
+/// A cgroup that is named by anything but its path is where one of that kind usually is, unless a
+/// client's own path has it.
+pub fn imagine_ids(policy: &Policy, roles: &[Role]) -> Ids {
+    let names = ClientNames::of(&policy.services);
+    let clients = roles.iter().filter_map(|role| role.cgroup.as_ref());
+    let clients: Vec<String> = clients.map(CgroupName::usual_path).collect();
+    let own: Vec<String> = clients.iter().flat_map(|path| lineage(path)).collect();
+    let place = |name: &CgroupName| {
+        let own = own.iter().find(|path| name.is_at(path));
+        own.cloned().unwrap_or_else(|| name.usual_path())
+    };
+    let placed: Vec<(String, CgroupName)> =
+        names.cgroups.into_iter().map(|name| (place(&name), name)).collect();
+    let paths = placed.iter().map(|(path, _)| path.as_str()).chain(["/"]).flat_map(lineage);
+    let paths: BTreeSet<String> = paths.chain(own).collect();
+    let mut ids = Ids::default();
+    for (path, id) in paths.into_iter().zip(1..) {
+        let level = u32::try_from(lineage(&path).len() - 1).expect("paths have at most 4095 bytes");
+        let is_here = placed.iter().filter(|(other, _)| *other == path);
+        let names = is_here.map(|(_, name)| name.clone());
+        let cgroup = Cgroup { id, level };
+        ids.cgroups.extend(names.chain([CgroupName::Path(path.clone())]).map(|it| (it, cgroup)));
     }
-    cgroups
+    let networks = roles.iter().filter_map(|role| role.netns_name.clone());
+    let networks: BTreeSet<NetnsName> = networks.chain(names.networks).collect();
+    ids.networks = networks.into_iter().zip(OWN_IDS + 1..).collect();
+    ids
 }
 
 /// The path of a cgroup and of all above it, the root first: each is at the level of its position.
@@ -114,45 +133,57 @@ pub struct Role {
     pub gid: Option<u32>,
     /// Command name.
     pub command: Option<String>,
-    /// Path of the cgroup from the v2 root.
-    pub cgroup: Option<String>,
+    /// Its cgroup.
+    pub cgroup: Option<CgroupName>,
     /// Process id.
     pub process: Option<u32>,
     /// Cookie of the network namespace.
     pub netns: Option<u64>,
+    /// Name of the network namespace, where its cookie is not given.
+    pub netns_name: Option<NetnsName>,
+    /// `SO_MARK` of the socket.
+    pub mark: Option<u32>,
+    /// Type of service of the socket.
+    pub tos: Option<u8>,
 }
 
-/// Ids above those that [`imagine_cgroups`] hands out.
-const OWN_CGROUPS: u64 = 1 << 32;
+/// Ids that clients have by their number are below, or for cgroups above, those that
+/// [`imagine_ids`] hands out.
+const OWN_IDS: u64 = 1 << 32;
 
 impl Role {
     /// Client number `n`, from 0: what is not given is `n`, and so the first client's cgroup is
     /// the root and its command empty.
-    pub fn client(&self, n: u32, cgroups: &Cgroups) -> Client {
+    pub fn client(&self, n: u32, ids: &Ids) -> Client {
         let command = match (&self.command, n) {
             (Some(command), _) => command.clone(),
             (None, 0) => String::new(),
             (None, n) => format!("client-{n}"),
         };
+        let named = self.netns_name.as_ref().and_then(|name| ids.networks.get(name)).copied();
         Client {
             uid: self.uid.unwrap_or(n),
             gid: self.gid.unwrap_or(n),
             command: command_bytes(&command),
-            cgroups: self.cgroups(n, cgroups),
+            cgroups: self.cgroups(n, ids),
             process: self.process.unwrap_or(n),
-            netns: self.netns.unwrap_or(u64::from(n)),
+            netns: self.netns.or(named).unwrap_or(u64::from(n)),
+            // Sockets have none unless somebody gives them one.
+            mark: self.mark.unwrap_or(0),
+            tos: u32::from(self.tos.unwrap_or(0)),
             now_ns: 0,
         }
     }
 
-    fn cgroups(&self, n: u32, cgroups: &Cgroups) -> Vec<u64> {
-        let path = self.cgroup.as_deref().unwrap_or("/");
-        let known = lineage(path).into_iter().filter_map(|path| cgroups.get(&path));
-        let mut ids: Vec<u64> = known.map(|cgroup| cgroup.id).collect();
+    fn cgroups(&self, n: u32, ids: &Ids) -> Vec<u64> {
+        let path = self.cgroup.as_ref().map_or_else(|| "/".to_owned(), CgroupName::usual_path);
+        let known = lineage(&path).into_iter().map(CgroupName::Path);
+        let known = known.filter_map(|name| ids.cgroups.get(&name));
+        let mut own: Vec<u64> = known.map(|cgroup| cgroup.id).collect();
         if self.cgroup.is_none() && n > 0 {
-            ids.push(OWN_CGROUPS + u64::from(n));
+            own.push(OWN_IDS + u64::from(n));
         }
-        ids
+        own
     }
 }
 
@@ -162,21 +193,23 @@ mod tests {
 
     #[test]
     fn cgroups_come_with_all_above_them() {
-        let cgroups = imagine_cgroups(&Policy::default(), Some("/a/b"));
-        let levels: Vec<_> = cgroups.iter().map(|(path, c)| (path.as_str(), c.level)).collect();
+        let cgroup = Some(CgroupName::Path("/a/b".to_owned()));
+        let role = Role { cgroup, ..Role::default() };
+        let ids = imagine_ids(&Policy::default(), std::slice::from_ref(&role));
+        let levels: Vec<_> = ids.cgroups.iter().map(|(name, c)| (name.value(), c.level)).collect();
         assert_eq!(levels, [("/", 0), ("/a", 1), ("/a/b", 2)]);
-        let role = Role { cgroup: Some("/a/b".to_owned()), ..Role::default() };
-        assert_eq!(role.client(3, &cgroups).cgroups, [1, 2, 3]);
+        assert_eq!(role.client(3, &ids).cgroups, [1, 2, 3]);
     }
 
     #[test]
     fn clients_differ_in_what_is_not_given() {
-        let cgroups = imagine_cgroups(&Policy::default(), None);
         let role = Role { uid: Some(7), ..Role::default() };
-        let (first, second) = (role.client(0, &cgroups), role.client(1, &cgroups));
+        let ids = imagine_ids(&Policy::default(), std::slice::from_ref(&role));
+        let (first, second) = (role.client(0, &ids), role.client(1, &ids));
         assert_eq!((first.uid, second.uid), (7, 7));
         assert_eq!((first.gid, second.gid), (0, 1));
         assert_eq!(first.cgroups, [1]);
-        assert_eq!(second.cgroups, [1, OWN_CGROUPS + 1]);
+        assert_eq!(second.cgroups, [1, OWN_IDS + 1]);
+        assert_eq!((second.netns, second.mark, second.tos), (1, 0, 0));
     }
 }

@@ -15,7 +15,7 @@ use crate::compile::{backend_image, effective_weights, frontend_key, name_ids, s
 use crate::explain::errno_name;
 use crate::policy::model::{Action, Balance, Frontend, Pick, Policy, Route, Service, Subset};
 use crate::publish::{CounterOwner, Counters, PublishError};
-use crate::rehearsal::{Rehearsal, Role, imagine_cgroups};
+use crate::rehearsal::{Rehearsal, Role, imagine_ids};
 use crate::tables::world::{Client, HostWorld, Tickets};
 
 /// Connections to make.
@@ -97,11 +97,11 @@ pub struct Other {
 
 /// Makes the connections. Fails where the policy cannot be published even into memory.
 pub fn simulate(policy: &Policy, load: &Load) -> Result<Simulation, PublishError> {
-    let cgroups = imagine_cgroups(policy, load.role.cgroup.as_deref());
-    let rehearsal = Rehearsal::new(policy, cgroups.clone())?;
+    let ids = imagine_ids(policy, std::slice::from_ref(&load.role));
+    let rehearsal = Rehearsal::new(policy, ids.clone())?;
     let service = policy.services.iter().find(|service| service.frontends.contains(&load.to));
     let mut count = service.map(|service| Count::new(service, &rehearsal));
-    let clients: Vec<Client> = (0..load.clients).map(|n| load.role.client(n, &cgroups)).collect();
+    let clients: Vec<Client> = (0..load.clients).map(|n| load.role.client(n, &ids)).collect();
     let key = frontend_key(&load.to);
     for (n, client) in (0..load.connections).zip(clients.iter().cycle()) {
         // Neighbouring seeds would give neighbouring connections each other's random numbers.

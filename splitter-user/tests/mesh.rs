@@ -21,7 +21,7 @@ use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::Policy;
 use splitter_user::policy::native::policy_to_yaml;
 use splitter_user::policy::{Loaded, Source, Surroundings, load, load_in};
-use splitter_user::rehearsal::imagine_cgroups;
+use splitter_user::rehearsal::imagine_ids;
 
 /// Fewer files than this mean that the folder was not found, or lost its contents.
 const FEWEST: usize = 60;
@@ -120,6 +120,6 @@ fn check_native(name: &str, loaded: &Loaded) {
 }
 
 fn images(policy: &Policy) -> Vec<ServiceImage> {
-    let mut compiler = Compiler::new(imagine_cgroups(policy, None));
+    let mut compiler = Compiler::new(imagine_ids(policy, &[]));
     policy.services.iter().map(|service| compiler.compile(service).0).collect()
 }

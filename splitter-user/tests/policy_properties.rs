@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::{
-    Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
+    Abort, Action, Backend, Balance, Bandwidth, Blackhole, CgroupName, ClientKey, ClientMatch,
     CongestionControl, Connection, Datagrams, Delay, Ejection, Errno, Fault, Frontend, HealthCheck,
-    Keepalive, MAX_RATE, MAX_STALL, OldConnections, OnBackendDown, OnEmpty, Outbound, OverLimit,
-    PeerName, Pick, Policy, Probe, Protocol, Route, Service, Split, Stall, Subset,
+    Keepalive, MAX_RATE, MAX_STALL, Mark, NetnsName, OldConnections, OnBackendDown, OnEmpty,
+    Outbound, OverLimit, PeerName, Pick, Policy, Probe, Protocol, Route, Service, Split, Stall,
+    Subset,
 };
 use splitter_user::policy::native::{policy_to_yaml, to_yaml};
 use splitter_user::policy::{Source, load};
@@ -220,10 +221,13 @@ fn outbound() -> impl Strategy<Value = Vec<Outbound>> {
     let cgroups = vec(btree_set("/[a-z][ -.a-z\"\\\\]{0,8}", 1..4), 0..4);
     (cgroups, vec(any::<bool>(), 5), any::<bool>()).prop_map(|(cgroups, modes, has_every)| {
         let mut seen = std::collections::HashSet::new();
-        let mut cgroups: Vec<Vec<String>> = cgroups
+        let mut cgroups: Vec<Vec<CgroupName>> = cgroups
             .into_iter()
-            .map(|set| set.into_iter().filter(|path| seen.insert(path.clone())).collect())
-            .filter(|paths: &Vec<String>| !paths.is_empty())
+            .map(|set| {
+                let first = set.into_iter().filter(|path| seen.insert(path.clone()));
+                first.map(CgroupName::Path).collect()
+            })
+            .filter(|paths: &Vec<CgroupName>| !paths.is_empty())
             .collect();
         cgroups.extend(has_every.then(Vec::new));
         let rule = |(n, (cgroups, registry_only))| {
@@ -237,13 +241,35 @@ fn client() -> impl Strategy<Value = ClientMatch> {
     let uid = proptest::option::of(any::<u32>());
     let gid = proptest::option::of(any::<u32>());
     let command = proptest::option::of("[ -~]{1,15}");
-    let cgroup = proptest::option::of(select(vec!["/", "/a", "/system.slice/a b\"\\.service"]));
-    (uid, gid, command, cgroup)
-        .prop_map(|(uid, gid, command, cgroup)| ClientMatch {
+    let paths = select(vec!["/", "/a", "/system.slice/a b\"\\.service"]);
+    let units = select(vec!["a.service", "a\\x2db@1.scope", "user@7.service/b.slice"]);
+    let cgroup = prop_oneof![
+        paths.prop_map(|path| CgroupName::Path(path.to_owned())),
+        units.prop_map(|unit| CgroupName::Unit(unit.to_owned())),
+        "[0-9a-f]{12,64}".prop_map(CgroupName::Container),
+        "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}".prop_map(CgroupName::Pod),
+    ];
+    let names =
+        select(vec!["/run/netns/a b", "/run/netns/7", "/run/docker/netns/b", "/run/netns/x/y"]);
+    let netns = prop_oneof![
+        names.prop_map(|path| NetnsName::Path(path.to_owned())),
+        (1_u64..).prop_map(NetnsName::Inode),
+    ];
+    let mark = any::<(u32, u32)>().prop_filter_map("a mask has bits", |(value, mask)| {
+        (mask > 0).then_some(Mark { value: value & mask, mask })
+    });
+    let tos = (0_u8..64).prop_map(|dscp| dscp << 2);
+    let socket =
+        (proptest::option::of(netns), proptest::option::of(mark), proptest::option::of(tos));
+    (uid, gid, command, proptest::option::of(cgroup), socket)
+        .prop_map(|(uid, gid, command, cgroup, (netns, mark, tos))| ClientMatch {
             uid,
             gid,
             command,
-            cgroup: cgroup.map(str::to_owned),
+            cgroup,
+            netns,
+            mark,
+            tos,
         })
         .prop_filter("a match has a field", |client| *client != ClientMatch::default())
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow};
 use splitter_common::abi::State;
 use splitter_user::compile::image::{Need, ServiceId, ServiceImage};
-use splitter_user::compile::{Cgroup, Cgroups, Compiler, service_id};
+use splitter_user::compile::{Cgroup, ClientNames, Compiler, Ids, service_id};
 use splitter_user::kernel::{Attachment, Hook, KernelMaps, Loaded, LogLevel, PinDir, load};
-use splitter_user::policy::model::Policy;
+use splitter_user::policy::model::{NetnsName, Policy};
 use splitter_user::policy::{self, Source};
 use splitter_user::publish::{Change, CounterOwner, Published, Publisher};
 use splitter_user::tables::{Arena, Maps as _, Sizes, read};
@@ -82,13 +82,28 @@ impl Node {
         Ok(self.publisher.publish(all)?)
     }
 
+    /// Makes a policy the whole policy that names network namespaces with these cookies.
+    pub fn apply_with(
+        &mut self,
+        yaml: &str,
+        networks: &BTreeMap<NetnsName, u64>,
+    ) -> Result<Published> {
+        let policy = parse(yaml)?;
+        let ids = Ids { networks: networks.clone(), ..find_cgroups(&policy)? };
+        let changes = self.changes_to(compile_with(&policy, ids));
+        Ok(self.publisher.publish(changes)?)
+    }
+
     /// The changes that lead from the running policy to another.
     pub fn changes(&self, yaml: &str) -> Result<Vec<Change>> {
-        let images = compile(&parse(yaml)?)?;
+        Ok(self.changes_to(compile(&parse(yaml)?)?))
+    }
+
+    fn changes_to(&self, images: Vec<ServiceImage>) -> Vec<Change> {
         let kept: HashSet<ServiceId> = images.iter().map(|image| image.id).collect();
         let gone = self.publisher.services().filter(|id| !kept.contains(id));
         let puts = images.into_iter().map(|image| Change::Put(Arc::new(image)));
-        Ok(gone.map(Change::Remove).chain(puts).collect())
+        gone.map(Change::Remove).chain(puts).collect()
     }
 
     /// What goes on at the subsets, backends and routes of a followed service.
@@ -121,24 +136,28 @@ pub fn parse(yaml: &str) -> Result<Policy> {
 
 /// Compiles a policy with the cgroups of this machine.
 pub fn compile(policy: &Policy) -> Result<Vec<ServiceImage>> {
-    let mut compiler = Compiler::new(find_cgroups(policy)?);
-    Ok(policy.services.iter().map(|service| compiler.compile(service).0).collect())
+    Ok(compile_with(policy, find_cgroups(policy)?))
 }
 
-/// Cgroups of this machine that a policy names.
-pub fn find_cgroups(policy: &Policy) -> Result<Cgroups> {
+/// Compiles a policy with these ids.
+pub fn compile_with(policy: &Policy, ids: Ids) -> Vec<ServiceImage> {
+    let mut compiler = Compiler::new(ids);
+    policy.services.iter().map(|service| compiler.compile(service).0).collect()
+}
+
+/// Cgroups of this machine that a policy names by their paths.
+pub fn find_cgroups(policy: &Policy) -> Result<Ids> {
     let root = cgroup2_mount()?;
-    let mut cgroups = Cgroups::new();
-    for route in policy.services.iter().flat_map(|service| &service.routes) {
-        for path in route.matches.iter().filter_map(|wanted| wanted.cgroup.as_ref()) {
-            let level = path.split('/').filter(|part| !part.is_empty()).count();
-            if let Ok(metadata) = fs::metadata(root.join(path.trim_start_matches('/'))) {
-                let level = u32::try_from(level).context("cgroup depth")?;
-                cgroups.insert(path.clone(), Cgroup { id: metadata.ino(), level });
-            }
+    let mut ids = Ids::default();
+    for name in ClientNames::of(&policy.services).cgroups {
+        let Some(path) = name.path() else { continue };
+        let level = path.split('/').filter(|part| !part.is_empty()).count();
+        if let Ok(metadata) = fs::metadata(root.join(path.trim_start_matches('/'))) {
+            let level = u32::try_from(level).context("cgroup depth")?;
+            ids.cgroups.insert(name, Cgroup { id: metadata.ino(), level });
         }
     }
-    Ok(cgroups)
+    Ok(ids)
 }
 
 /// A policy of one service that splits between `v1` and `v2`, with one backend each.

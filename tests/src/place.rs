@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Names of everything that a test makes begin so, followed by its process id.
+/// Names of everything that a test makes begin so, followed by its process id. Those of cgroups end
+/// as slices do, so that units may be in them.
 const PREFIX: &str = "splitter-test-";
 
 /// Where the BPF file system is.
@@ -32,7 +33,7 @@ impl Place {
         remove_leftovers(&root);
         let name = format!("{PREFIX}{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let home = root.join(own_cgroup()?.trim_start_matches('/'));
-        let cgroup = root.join(&name);
+        let cgroup = root.join(format!("{name}.slice"));
         fs::create_dir(&cgroup).with_context(|| format!("make the cgroup {}", cgroup.display()))?;
         let place = Self { cgroup, home, pins: Path::new(BPFFS).join(&name) };
         enter(&place.cgroup)?;
@@ -76,6 +77,20 @@ impl Place {
         Ok(Inside { child, outside: self.cgroup.clone() })
     }
 
+    /// Makes a cgroup below this one and those on the way to it, and moves the process into it.
+    pub fn enter_path(&self, path: &str) -> Result<()> {
+        let cgroup = self.cgroup.join(path);
+        fs::create_dir_all(&cgroup).with_context(|| format!("make {}", cgroup.display()))?;
+        enter(&cgroup)
+    }
+
+    /// Moves the process back into this cgroup, and removes one below it with all that is in it.
+    pub fn remove_path(&self, path: &str) -> Result<()> {
+        enter(&self.cgroup)?;
+        let cgroup = self.cgroup.join(path);
+        remove_cgroup(&cgroup).with_context(|| format!("remove {}", cgroup.display()))
+    }
+
     /// Moves another process out of the cgroup, to where this one came from.
     pub fn put_outside(&self, pid: u32) -> Result<()> {
         fs::write(self.home.join("cgroup.procs"), pid.to_string())
@@ -95,7 +110,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = enter(&self.home);
         let _ = fs::remove_dir_all(&self.pins);
-        let _ = fs::remove_dir(&self.cgroup);
+        let _ = remove_cgroup(&self.cgroup);
     }
 }
 

@@ -231,6 +231,15 @@ impl<'a> World for Counting<'a> {
     fn ancestor_cgroup(&self, level: u32) -> u64 {
         self.inner.ancestor_cgroup(level)
     }
+    fn netns(&self) -> u64 {
+        self.inner.netns()
+    }
+    fn mark(&self) -> u32 {
+        self.inner.mark()
+    }
+    fn tos(&self) -> u32 {
+        self.inner.tos()
+    }
     fn client(&self, key: u8) -> u64 {
         self.inner.client(key)
     }

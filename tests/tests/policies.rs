@@ -8,7 +8,7 @@ use splitter_user::policy::diagnostic::render;
 use splitter_user::policy::model::Policy;
 use splitter_user::policy::native::policy_to_yaml;
 use splitter_user::policy::{Source, load};
-use splitter_user::rehearsal::imagine_cgroups;
+use splitter_user::rehearsal::imagine_ids;
 
 fn read(sources: &[Source]) -> Result<Policy> {
     let loaded = load(sources).map_err(|wrong| anyhow!(render(&wrong, sources, false)))?;
@@ -16,7 +16,7 @@ fn read(sources: &[Source]) -> Result<Policy> {
 }
 
 fn images(policy: &Policy) -> Vec<ServiceImage> {
-    let mut compiler = Compiler::new(imagine_cgroups(policy, None));
+    let mut compiler = Compiler::new(imagine_ids(policy, &[]));
     policy.services.iter().map(|service| compiler.compile(service).0).collect()
 }
 

@@ -13,16 +13,16 @@ use crate::policy::Source;
 use crate::policy::diagnostic::{Diagnostic, Severity};
 use crate::policy::model::{Policy, Service};
 use crate::publish::Publisher;
-use crate::rehearsal::{Rehearsal, imagine_cgroups};
+use crate::rehearsal::{Rehearsal, imagine_ids};
 use crate::tables::Sizes;
 use crate::tables::memory::MemoryMaps;
 
 /// Options of `check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Neither privilege nor a daemon is needed. Whether the cgroups that the policy names exist is not \
-checked: that is known only on the node. The exit status is 1 where the policy would be refused; \
-warnings leave it 0.")]
+Neither privilege nor a daemon is needed. Whether the cgroups and network namespaces that the policy \
+names exist is not checked: that is known only on the node. The exit status is 1 where the policy \
+would be refused; warnings leave it 0.")]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]
@@ -106,11 +106,11 @@ fn find<'a>(
         maps: Vec::new(),
     };
     if let Some(policy) = policy {
-        let cgroups = imagine_cgroups(policy, None);
-        let rehearsal = Rehearsal::new(policy, cgroups).context("put the policy into memory")?;
+        let ids = imagine_ids(policy, &[]);
+        let rehearsal = Rehearsal::new(policy, ids).context("put the policy into memory")?;
         let notes = rehearsal.notes().iter();
         findings.notes = notes.map(|(service, note)| remark(service, note)).collect();
-        findings.notes.extend(services.iter().flat_map(unchecked_cgroups));
+        findings.notes.extend(services.iter().flat_map(unchecked_names));
         findings.maps = rooms(&rehearsal);
     }
     Ok(findings)
@@ -130,18 +130,21 @@ fn remark(service: &str, note: &Note) -> Remark {
         Note::Rounded { place, error_ppm } => {
             (place, format!("shares are rounded by up to {error_ppm} parts per million"))
         }
-        Note::NoCgroup { place, path } => (place, format!("the cgroup {path} does not exist")),
+        Note::NoClient { place, why } => (place, why.clone()),
     };
     Remark { service: service.to_owned(), place: place.clone(), message }
 }
 
-fn unchecked_cgroups(service: &Service) -> impl Iterator<Item = Remark> {
+fn unchecked_names(service: &Service) -> impl Iterator<Item = Remark> {
     service.routes.iter().flat_map(|route| {
-        let paths = route.matches.iter().filter_map(|wanted| wanted.cgroup.as_ref());
-        paths.map(|path| Remark {
+        let cgroups = route.matches.iter().filter_map(|wanted| wanted.cgroup.as_ref());
+        let cgroups = cgroups.map(|name| format!("the {name}"));
+        let networks = route.matches.iter().filter_map(|wanted| wanted.netns.as_ref());
+        let networks = networks.map(|name| format!("the network namespace {name}"));
+        cgroups.chain(networks).map(|what| Remark {
             service: service.name.clone(),
             place: route.name.clone(),
-            message: format!("whether the cgroup {path} exists is known only on the node"),
+            message: format!("whether {what} exists is known only on the node"),
         })
     })
 }

@@ -18,7 +18,7 @@ use clap::Args;
 use super::client::{Address, Answer, unexpected};
 use super::{Exit, complain, reap};
 use crate::daemon::assignments::{self, CGROUP_PREFIX};
-use crate::daemon::cgroups::{CgroupTree, own_cgroup};
+use crate::daemon::clients::{CgroupTree, own_cgroup};
 use crate::daemon::control::{Request, Response};
 
 /// What could not be run, as `env` and shells have it.

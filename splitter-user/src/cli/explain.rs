@@ -15,16 +15,16 @@ use crate::daemon::engine::LiveExplanation;
 use crate::explain::{Explanation, Names, explain};
 use crate::policy::model::Policy;
 use crate::publish::PublishError;
-use crate::rehearsal::{Rehearsal, imagine_cgroups};
+use crate::rehearsal::{Rehearsal, imagine_ids};
 
 /// Options of `explain`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The connection is decided by the very code that runs in the kernel: nothing is dialled, and no ticket \
 is taken. What is not said about the client is 0, its command empty and its cgroup the root. With \
-files, the policy is in memory, and neither privilege nor a daemon is needed; cgroups that it names \
-are taken to exist. Without files, the daemon is asked about the policy that runs, on the cgroups of \
-this node.")]
+files, the policy is in memory, and neither privilege nor a daemon is needed; cgroups and network \
+namespaces that it names are taken to exist. Without files, the daemon is asked about the policy that \
+runs, on the cgroups and namespaces of this node.")]
 #[command(mut_arg("socket", |socket| socket.conflicts_with("offline")))]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input; the running policy where none
@@ -64,10 +64,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
 
 fn explain_offline(policy: &Policy, dial: &Dial) -> Result<Explanation, PublishError> {
     let role = dial.role();
-    let cgroups = imagine_cgroups(policy, role.cgroup.as_deref());
-    let names = Names::new(&policy.services, &cgroups);
-    let client = role.client(0, &cgroups);
-    let rehearsal = Rehearsal::new(policy, cgroups)?;
+    let ids = imagine_ids(policy, std::slice::from_ref(&role));
+    let names = Names::new(&policy.services, &ids);
+    let client = role.client(0, &ids);
+    let rehearsal = Rehearsal::new(policy, ids)?;
     Ok(explain(rehearsal.maps(), &names, &frontend_key(&dial.to), client))
 }
 

@@ -8,11 +8,9 @@ use anyhow::Context as _;
 use super::Exit;
 use crate::sockets;
 
-/// Serves the daemon at the other end of standard input, until it is gone. Standard output is the link
-/// of the list of UDP sockets.
+/// Serves the daemon at the other end of standard input, until it is gone.
 pub(crate) fn run() -> anyhow::Result<Exit> {
     let socket = io::stdin().as_fd().try_clone_to_owned().context("take the daemon's socket")?;
-    let link = io::stdout().as_fd().try_clone_to_owned().context("take the list's link")?;
-    sockets::serve(&socket, link)?;
+    sockets::serve(socket)?;
     Ok(Exit::Success)
 }

@@ -14,8 +14,8 @@ use crate::simulate::{Load, simulate};
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Every connection is decided by the very code that runs in the kernel, on a policy in memory: neither \
-privilege nor a daemon is needed, and nothing is dialled. Cgroups that the policy names are taken to \
-exist.")]
+privilege nor a daemon is needed, and nothing is dialled. Cgroups and network namespaces that the \
+policy names are taken to exist.")]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]

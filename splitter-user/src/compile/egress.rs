@@ -9,8 +9,8 @@ use splitter_common::abi::{
 };
 use splitter_common::addr::Addr;
 
-use super::Cgroups;
-use crate::policy::model::{Network, Outbound, PortSpan, Protocol, Reach};
+use super::Cgroup;
+use crate::policy::model::{CgroupName, Network, Outbound, PortSpan, Protocol, Reach};
 
 /// Bits of a v4-mapped address before the IPv4 address.
 const MAPPED_BITS: u8 = 96;
@@ -76,11 +76,11 @@ impl EgressImage {
     }
 }
 
+/// Cgroups by name, each with its path from the v2 root.
+pub type Places = BTreeMap<CgroupName, (String, Cgroup)>;
+
 /// Compiles what documents say, in their order. Cgroups that do not exist have no clients.
-pub fn compile_egress(
-    outbound: &[Outbound],
-    cgroups: &Cgroups,
-) -> Result<EgressImage, EgressError> {
+pub fn compile_egress(outbound: &[Outbound], places: &Places) -> Result<EgressImage, EgressError> {
     if outbound.len() > MAX_EGRESS_RULES as usize {
         return Err(EgressError::Documents(outbound.len()));
     }
@@ -89,17 +89,22 @@ pub fn compile_egress(
         image.names.push(said.name.clone());
         add_networks(&mut image, said, rule)?;
     }
-    for path in outbound.iter().flat_map(|said| &said.cgroups) {
-        let Some(cgroup) = cgroups.get(path) else { continue };
+    for (path, cgroup) in
+        outbound.iter().flat_map(|said| &said.cgroups).filter_map(|name| places.get(name))
+    {
         // The first document counts that takes the clients of this cgroup.
-        let takes = |said: &&(&Outbound, u32)| said.0.cgroups.iter().any(|it| is_around(it, path));
-        let numbered: Vec<(&Outbound, u32)> = outbound.iter().zip(0..).collect();
-        let Some((said, rule)) = numbered.iter().find(takes) else { continue };
+        let is_around = |(outer, _): &(String, Cgroup)| is_around(outer, path);
+        let takes = |said: &Outbound| {
+            said.cgroups.iter().any(|name| places.get(name).is_some_and(is_around))
+        };
+        let Some((said, rule)) = outbound.iter().zip(0..).find(|(said, _)| takes(said)) else {
+            continue;
+        };
         if cgroup.level >= EGRESS_LEVELS {
             let (name, path) = (said.name.clone(), path.clone());
             return Err(EgressError::Depth { name, path, level: cgroup.level });
         }
-        image.clients.insert(cgroup.id, compile_rule(said, *rule));
+        image.clients.insert(cgroup.id, compile_rule(said, rule));
         image.levels |= 1 << cgroup.level;
     }
     if let Some((said, rule)) = outbound.iter().zip(0..).find(|(said, _)| said.cgroups.is_empty()) {

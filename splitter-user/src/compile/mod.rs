@@ -1,7 +1,8 @@
 //! A valid policy to images. Pure: no I/O, no clock, no randomness, the same bytes every time.
 //!
-//! What depends on the node, the ids of cgroups, is handed in.
+//! What depends on the node, the ids of cgroups and network namespaces, is handed in.
 
+mod clients;
 mod conduct;
 pub mod egress;
 pub mod image;
@@ -9,38 +10,23 @@ mod maglev;
 pub mod slots;
 pub mod wheel;
 
-use std::collections::BTreeMap;
-
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 use std::net::{IpAddr, SocketAddr};
 
-use splitter_common::abi::{
-    AFFINITY_RANGE, COMMAND_LEN, FrontendKey, Match, TCP, UDP, client_key, match_flag,
-};
+use splitter_common::abi::{AFFINITY_RANGE, COMMAND_LEN, FrontendKey, TCP, UDP, client_key};
 use splitter_common::addr::{Addr, PortBe};
 
 use crate::policy::model::{
-    Action, Backend, Balance, ClientKey, ClientMatch, Frontend, OnEmpty, PeerName, Pick, Protocol,
-    Route, Service, Split, Subset,
+    Action, Backend, Balance, ClientKey, Frontend, OnEmpty, PeerName, Pick, Protocol, Route,
+    Service, Split, Subset,
 };
+pub use clients::{Cgroup, Cgroups, ClientNames, Ids};
 use conduct::Following;
 use image::{
     ActionImage, BackendImage, ChoiceImage, RouteImage, ServiceId, ServiceImage, SubsetImage,
 };
 use slots::Slots;
-
-/// Where a cgroup is in the v2 hierarchy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cgroup {
-    /// Its id, as `bpf_get_current_cgroup_id` answers it.
-    pub id: u64,
-    /// Its depth; the root's is 0.
-    pub level: u32,
-}
-
-/// The cgroups that a policy names and that exist, by path from the v2 root.
-pub type Cgroups = BTreeMap<String, Cgroup>;
 
 /// Something that a service asked for and gets only nearly.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,12 +38,12 @@ pub enum Note {
         /// Largest difference of a share from its weight, in parts per million.
         error_ppm: u32,
     },
-    /// A cgroup that a match names does not exist, so the match takes nobody.
-    NoCgroup {
+    /// What a match names does not exist, or is not the only one, so the match takes nobody.
+    NoClient {
         /// Route.
         place: String,
-        /// Path from the v2 root.
-        path: String,
+        /// What it names, and what about it.
+        why: String,
     },
 }
 
@@ -68,13 +54,13 @@ pub(crate) type Weights = SmallVec<[u32; 8]>;
 #[derive(Default)]
 pub struct Compiler {
     wheels: FxHashMap<Vec<u32>, (Slots, u32)>,
-    cgroups: Cgroups,
+    ids: Ids,
 }
 
 impl Compiler {
-    /// A compiler that knows these cgroups.
-    pub fn new(cgroups: Cgroups) -> Self {
-        Self { wheels: FxHashMap::default(), cgroups }
+    /// A compiler for a node that has these ids.
+    pub fn new(ids: Ids) -> Self {
+        Self { wheels: FxHashMap::default(), ids }
     }
 
     /// Compiles one service.
@@ -126,37 +112,10 @@ impl Compiler {
             images.push(RouteImage { id, client: None, action, fault });
             return;
         }
-        let client = |wanted| Some(self.compile_match(&route.name, wanted, notes));
+        let client = |wanted| Some(clients::compile(wanted, &self.ids, &route.name, notes));
         let image =
             |client| RouteImage { id, client, action: action.clone(), fault: fault.clone() };
         images.extend(route.matches.iter().map(client).map(image));
-    }
-
-    fn compile_match(&self, route: &str, wanted: &ClientMatch, notes: &mut Vec<Note>) -> Match {
-        let mut image = Match::default();
-        if let Some(uid) = wanted.uid {
-            image.flags |= match_flag::UID;
-            image.uid = uid;
-        }
-        if let Some(gid) = wanted.gid {
-            image.flags |= match_flag::GID;
-            image.gid = gid;
-        }
-        if let Some(command) = &wanted.command {
-            image.flags |= match_flag::COMMAND;
-            image.command = command_bytes(command);
-        }
-        if let Some(path) = &wanted.cgroup {
-            if let Some(cgroup) = self.cgroups.get(path) {
-                image.flags |= match_flag::CGROUP;
-                image.cgroup = cgroup.id;
-                image.cgroup_level = cgroup.level;
-            } else {
-                image.flags |= match_flag::NEVER;
-                notes.push(Note::NoCgroup { place: route.to_owned(), path: path.clone() });
-            }
-        }
-        image
     }
 
     /// Level one.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use splitter_common::abi::{Assignment, AssignmentKey};
 use tracing::{debug, warn};
 
-use super::cgroups::{CgroupSource as _, CgroupTree};
+use super::clients::CgroupTree;
 use super::engine::ChangeError;
 use super::requests::KernelEngine;
 use crate::compile::image::ServiceId;
@@ -140,7 +140,7 @@ impl Assignments {
         if !name.starts_with(CGROUP_PREFIX) {
             return Err(format!("the cgroup {cgroup} was not made for a command"));
         }
-        if self.cgroups.find(cgroup).is_none_or(|found| found.id != id) {
+        if self.cgroups.at(cgroup).is_none_or(|found| found.id != id) {
             return Err(format!(
                 "there is no cgroup {cgroup} where the daemon is: a command in a container, with \
                  a cgroup namespace, cannot be given subsets; run `splitter exec` on the node"

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use splitter_common::abi::{EgressEvent, UDP};
 use tracing::{info, warn};
 
-use super::cgroups::own_cgroup;
+use super::clients::own_cgroup;
 use super::dump::socket_addr;
 use super::outcomes::monotonic_ns;
 use super::requests::KernelEngine;

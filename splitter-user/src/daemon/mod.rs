@@ -6,7 +6,7 @@
 
 pub(crate) mod access;
 pub(crate) mod assignments;
-pub(crate) mod cgroups;
+pub(crate) mod clients;
 mod congestion;
 pub(crate) mod control;
 mod documents;

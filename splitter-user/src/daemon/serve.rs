@@ -18,7 +18,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::access::Access;
-use super::cgroups::CgroupTree;
+use super::clients::{CgroupTree, ClientWatch, watch_places};
 use super::control::Response;
 use super::files::PolicyFiles;
 use super::health::{Health, Target, Verdict, checks_of};
@@ -29,12 +29,14 @@ use super::server::{self, Call};
 use super::start::{load_policy, tell_systemd};
 use super::sweep::Sweep;
 use super::watch::Watch;
+use crate::compile::ClientNames;
 use crate::kernel::{EventRing, HookLog};
 use crate::policy::model::{Frontend, Protocol};
 use crate::publish::Mark;
 
-/// How often named cgroups are looked up again, where some are named.
-const CGROUP_PERIOD: Duration = Duration::from_secs(1);
+/// How often clients are looked up again that nothing tells of: named network namespaces, and all
+/// where not everything can be watched.
+const CLIENT_PERIOD: Duration = Duration::from_secs(1);
 /// How often it is looked whether subsets take connections, while live splits come to their weights.
 const BALANCE_PERIOD: Duration = Duration::from_secs(1);
 /// How often it is looked which backends are down, where connections to those are closed.
@@ -62,6 +64,8 @@ pub(super) struct Daemon {
     resolver: Resolver,
     checks: Checks,
     sweep: Sweep,
+    /// The names of clients that are looked for.
+    names: ClientNames,
     /// What was last said to be wrong with the hooks.
     hook_problems: Vec<String>,
     /// Receives the end of a grace period that is waited for.
@@ -84,7 +88,8 @@ struct Wakers {
     reload: Signal,
     terminate: Signal,
     interrupt: Signal,
-    cgroups: Interval,
+    clients: ClientWatch,
+    client_look: Interval,
     hooks: Interval,
     balance: Interval,
     down: Interval,
@@ -101,8 +106,17 @@ impl Daemon {
         checks: Checks,
         sweep: Sweep,
     ) -> Self {
-        let (hook_problems, grace) = (Vec::new(), None);
-        Self { engine, circumstances, files, resolver, checks, sweep, hook_problems, grace }
+        Self {
+            engine,
+            circumstances,
+            files,
+            resolver,
+            checks,
+            sweep,
+            names: ClientNames::default(),
+            hook_problems: Vec::new(),
+            grace: None,
+        }
     }
 
     /// Serves until a signal or a request ends it.
@@ -121,6 +135,7 @@ impl Daemon {
             tokio::spawn(forward_log(log));
         }
         let mut wakers = self.wakers(calls, events)?;
+        self.follow_names(&mut wakers.clients);
         self.resolver.follow(&self.engine.documents().lookups);
         self.follow_checks();
         self.follow_terms();
@@ -149,7 +164,8 @@ impl Daemon {
             reload: on(SignalKind::hangup())?,
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
-            cgroups: every(CGROUP_PERIOD),
+            clients: ClientWatch::new().context("watch for clients")?,
+            client_look: every(CLIENT_PERIOD),
             hooks: every(HOOKS_PERIOD),
             balance: every(BALANCE_PERIOD),
             down: every(DOWN_PERIOD),
@@ -178,7 +194,10 @@ impl Daemon {
             verdict = self.checks.health.verdict(), if self.circumstances.health_problem.is_none() => {
                 self.take_verdict(verdict);
             }
-            _ = wakers.cgroups.tick(), if self.engine.names_cgroups() => self.refresh_cgroups(),
+            () = wakers.clients.changed() => self.look_for_clients(&mut wakers.clients),
+            _ = wakers.client_look.tick(), if self.is_looking(&wakers.clients) => {
+                self.refresh_clients();
+            }
             _ = wakers.hooks.tick() => self.mend_attachment(),
             _ = wakers.balance.tick(), if self.sweep.is_balancing() => self.engine.touch_balanced(),
             _ = wakers.down.tick(), if self.engine.closes_at_down() => self.engine.look_for_down(),
@@ -190,6 +209,7 @@ impl Daemon {
         }
         self.follow_checks();
         self.follow_terms();
+        self.follow_names(&mut wakers.clients);
         None
     }
 
@@ -208,13 +228,13 @@ impl Daemon {
         let answer = answer(&mut self.engine, &mut self.circumstances, task);
         // A client that went away does not need the answer.
         let _gone = reply.send(answer);
-        self.follow_names(before);
+        self.follow_hosts(before);
         self.free_retired();
     }
 
     /// Asks the resolver for what the policy needs now, which may be other names than before the
     /// change. Where answers did not fit the policy of that generation, they may fit this one.
-    fn follow_names(&mut self, before: u64) {
+    fn follow_hosts(&mut self, before: u64) {
         self.resolver.follow(&self.engine.documents().lookups);
         let is_other = self.engine.publisher().generation() != before;
         if is_other && self.circumstances.dns_problem.is_some() {
@@ -307,16 +327,37 @@ impl Daemon {
         self.circumstances.reload_problem = result.err().map(|problem| {
             format!("the policy files are not loaded, what runs is kept: {problem}")
         });
-        self.follow_names(before);
+        self.follow_hosts(before);
         self.free_retired();
         self.tell_ready();
     }
 
-    fn refresh_cgroups(&mut self) {
-        match self.engine.refresh_cgroups() {
+    /// Looks for the clients that the policy names now.
+    fn follow_names(&mut self, watch: &mut ClientWatch) {
+        if let Some(names) = self.engine.take_changed_names()
+            && names != self.names
+        {
+            self.names = names;
+            self.look_for_clients(watch);
+        }
+    }
+
+    /// Whether it has to be looked from time to time who came or went.
+    fn is_looking(&self, watch: &ClientWatch) -> bool {
+        !self.names.networks.is_empty() || !watch.is_complete()
+    }
+
+    /// Looks who came or went, of the clients that the policy names.
+    fn look_for_clients(&mut self, watch: &mut ClientWatch) {
+        watch_places(&self.checks.cgroups, &self.names, watch);
+        self.refresh_clients();
+    }
+
+    fn refresh_clients(&mut self) {
+        match self.engine.refresh_clients() {
             Ok(0) => {}
-            Ok(services) => info!(services, "cgroups came or went"),
-            Err(error) => warn!("cgroups came or went: {}", chain(&error)),
+            Ok(services) => info!(services, "clients came or went"),
+            Err(error) => warn!("clients came or went: {}", chain(&error)),
         }
         self.free_retired();
     }

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use super::access::Access;
 use super::assignments::Assignments;
-use super::cgroups::CgroupTree;
+use super::clients::{CgroupTree, Networks, NodeClients};
 use super::documents::Documents;
 use super::engine::{ChangeError, Engine, Origin};
 use super::files::PolicyFiles;
@@ -31,7 +31,7 @@ use super::resolver::{Pace, Resolver, Upstream};
 use super::serve::{Checks, Daemon, Ending};
 use super::sweep::{Reach, Sweep};
 use super::{server, show};
-use crate::kernel::{self, EventRing, Hook, HookLog, LogLevel, PinDir};
+use crate::kernel::{self, EventRing, Hook, HookLog, Loaded, LogLevel, PinDir};
 use crate::policy::diagnostic::render;
 use crate::policy::{self, Reading, Source, VipRanges};
 use crate::publish::Publisher;
@@ -71,7 +71,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let started = Instant::now();
     let cgroups = CgroupTree::find_mount().context("find the cgroup2 hierarchy")?;
     let files = PolicyFiles::new(settings.policy.clone(), settings.reading.clone());
-    let mut engine = open_engine(&settings, &cgroups)?;
+    let Opened { mut engine, reach, stored } = open(&settings, &cgroups)?;
     let listener = server::bind(&settings.socket)
         .with_context(|| format!("open the control socket {}", show(&settings.socket)))?;
     if let Err(problem) = start_policy(&mut engine, &files) {
@@ -83,8 +83,6 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let log = attach(&mut engine, &settings)?;
     let events = EventRing::new(engine.hooks_mut().loaded_mut());
     let events = events.context("open the ring of what is refused")?;
-    let stored = open_stored(&mut engine)?;
-    let reach = Reach::open(&stored.1).context("open the list of UDP sockets once more")?;
     drop_privileges().context("drop privileges")?;
     info!(
         generation = engine.publisher().generation(),
@@ -124,14 +122,6 @@ fn take_over_assignments(
     Ok(assignments)
 }
 
-/// What sockets keep, and the link of the list of those of UDP.
-fn open_stored(engine: &mut KernelEngine) -> anyhow::Result<(OwnedFd, OwnedFd)> {
-    let loaded = engine.hooks_mut().loaded_mut();
-    let storage = loaded.socket_storage().context("open the map of what sockets keep")?;
-    let list = loaded.socket_list().context("list what UDP sockets keep")?;
-    Ok((storage, list))
-}
-
 fn serve(
     daemon: Daemon,
     access: Access,
@@ -146,15 +136,27 @@ fn serve(
     runtime.block_on(daemon.serve(listener, access, log, events))
 }
 
-/// Programs and maps, with what an earlier daemon left running in them.
-fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<KernelEngine> {
+/// What a daemon works with.
+struct Opened {
+    /// Programs and maps, with what an earlier daemon left running in them.
+    engine: KernelEngine,
+    reach: Reach,
+    /// What sockets keep, and the link of the list of those of UDP.
+    stored: (OwnedFd, OwnedFd),
+}
+
+fn open(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<Opened> {
     let overrides = Overrides::open(&settings.state_dir)
         .with_context(|| format!("open the state directory {}", show(&settings.state_dir)))?;
     let pins = PinDir::open(&settings.pin_dir).context("open the pin directory (--pin-dir)")?;
     let level = if settings.log_connections { LogLevel::Debug } else { LogLevel::Off };
     // All at once: what a policy needs later could not be loaded without privileges.
-    let loaded = kernel::load(&pins, settings.sizes, &Hook::ALL, level)
+    let mut loaded = kernel::load(&pins, settings.sizes, &Hook::ALL, level)
         .context("load the kernel programs")?;
+    let stored = open_stored(&mut loaded)?;
+    // Before the policy, which may name network namespaces.
+    let opened = Reach::open(&stored.1).context("open the list of UDP sockets once more")?;
+    let (reach, namespaces) = opened;
     let (maps, egress) = (loaded.maps().context("open the maps")?, loaded.egress());
     let cgroup = settings.cgroup.as_deref().unwrap_or_else(|| cgroups.mount());
     let hooks = KernelHooks::new(pins, loaded, cgroup).context("open the cgroup (--cgroup)")?;
@@ -164,12 +166,18 @@ fn open_engine(settings: &Settings, cgroups: &CgroupTree) -> anyhow::Result<Kern
         format!("understand the applied documents in {}", show(&overrides.documents_path()))
     })?;
     let egress = Box::new(egress.context("open the maps of what clients may reach")?);
-    let cgroups = Box::new(cgroups.clone());
-    let mut engine = Engine::new(publisher, hooks, cgroups, overrides, documents, egress);
+    let clients = Box::new(NodeClients::new(cgroups.clone(), Networks::new(namespaces)));
+    let mut engine = Engine::new(publisher, hooks, clients, overrides, documents, egress);
     engine.set_vip_ranges(settings.vip_ranges);
     // This daemon finds out for itself which backends serve.
     engine.forget_standings(standing::DOWN).context("clear what is known of backends")?;
-    Ok(engine)
+    Ok(Opened { engine, reach, stored })
+}
+
+fn open_stored(loaded: &mut Loaded) -> anyhow::Result<(OwnedFd, OwnedFd)> {
+    let storage = loaded.socket_storage().context("open the map of what sockets keep")?;
+    let list = loaded.socket_list().context("list what UDP sockets keep")?;
+    Ok((storage, list))
 }
 
 /// Publishes the policy files. Where they are wrong, what an earlier daemon left running goes on.

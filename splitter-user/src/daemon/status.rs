@@ -101,7 +101,7 @@ impl EgressStatus {
         let EgressCounts { refused, audited, untold, .. } = counts;
         Self {
             name: said.name.clone(),
-            cgroups: said.cgroups.clone(),
+            cgroups: said.cgroups.iter().map(|name| name.value().to_owned()).collect(),
             mode: if said.registry_only { "registryOnly" } else { "allowAny" }.to_owned(),
             audit: said.audit,
             refused,
@@ -490,8 +490,8 @@ fn describe_note(note: &Note) -> String {
             "the weights of `{place}` do not fit a wheel of 10000 slots: shares are off by up to \
              {error_ppm} parts per million"
         ),
-        Note::NoCgroup { place, path } => {
-            format!("the route `{place}` takes nobody by cgroup: {path} does not exist now")
+        Note::NoClient { place, why } => {
+            format!("a match of the route `{place}` takes nobody: {why}")
         }
     }
 }

@@ -15,7 +15,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use splitter_common::abi::{
-    Backend, Choice, FrontendKey, Match, Plan, Route, Subset, TCP, client_key, match_flag, pick,
+    Backend, Choice, DSCP, FrontendKey, Match, Plan, Route, Subset, TCP, client_key, match_flag,
+    pick,
 };
 use splitter_common::addr::{Addr, PortBe};
 use splitter_common::decide::{Decision, Verdict, decide};
@@ -23,6 +24,7 @@ use splitter_common::hash::{bucket, scale, subset_bucket};
 
 pub use names::{Names, errno_name};
 
+use crate::policy::model::Mark;
 use crate::tables::Maps;
 use crate::tables::world::{Client, HostWorld, Tickets};
 use names::reason_name;
@@ -275,7 +277,7 @@ impl Story<'_> {
         let client = &self.client;
         let mut found = Vec::new();
         if named(match_flag::NEVER) {
-            found.push("its cgroup does not exist".to_owned());
+            found.push("its cgroup or network namespace does not exist".to_owned());
         }
         if named(match_flag::UID) && client.uid != wanted.uid {
             found.push(format!("uid is {}, not {}", client.uid, wanted.uid));
@@ -289,7 +291,18 @@ impl Story<'_> {
         }
         let ancestor = client.cgroups.get(wanted.cgroup_level as usize).copied().unwrap_or(0);
         if named(match_flag::CGROUP) && ancestor != wanted.cgroup {
-            found.push(format!("not in the cgroup {}", self.names.cgroup(wanted.cgroup)));
+            found.push(format!("not in the {}", self.names.cgroup(wanted.cgroup)));
+        }
+        if named(match_flag::NETNS) && client.netns != wanted.netns {
+            let (is, asked) = (self.names.network(client.netns), self.names.network(wanted.netns));
+            found.push(format!("network namespace is {is}, not {asked}"));
+        }
+        if named(match_flag::MARK) && (client.mark ^ wanted.mark) & wanted.mark_mask != 0 {
+            let asked = Mark { value: wanted.mark, mask: wanted.mark_mask };
+            found.push(format!("mark is {:#x}, not {asked}", client.mark));
+        }
+        if named(match_flag::TOS) && (client.tos ^ wanted.tos) & DSCP != 0 {
+            found.push(format!("tos is {:#x}, not {:#x}", client.tos, wanted.tos));
         }
         found
     }

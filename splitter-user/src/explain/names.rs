@@ -4,14 +4,15 @@ use std::collections::HashMap;
 
 use splitter_common::abi::Reason;
 
-use crate::compile::{Cgroups, name_ids, service_id};
-use crate::policy::model::{Errno, Service};
+use crate::compile::{Ids, name_ids, service_id};
+use crate::policy::model::{CgroupName, Errno, Service};
 
 /// Ids to names, of some services. What it does not know is shown by its number.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     services: HashMap<u64, ServiceNames>,
-    cgroups: HashMap<u64, String>,
+    cgroups: HashMap<u64, CgroupName>,
+    networks: HashMap<u64, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,12 +39,14 @@ impl ServiceNames {
 }
 
 impl Names {
-    /// The names in these services, and the paths of these cgroups.
-    pub fn new<'a>(services: impl IntoIterator<Item = &'a Service>, cgroups: &Cgroups) -> Self {
+    /// The names in these services, and those of these ids.
+    pub fn new<'a>(services: impl IntoIterator<Item = &'a Service>, ids: &Ids) -> Self {
         let services = services.into_iter();
         let services = services.map(|s| (service_id(&s.name).0, ServiceNames::new(s))).collect();
-        let cgroups = cgroups.iter().map(|(path, cgroup)| (cgroup.id, path.clone())).collect();
-        Self { services, cgroups }
+        // Paths come first, and other names of the same cgroup replace them.
+        let cgroups = ids.cgroups.iter().map(|(name, cgroup)| (cgroup.id, name.clone())).collect();
+        let networks = ids.networks.iter().map(|(name, id)| (*id, name.to_string())).collect();
+        Self { services, cgroups, networks }
     }
 
     /// Name of a service.
@@ -65,9 +68,15 @@ impl Names {
         name.cloned().unwrap_or_else(|| format!("{id:#010x}"))
     }
 
-    /// Path of a cgroup.
+    /// A cgroup, and what names it.
     pub fn cgroup(&self, id: u64) -> String {
-        self.cgroups.get(&id).cloned().unwrap_or_else(|| format!("id {id}"))
+        let known = self.cgroups.get(&id);
+        known.map_or_else(|| format!("cgroup with id {id}"), CgroupName::to_string)
+    }
+
+    /// Name of a network namespace.
+    pub fn network(&self, cookie: u64) -> String {
+        self.networks.get(&cookie).cloned().unwrap_or_else(|| format!("cookie {cookie}"))
     }
 }
 

@@ -112,6 +112,15 @@ impl<'a, M: Maps> World for Recorder<'a, M> {
     fn ancestor_cgroup(&self, level: u32) -> u64 {
         self.inner.ancestor_cgroup(level)
     }
+    fn netns(&self) -> u64 {
+        self.inner.netns()
+    }
+    fn mark(&self) -> u32 {
+        self.inner.mark()
+    }
+    fn tos(&self) -> u32 {
+        self.inner.tos()
+    }
     fn client(&self, key: u8) -> u64 {
         let client = self.inner.client(key);
         self.looks.borrow_mut().push(Look::Client(client));

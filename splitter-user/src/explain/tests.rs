@@ -5,26 +5,24 @@ use splitter_common::abi::Backend;
 use splitter_common::decide::{Decision, Verdict, decide};
 
 use super::*;
-use crate::compile::{Cgroups, frontend_key};
+use crate::compile::frontend_key;
 use crate::policy::arbitrary::{all_frontends, policy};
-use crate::policy::model::Policy;
-use crate::rehearsal::{Rehearsal, Role, imagine_cgroups};
+use crate::policy::model::{CgroupName, NetnsName};
+use crate::rehearsal::{Rehearsal, Role, imagine_ids};
 
 fn roles() -> Vec<Role> {
     let role = |uid, command: &str, cgroup: &str| Role {
         uid: Some(uid),
         command: (!command.is_empty()).then(|| command.to_owned()),
-        cgroup: Some(cgroup.to_owned()),
+        cgroup: Some(CgroupName::Path(cgroup.to_owned())),
         ..Role::default()
     };
-    vec![role(0, "", "/"), role(1, "curl", "/app"), role(2, "nc", "/app/x/y"), role(1, "", "/b")]
-}
-
-fn cgroups(policy: &Policy) -> Cgroups {
-    let mut cgroups = imagine_cgroups(policy, Some("/app/x/y"));
-    cgroups
-        .extend(imagine_cgroups(policy, Some("/b")).into_iter().filter(|(path, _)| path == "/b"));
-    cgroups
+    let network = Some(NetnsName::Path("/run/netns/web".to_owned()));
+    let marked = Role { mark: Some(7), tos: Some(40), netns_name: network, ..role(1, "", "/") };
+    let unit = Some(CgroupName::Unit("web.service".to_owned()));
+    let unit = Role { cgroup: unit, ..role(0, "", "/") };
+    let paths = [role(1, "curl", "/app"), role(2, "nc", "/app/x/y"), role(1, "", "/b")];
+    [role(0, "", "/"), marked, unit].into_iter().chain(paths).collect()
 }
 
 fn assert_same_story(told: &Explanation, decision: &Decision<Backend>) {
@@ -52,11 +50,11 @@ proptest! {
 
     #[test]
     fn the_story_is_that_of_the_decision(policy in policy(), connections in 0_u32..7) {
-        let cgroups = cgroups(&policy);
-        let names = Names::new(&policy.services, &cgroups);
-        let rehearsal = Rehearsal::new(&policy, cgroups.clone()).unwrap();
+        let ids = imagine_ids(&policy, &roles());
+        let names = Names::new(&policy.services, &ids);
+        let rehearsal = Rehearsal::new(&policy, ids.clone()).unwrap();
         for key in all_frontends().iter().map(frontend_key) {
-            for client in roles().iter().map(|role| role.client(0, &cgroups)) {
+            for client in roles().iter().map(|role| role.client(0, &ids)) {
                 let world = |tickets| HostWorld::new(rehearsal.maps(), client.clone(), tickets, 0);
                 for _ in 0..connections {
                     decide(&world(Tickets::Take), &key);

@@ -26,3 +26,4 @@ pub use maps::KernelMaps;
 pub use object::embedded;
 pub use pins::{PinDir, PinError};
 pub use stored::{OPENING, open_socket_list};
+pub(crate) use sys::netns_cookie;

@@ -1,4 +1,5 @@
-//! The bpf(2) calls that aya does not make: batches, link updates, queries, maps of maps.
+//! The bpf(2) calls that aya does not make: batches, link updates, queries, maps of maps; and the
+//! cookie of a network namespace, which programs compare and no crate asks for.
 //!
 //! Each wrapper takes and returns owned or borrowed file descriptors and slices; the argument
 //! blocks follow `union bpf_attr` in `include/uapi/linux/bpf.h`. A block shorter than the kernel's
@@ -404,4 +405,23 @@ pub(super) fn effective_programs(cgroup: &impl AsFd, attach_type: u32) -> io::Re
     };
     bpf(command::PROG_QUERY, &mut attr)?;
     Ok(ids.into_iter().take(attr.prog_count as usize).collect())
+}
+
+/// The cookie of the network namespace that a socket is in, as `bpf_get_netns_cookie` answers it.
+pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
+    /// Linux 5.14.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("eight");
+    // SAFETY: the kernel writes `length` bytes at most, which is what there is.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }

@@ -8,10 +8,11 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
 use super::model::{
-    Abort, Action, Backend, Balance, Bandwidth, Blackhole, ClientKey, ClientMatch,
+    Abort, Action, Backend, Balance, Bandwidth, Blackhole, CgroupName, ClientKey, ClientMatch,
     CongestionControl, Connection, Datagrams, Delay, Ejection, Errno, Fault, Frontend, HealthCheck,
-    Keepalive, Network, OldConnections, OnBackendDown, OnEmpty, Outbound, OverLimit, PeerName,
-    Pick, Policy, PortSpan, Probe, Protocol, Reach, Route, Service, Split, Stall, Subset,
+    Keepalive, Mark, NetnsName, Network, OldConnections, OnBackendDown, OnEmpty, Outbound,
+    OverLimit, PeerName, Pick, Policy, PortSpan, Probe, Protocol, Reach, Route, Service, Split,
+    Stall, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -54,7 +55,7 @@ pub(crate) fn outbound() -> impl Strategy<Value = Vec<Outbound>> {
             let ((registry_only, audit, loopback), errno, mut reaches): (_, _, Vec<Reach>) = said;
             reaches.sort_by_key(|reach| !reach.is_refused);
             let cgroups = Some(path.to_owned()).filter(|path| !path.is_empty());
-            let cgroups = cgroups.into_iter().collect();
+            let cgroups = cgroups.into_iter().map(CgroupName::Path).collect();
             let plain = Outbound::plain(format!("default/e{n}"), cgroups, registry_only);
             Outbound { audit, errno, loopback, reaches, ..plain }
         };
@@ -253,11 +254,19 @@ fn client_match() -> impl Strategy<Value = ClientMatch> {
     let uid = prop::option::of(0_u32..=1);
     let gid = prop::option::weighted(0.2, Just(7_u32));
     let command = prop::option::weighted(0.3, select(vec!["curl", "nc"]));
-    let cgroup = prop::option::weighted(0.3, select(vec!["/", "/app", "/app/x", "/gone"]));
-    let fields = (uid, gid, command, cgroup);
-    fields.prop_filter_map("a match has a field", |(uid, gid, command, cgroup)| {
-        let (command, cgroup) = (command.map(str::to_owned), cgroup.map(str::to_owned));
-        let client = ClientMatch { uid, gid, command, cgroup };
+    let path = |path: &str| CgroupName::Path(path.to_owned());
+    let unit = CgroupName::Unit("web.service".to_owned());
+    let cgroups = vec![path("/"), path("/app"), path("/app/x"), path("/gone"), unit];
+    let cgroup = prop::option::weighted(0.3, select(cgroups));
+    let network = |name: &str| NetnsName::Path(format!("/run/netns/{name}"));
+    let netns = prop::option::weighted(0.2, select(vec![network("web"), network("gone")]));
+    let mark = Mark { value: 7, mask: u32::MAX };
+    let mark = prop::option::weighted(0.2, select(vec![mark, Mark { value: 1, mask: 1 }]));
+    let tos = prop::option::weighted(0.2, select(vec![0_u8, 40]));
+    let fields = (uid, gid, command, cgroup, (netns, mark, tos));
+    fields.prop_filter_map("a match has a field", |(uid, gid, command, cgroup, socket)| {
+        let (command, (netns, mark, tos)) = (command.map(str::to_owned), socket);
+        let client = ClientMatch { uid, gid, command, cgroup, netns, mark, tos };
         (client != ClientMatch::default()).then_some(client)
     })
 }

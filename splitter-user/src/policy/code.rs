@@ -117,6 +117,11 @@ codes! {
     BAD_CGROUP = "SP0503" Error "a cgroup is not a clean path from the root of the cgroup2 hierarchy";
     UNKNOWN_ERRNO = "SP0504" Error "an errno is not one that a route may answer";
     EPERM = "SP0505" Error "the errno is EPERM";
+    BAD_UNIT = "SP0506" Error "a unit is not the name of one that systemd gives a cgroup";
+    BAD_CONTAINER = "SP0507" Error "a container or pod is not given by its id";
+    BAD_NETNS = "SP0508" Error "a network namespace is not a name, an absolute path or `net:[INODE]`";
+    BAD_MARK = "SP0509" Error "a mark is not a number, or has bits that its mask leaves out";
+    BAD_TOS = "SP0510" Error "a type of service is not a multiple of 4 from 0 to 252";
 
     // Whole services and the whole policy.
     DUPLICATE_SERVICE = "SP0601" Error "two services have one name";

@@ -35,6 +35,7 @@ use std::net::IpAddr;
 pub use address::NotAFrontend;
 pub(crate) use mesh::read::parse_duration_ms;
 pub use mesh::vips::{NotAVipRange, VipRange, VipRanges, Vips};
+pub(crate) use native::{parse_container, parse_netns, parse_number, parse_pod, parse_unit};
 pub(crate) use words::{NAME_RULE, is_name, suggest};
 
 use diagnostic::{Diagnostic, Report, Span};

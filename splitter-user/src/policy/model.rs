@@ -5,6 +5,7 @@
 //! readers need no checks: names are unique, ordinals exist, weights of a split sum to more than
 //! zero, addresses of a service are of one family.
 
+mod client;
 mod egress;
 mod health;
 
@@ -13,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use splitter_common::abi::CONGESTION_LEN;
 
+pub use client::{CgroupName, ClientMatch, Mark, NETNS_NAMES, NetnsName};
 pub use egress::{Network, Outbound, PortSpan, Reach};
 pub use health::{HealthCheck, Probe};
 
@@ -404,21 +406,6 @@ pub struct Stall {
 
 /// Most bytes before a stall: half of what sequence numbers go round in.
 pub const MAX_STALL: u32 = i32::MAX.cast_unsigned();
-
-/// A client fits when every given field is equal. At least one is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClientMatch {
-    /// Effective user id.
-    pub uid: Option<u32>,
-    /// Effective group id.
-    pub gid: Option<u32>,
-    /// Command name of the connecting thread, 1 to 15 bytes (`TASK_COMM_LEN` less the zero).
-    pub command: Option<String>,
-    /// Cgroup v2 directory whose subtree the client's task is in, as a path from the root of the
-    /// cgroup2 hierarchy (`/system.slice/foo.service`): starts with `/`, does not end with one
-    /// unless it is the root itself, has no `.` or `..`.
-    pub cgroup: Option<String>,
-}
 
 /// What becomes of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

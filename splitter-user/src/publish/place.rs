@@ -324,9 +324,16 @@ impl Placed {
             flags: plan_flags(&self.image),
             subsets: self.subsets,
             n_subsets: short(self.image.subsets.len()),
-            pad: 0,
+            asks: asks(&self.image),
         }
     }
+}
+
+/// What the decision has to look up of a client.
+fn asks(image: &ServiceImage) -> u16 {
+    let flags = image.routes.iter().filter_map(|route| Some(route.client?.flags));
+    let flags = flags.fold(0, |all, flags| all | flags);
+    u16::try_from(flags).expect("all flags of matches are in the low half")
 }
 
 fn plan_flags(image: &ServiceImage) -> u16 {

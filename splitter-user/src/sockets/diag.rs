@@ -27,6 +27,7 @@ use super::wire::{
     LIST_FAMILY, ListRequest, MAP_VALUE, Malformed, Messages, RawId, Record, STORAGE, STORAGES,
     TcpInfo,
 };
+use crate::kernel::netns_cookie;
 
 /// The kernel fills datagrams of up to 32 KiB when it sees that they are taken.
 const DATAGRAM: usize = 32 << 10;
@@ -245,6 +246,11 @@ impl SockDiag {
     pub(super) fn new(socket: OwnedFd, stored: Option<OwnedFd>) -> Self {
         let stored = stored.map(File::from);
         Self { socket, stored, datagram: vec![0; DATAGRAM], sequence: 0 }
+    }
+
+    /// The cookie of the namespace, which the kernel gives once and never again.
+    pub fn namespace_cookie(&self) -> io::Result<u64> {
+        netns_cookie(&self.socket)
     }
 
     /// Calls `see` for every TCP socket that has a value in a socket storage map.

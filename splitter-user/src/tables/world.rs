@@ -31,6 +31,10 @@ pub struct Client {
     pub process: u32,
     /// Network namespace cookie.
     pub netns: u64,
+    /// `SO_MARK` of the socket.
+    pub mark: u32,
+    /// `IP_TOS` of the socket, `IPV6_TCLASS` of one of IPv6.
+    pub tos: u32,
     /// When it connects, in nanoseconds of `CLOCK_MONOTONIC`.
     pub now_ns: u64,
 }
@@ -147,6 +151,18 @@ impl<'a, M: Maps> World for HostWorld<'a, M> {
 
     fn ancestor_cgroup(&self, level: u32) -> u64 {
         self.client.cgroups.get(level as usize).copied().unwrap_or(0)
+    }
+
+    fn netns(&self) -> u64 {
+        self.client.netns
+    }
+
+    fn mark(&self) -> u32 {
+        self.client.mark
+    }
+
+    fn tos(&self) -> u32 {
+        self.client.tos
     }
 
     fn client(&self, key: u8) -> u64 {

@@ -93,6 +93,8 @@ fn this_client(site: &Site) -> Result<Client> {
         cgroups: ids,
         process: process::id(),
         netns: network_cookie()?,
+        mark: 0,
+        tos: 0,
         now_ns: 0,
     })
 }

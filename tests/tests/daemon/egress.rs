@@ -9,6 +9,7 @@ use splitter_tests::daemon::{Site, eventually};
 use splitter_tests::links::ip;
 use splitter_tests::net::in_own_network;
 use splitter_tests::peers::PortServer;
+use splitter_tests::place::Inside;
 
 /// Of the test's own network; nobody listens at most of them.
 const ADDRESSES: [&str; 4] = ["10.66.0.1", "10.66.1.1", "fd66::1", "fd66:1::1"];
@@ -155,81 +156,95 @@ fn what_is_no_service_is_refused_to_some_and_nothing_slips() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn networks_ports_and_audits_are_as_the_document_says() -> Result<()> {
-    let site = Site::new()?;
-    let web = "mode: registryOnly
+/// What one document of the clients of `web` says.
+const SAID: &str = "mode: registryOnly
   errno: ECONNRESET
   allow:
     - {cidr: 10.66.0.0/16, ports: [443, '8000-8099'], protocol: tcp}
     - {cidr: 'fd66::/32'}
   refuse:
     - {cidr: [10.66.1.0/24, 'fd66::1']}";
-    let file = site.write("policy.yaml", policy(&site, web, "mode: allowAny"))?;
+const OPEN: [(&str, Way); 4] = [
+    ("10.66.0.1:443", tcp),
+    ("[::ffff:10.66.0.1]:8050", tcp),
+    ("[fd66:0:1::1]:1", udp_connect),
+    ("[fd66:0:1::1]:1", udp_send),
+];
+const SHUT: [(&str, Way); 7] = [
+    ("10.66.0.1:443", udp_send),
+    ("10.66.0.1:8100", tcp),
+    ("10.66.1.1:443", tcp),
+    ("[::ffff:10.66.1.1]:443", tcp),
+    ("[fd66::1]:1", udp_send),
+    ("[fd66:1::1]:1", tcp),
+    ("10.67.0.1:443", tcp),
+];
+
+/// Whether that document refuses a destination.
+fn is_shut(to: &str, way: Way) -> Result<bool> {
+    Ok(is_refused(&way(to.parse()?), libc::ECONNRESET))
+}
+
+fn ensure_all_shut() -> Result<()> {
+    for (to, way) in SHUT {
+        ensure!(is_shut(to, way)?, "{to} is refused");
+    }
+    Ok(())
+}
+
+#[test]
+fn networks_ports_and_audits_are_as_the_document_says() -> Result<()> {
+    let site = Site::new()?;
+    let file = site.write("policy.yaml", policy(&site, SAID, "mode: allowAny"))?;
     let daemon = site.run(&["--policy", &file])?;
-    let is = |to: &str, way: Way| -> Result<bool> {
-        Ok(is_refused(&way(to.parse()?), libc::ECONNRESET))
-    };
     in_own_network(|| {
         for address in ADDRESSES {
             ip(&["address", "add", address, "dev", "lo"])?;
         }
-        let _inside = site.place().enter_child("web")?;
-        eventually("the cgroup is found", || is("10.66.0.1:1", tcp))?;
-        let open: [(&str, Way); 4] = [
-            ("10.66.0.1:443", tcp),
-            ("[::ffff:10.66.0.1]:8050", tcp),
-            ("[fd66:0:1::1]:1", udp_connect),
-            ("[fd66:0:1::1]:1", udp_send),
-        ];
-        let shut: [(&str, Way); 7] = [
-            ("10.66.0.1:443", udp_send),
-            ("10.66.0.1:8100", tcp),
-            ("10.66.1.1:443", tcp),
-            ("[::ffff:10.66.1.1]:443", tcp),
-            ("[fd66::1]:1", udp_send),
-            ("[fd66:1::1]:1", tcp),
-            ("10.67.0.1:443", tcp),
-        ];
-        for (to, way) in open {
-            ensure!(!is(to, way)?, "{to} is allowed");
+        let inside = site.place().enter_child("web")?;
+        eventually("the cgroup is found", || is_shut("10.66.0.1:1", tcp))?;
+        for (to, way) in OPEN {
+            ensure!(!is_shut(to, way)?, "{to} is allowed");
         }
-        for (to, way) in shut {
-            ensure!(is(to, way)?, "{to} is refused");
-        }
-
-        // By the same commit that changes everything else, and by the next daemon.
-        load(&site, &policy(&site, &format!("{web}\n  audit: true"), "mode: allowAny"))?;
-        let before = last_event(&site)?;
-        for (to, way) in shut {
-            ensure!(!is(to, way)?, "{to} is only audited");
-        }
-        let told = told(&site, before, shut.len())?;
-        ensure!(told.iter().all(|(_, verdict)| verdict == "audited"), "{told:?}");
-        load(&site, &policy(&site, web, "mode: allowAny"))?;
+        ensure_all_shut()?;
+        audit(&site)?;
+        load(&site, &policy(&site, SAID, "mode: allowAny"))?;
         daemon.kill()?;
-        ensure!(is(shut[0].0, shut[0].1)?, "without a daemon");
+        ensure_all_shut().context("without a daemon")?;
         let _daemon = site.run(&["--policy", &file])?;
-        for (to, way) in shut {
-            ensure!(is(to, way)?, "{to} is refused by the next daemon");
-        }
-
-        // A range of everybody's, beside what is a service in it: an address that nobody claims.
-        let unclaimed = "mode: allowAny, refuse: [{cidr: 10.66.0.0/16}]";
-        load(&site, &policy(&site, "mode: allowAny", unclaimed))?;
-        let _server = PortServer::start("10.66.0.1:7000")?;
-        ensure!(!is_refused(&tcp("10.66.3.3:80".parse()?), libc::EACCES), "another document's");
-        drop(_inside);
-        ensure!(is_refused(&tcp("10.66.3.3:80".parse()?), libc::EACCES), "unclaimed");
-        TcpStream::connect(FRONTEND).context("a service in the range")?;
-
-        load(&site, &policy(&site, "mode: allowAny", "mode: allowAny"))?;
-        ensure!(!is_refused(&tcp("10.66.3.3:80".parse()?), libc::EACCES), "all is allowed");
-        let hooks = site.status()?["hooks"].clone();
-        let send = hooks
-            .as_array()
-            .and_then(|all| all.iter().find(|it| it["hook"] == "sendmsg4").cloned());
-        assert_eq!(send.context("a hook")?["state"], "detached", "nothing needs it");
-        Ok(())
+        ensure_all_shut().context("by the next daemon")?;
+        claim(&site, inside)
     })
+}
+
+/// What would be refused goes on, and is told.
+fn audit(site: &Site) -> Result<()> {
+    load(site, &policy(site, &format!("{SAID}\n  audit: true"), "mode: allowAny"))?;
+    let before = last_event(site)?;
+    for (to, way) in SHUT {
+        ensure!(!is_shut(to, way)?, "{to} is only audited");
+    }
+    let told = told(site, before, SHUT.len())?;
+    ensure!(told.iter().all(|(_, verdict)| verdict == "audited"), "{told:?}");
+    Ok(())
+}
+
+/// A range of which only services may be reached: an address that nobody claims is refused.
+fn claim(site: &Site, inside: Inside) -> Result<()> {
+    let unclaimed = "mode: allowAny, refuse: [{cidr: 10.66.0.0/16}]";
+    load(site, &policy(site, "mode: allowAny", unclaimed))?;
+    let _server = PortServer::start("10.66.0.1:7000")?;
+    let address = "10.66.3.3:80".parse()?;
+    ensure!(!is_refused(&tcp(address), libc::EACCES), "another document's client");
+    drop(inside);
+    ensure!(is_refused(&tcp(address), libc::EACCES), "unclaimed");
+    TcpStream::connect(FRONTEND).context("a service in the range")?;
+
+    load(site, &policy(site, "mode: allowAny", "mode: allowAny"))?;
+    ensure!(!is_refused(&tcp(address), libc::EACCES), "all is allowed");
+    let hooks = site.status()?["hooks"].clone();
+    let is_send = |hook: &&Value| hook["hook"] == "sendmsg4";
+    let send = hooks.as_array().and_then(|all| all.iter().find(is_send)).context("a hook")?;
+    assert_eq!(send["state"], "detached", "nothing needs it");
+    Ok(())
 }

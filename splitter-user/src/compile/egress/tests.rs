@@ -7,7 +7,6 @@ use splitter_common::addr::PortBe;
 use splitter_common::decide::egress::{EgressWorld, judge};
 
 use super::*;
-use crate::compile::Cgroup;
 use crate::policy::arbitrary::outbound;
 
 /// Cgroups that exist, with their levels: ids are places in this list.
@@ -49,6 +48,10 @@ impl EgressWorld for Rules<'_> {
     }
 }
 
+fn place(path: &str, cgroup: Cgroup) -> (CgroupName, (String, Cgroup)) {
+    (CgroupName::Path(path.to_owned()), (path.to_owned(), cgroup))
+}
+
 /// What the documents say, as they are read.
 fn said(
     outbound: &[Outbound],
@@ -58,7 +61,7 @@ fn said(
     protocol: Protocol,
 ) -> Option<u16> {
     let takes = |said: &&Outbound| {
-        said.cgroups.is_empty() || said.cgroups.iter().any(|outer| is_around(outer, path))
+        said.cgroups.is_empty() || said.cgroups.iter().any(|outer| is_around(outer.value(), path))
     };
     let said = outbound.iter().find(takes)?;
     let host = Network { ip, prefix: if ip.is_ipv4() { 32 } else { 128 } };
@@ -82,10 +85,10 @@ proptest! {
         outbound in outbound(), client in 0_usize..3, port in 1_u16..12, is_udp: bool,
         ip in select(vec!["10.1.2.3", "10.9.9.9", "192.0.2.1", "127.0.0.1", "fd00::1", "fe80::1", "::1"]),
     ) {
-        let cgroups = CGROUPS.iter().zip(1..).map(|((path, level), id)| {
-            ((*path).to_owned(), Cgroup { id, level: *level })
+        let places = CGROUPS.iter().zip(1..).map(|((path, level), id)| {
+            place(path, Cgroup { id, level: *level })
         });
-        let image = compile_egress(&outbound, &cgroups.collect()).expect("few of everything");
+        let image = compile_egress(&outbound, &places.collect()).expect("few of everything");
         let ip: IpAddr = ip.parse().expect("an address");
         let protocol = if is_udp { Protocol::Udp } else { Protocol::Tcp };
         let addr = match ip {
@@ -116,13 +119,14 @@ fn limits_name_the_document() {
         reaches: (1..=n).map(reach).collect(),
         ..Outbound::plain("default/web".to_owned(), Vec::new(), true)
     };
-    assert!(compile_egress(&[said(16)], &Cgroups::new()).is_ok());
-    let error = compile_egress(&[said(17)], &Cgroups::new()).unwrap_err().to_string();
+    assert!(compile_egress(&[said(16)], &Places::new()).is_ok());
+    let error = compile_egress(&[said(17)], &Places::new()).unwrap_err().to_string();
     assert!(error.contains("default/web says 17 things of ports of 0.0.0.0/0"), "{error}");
     let many = vec![said(1); 257];
-    assert_eq!(compile_egress(&many, &Cgroups::new()), Err(EgressError::Documents(257)));
-    let deep = Outbound::plain("default/deep".to_owned(), vec!["/a".to_owned()], true);
-    let cgroups = [("/a".to_owned(), Cgroup { id: 1, level: 16 })];
-    let error = compile_egress(&[deep], &cgroups.into()).unwrap_err().to_string();
+    assert_eq!(compile_egress(&many, &Places::new()), Err(EgressError::Documents(257)));
+    let deep =
+        Outbound::plain("default/deep".to_owned(), vec![CgroupName::Path("/a".to_owned())], true);
+    let places = [place("/a", Cgroup { id: 1, level: 16 })];
+    let error = compile_egress(&[deep], &places.into()).unwrap_err().to_string();
     assert!(error.contains("/a of the egress document default/deep is 16 levels"), "{error}");
 }

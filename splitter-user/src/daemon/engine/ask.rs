@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{ChangeError, Engine, OptionalHooks};
-use crate::compile::{Cgroups, frontend_key};
+use crate::compile::{Cgroups, ClientNames, frontend_key};
 use crate::explain::{Explanation, How, Names, explain};
+use crate::policy::model::CgroupName;
 use crate::policy::model::{Frontend, Service};
 use crate::policy::{Loaded, Source};
 use crate::rehearsal::{Role, lineage};
@@ -63,10 +64,13 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             .map(|running| running.service.as_ref())
             .filter(|service| service.frontends.contains(to))
             .collect();
-        let mut cgroups = self.client_cgroups(role)?;
-        cgroups.extend(dialled.iter().flat_map(|service| self.find_cgroups(service)));
-        let names = Names::new(dialled, &cgroups);
-        let client = role.client(0, &cgroups);
+        let (role, own) = self.place(role)?;
+        let mut names = ClientNames::of(dialled.iter().copied());
+        names.networks.extend(role.netns_name.clone());
+        let mut ids = self.clients.find(&names);
+        ids.cgroups.extend(own);
+        let names = Names::new(dialled, &ids);
+        let client = role.client(0, &ids);
         let explanation = explain(self.publisher.maps(), &names, &frontend_key(to), client);
         let next_ticket = explanation.subset.as_ref().and_then(|subset| match subset.choice {
             How::Ticket { ticket, .. } => Some(ticket),
@@ -75,14 +79,30 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         Ok(LiveExplanation { committed: self.publisher.generation(), next_ticket, explanation })
     }
 
-    /// The client's cgroup and all above it, as they are on this node.
-    fn client_cgroups(&self, role: &Role) -> Result<Cgroups, ChangeError> {
-        let find = |path: String| match self.cgroups.find(&path) {
-            Some(cgroup) => Ok((path, cgroup)),
-            None => Err(ChangeError::Impossible(format!(
-                "no client can be in the cgroup {path}: there is none at this path now"
-            ))),
+    /// The client by the path of its cgroup, and that cgroup and all above it, as they are on this
+    /// node.
+    fn place(&self, role: &Role) -> Result<(Role, Cgroups), ChangeError> {
+        let nobody = |name: &CgroupName, why: &str| {
+            ChangeError::Impossible(format!("no client can be in the {name}: {why}"))
         };
-        lineage(role.cgroup.as_deref().unwrap_or("/")).into_iter().map(find).collect()
+        let path = match &role.cgroup {
+            None => "/".to_owned(),
+            Some(CgroupName::Path(path)) => path.clone(),
+            Some(name) => self
+                .clients
+                .path(name)
+                .ok_or_else(|| nobody(name, "none is found now, or several are"))?,
+        };
+        let find = |path: String| {
+            let cgroup = self.clients.cgroup(&path);
+            let name = CgroupName::Path(path);
+            match cgroup {
+                Some(cgroup) => Ok((name, cgroup)),
+                None => Err(nobody(&name, "there is none at this path now")),
+            }
+        };
+        let own = lineage(&path).into_iter().map(find).collect::<Result<_, _>>()?;
+        let cgroup = role.cgroup.is_some().then_some(CgroupName::Path(path));
+        Ok((Role { cgroup, ..role.clone() }, own))
     }
 }

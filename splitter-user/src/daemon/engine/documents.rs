@@ -178,6 +178,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             self.egress.want(said);
             return Err(error);
         }
+        self.has_new_names |= said != documents.outbound;
         self.keep_documents(last);
         for name in &dropped {
             info!(service = %name, "the policy changed after the command: it counts");

@@ -11,7 +11,7 @@ use tracing::warn;
 use super::{ChangeError, Engine, OptionalHooks};
 use crate::compile::egress::{EgressImage, compile_egress};
 use crate::compile::image::Need;
-use crate::policy::model::Outbound;
+use crate::policy::model::{CgroupName, Outbound};
 use crate::publish::PublishError;
 use crate::tables::{EgressTables, Maps};
 
@@ -52,14 +52,17 @@ impl Egress {
 
 impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// Cgroups that are named by what clients may reach.
-    pub(super) fn egress_cgroups(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn egress_cgroups(&self) -> impl Iterator<Item = &CgroupName> {
         self.egress.wanted.iter().flat_map(|said| &said.cgroups)
     }
 
     fn compile_egress(&self) -> Result<EgressImage, ChangeError> {
-        let cgroups = self.egress_cgroups();
-        let found = cgroups.filter_map(|path| Some((path.clone(), self.cgroups.find(path)?)));
-        compile_egress(&self.egress.wanted, &found.collect())
+        let place = |name: &CgroupName| {
+            let path = name.path().map(str::to_owned).or_else(|| self.clients.path(name))?;
+            let cgroup = self.clients.cgroup(&path)?;
+            Some((name.clone(), (path, cgroup)))
+        };
+        compile_egress(&self.egress.wanted, &self.egress_cgroups().filter_map(place).collect())
             .map_err(|error| ChangeError::Impossible(error.to_string()))
     }
 

@@ -9,6 +9,7 @@
 mod ask;
 mod change;
 mod checks;
+mod clients;
 mod documents;
 mod drains;
 mod egress;
@@ -37,14 +38,14 @@ use std::io;
 use std::sync::Arc;
 
 use splitter_common::abi::FrontendKey;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::cgroups::CgroupSource;
+use super::clients::ClientSource;
 use super::documents::Documents;
 use super::drains::Drains;
 use super::overrides::Overrides;
 use crate::compile::image::{Need, ServiceId};
-use crate::compile::{Cgroups, Compiler, Note, service_id};
+use crate::compile::{ClientNames, Compiler, Ids, Note, service_id};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::Service;
 use crate::policy::{Source, VipRanges};
@@ -183,8 +184,8 @@ pub(crate) struct Running {
     pub(crate) origin: Origin,
     /// What it gets only nearly.
     pub(crate) notes: Vec<Note>,
-    /// The cgroups that it names, as they were when it was compiled.
-    cgroups: Cgroups,
+    /// What its names of clients were when it was compiled.
+    ids: Ids,
 }
 
 impl Running {
@@ -204,14 +205,16 @@ struct Target {
 pub(crate) struct Engine<M, H> {
     publisher: Publisher<M>,
     hooks: H,
-    cgroups: Box<dyn CgroupSource>,
+    clients: Box<dyn ClientSource>,
     overrides: Overrides,
     files: BTreeMap<String, Filed>,
     documents: Documents,
     vip_ranges: VipRanges,
     running: BTreeMap<String, Running>,
-    /// Names of services that name cgroups.
-    cgroup_users: BTreeSet<String>,
+    /// Names of services that name clients only a node knows.
+    client_users: BTreeSet<String>,
+    /// Whether those names may be others than when they were taken last.
+    has_new_names: bool,
     checked: CheckedServices,
     timed: TimedServices,
     /// What is drained by command.
@@ -229,7 +232,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     pub(crate) fn new(
         publisher: Publisher<M>,
         hooks: H,
-        cgroups: Box<dyn CgroupSource>,
+        clients: Box<dyn ClientSource>,
         overrides: Overrides,
         documents: Documents,
         egress: Box<dyn EgressTables>,
@@ -241,13 +244,14 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             needs: Need::ALL.map(count),
             publisher,
             hooks,
-            cgroups,
+            clients,
             overrides,
             files: BTreeMap::new(),
             documents,
             vip_ranges: VipRanges::default(),
             running: BTreeMap::new(),
-            cgroup_users: BTreeSet::new(),
+            client_users: BTreeSet::new(),
+            has_new_names: true,
             checked: CheckedServices::default(),
             timed: TimedServices::default(),
             drains,
@@ -320,47 +324,23 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         self.running.keys().filter(needs).cloned()
     }
 
-    /// Whether cgroups have to be looked up again from time to time.
-    pub(crate) fn names_cgroups(&self) -> bool {
-        !self.cgroup_users.is_empty() || self.egress_cgroups().next().is_some()
-    }
-
-    /// Looks up all named cgroups again, and compiles services anew whose cgroups came, went or
-    /// were made again under the same path.
-    pub(crate) fn refresh_cgroups(&mut self) -> Result<usize, ChangeError> {
-        let stale: Vec<String> = self
-            .cgroup_users
-            .iter()
-            .filter(|name| {
-                let running = self.running.get(name.as_str());
-                running.is_some_and(|r| self.find_cgroups(&r.service) != r.cgroups)
-            })
-            .cloned()
-            .collect();
-        let targets: Vec<Target> =
-            stale.iter().filter_map(|name| Some(self.running.get(name)?.target())).collect();
-        if targets.is_empty() && !self.is_egress_stale() {
-            return Ok(0);
-        }
-        debug!(services = ?stale, "cgroups changed");
-        self.commit(targets, &[]).map(|published| published.changed)
-    }
-
-    fn find_cgroups(&self, service: &Service) -> Cgroups {
-        let matches = service.routes.iter().flat_map(|route| &route.matches);
-        let paths = matches.filter_map(|client| client.cgroup.as_ref());
-        paths.filter_map(|path| Some((path.clone(), self.cgroups.find(path)?))).collect()
-    }
-
     /// Compiles and publishes: the only way to the maps. Targets replace or join what runs.
     fn commit(
         &mut self,
         targets: Vec<Target>,
         removed: &[ServiceId],
     ) -> Result<Published, ChangeError> {
-        let cgroups: Vec<Cgroups> =
-            targets.iter().map(|target| self.find_cgroups(&target.service)).collect();
-        let mut compiler = Compiler::new(cgroups.iter().flatten().map(owned).collect());
+        let ids = self.find_ids(targets.iter().map(|target| target.service.as_ref()));
+        self.commit_with_ids(targets, removed, &ids)
+    }
+
+    fn commit_with_ids(
+        &mut self,
+        targets: Vec<Target>,
+        removed: &[ServiceId],
+        ids: &Ids,
+    ) -> Result<Published, ChangeError> {
+        let mut compiler = Compiler::new(ids.clone());
         let mut changes: Vec<Change> = removed.iter().copied().map(Change::Remove).collect();
         let mut notes = Vec::new();
         for Target { service, .. } in &targets {
@@ -374,8 +354,8 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             self.hold_state(true);
         }
         let published = self.publish(changes, needs)?;
-        for ((target, found), notes) in targets.into_iter().zip(cgroups).zip(notes) {
-            self.install(target, found, notes);
+        for (target, notes) in targets.into_iter().zip(notes) {
+            self.install(target, ids, notes);
         }
         self.forget(removed);
         self.follow_leavers(watched);
@@ -388,7 +368,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         }
         let removed: HashSet<ServiceId> = removed.iter().copied().collect();
         self.running.retain(|name, _| !removed.contains(&service_id(name)));
-        self.cgroup_users.retain(|name| self.running.contains_key(name));
+        let n = self.client_users.len();
+        self.client_users.retain(|name| self.running.contains_key(name));
+        self.has_new_names |= self.client_users.len() != n;
         self.checked.removed(|name| self.running.contains_key(name));
         self.timed.removed(|name| self.running.contains_key(name));
     }
@@ -462,24 +444,22 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         }
     }
 
-    fn install(&mut self, target: Target, cgroups: Cgroups, notes: Vec<Note>) {
+    fn install(&mut self, target: Target, ids: &Ids, notes: Vec<Note>) {
         let Target { service, origin } = target;
         let name = service.name.clone();
-        let mut matches = service.routes.iter().flat_map(|route| &route.matches);
-        if matches.any(|client| client.cgroup.is_some()) {
-            self.cgroup_users.insert(name.clone());
+        let names = ClientNames::of([service.as_ref()]);
+        let was_user = if names.is_empty() {
+            self.client_users.remove(&name)
         } else {
-            self.cgroup_users.remove(&name);
-        }
+            !self.client_users.insert(name.clone())
+        };
+        self.has_new_names |= was_user || !names.is_empty();
         let old = self.running.get(&name).map(|running| running.service.as_ref());
         self.checked.installed(old, &service);
         self.timed.installed(&service);
-        self.running.insert(name, Running { service, origin, notes, cgroups });
+        let ids = ids.of(&names);
+        self.running.insert(name, Running { service, origin, notes, ids });
     }
-}
-
-fn owned<K: Clone, V: Copy>((key, value): (&K, &V)) -> (K, V) {
-    (key.clone(), *value)
 }
 
 fn change_error(error: PublishError) -> ChangeError {

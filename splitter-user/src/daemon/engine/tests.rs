@@ -16,6 +16,7 @@ use crate::compile::Cgroup;
 use crate::compile::egress::EgressImage;
 use crate::compile::image::{ActionImage, ChoiceImage};
 use crate::policy::load;
+use crate::policy::model::CgroupName;
 use crate::rehearsal::Role;
 use crate::tables::Sizes;
 use crate::tables::memory::MemoryMaps;
@@ -38,12 +39,22 @@ impl OptionalHooks for FakeHooks {
 }
 
 #[derive(Clone, Default)]
-struct FakeCgroups(Rc<RefCell<BTreeMap<String, u64>>>);
+struct FakeClients(Rc<RefCell<BTreeMap<String, u64>>>);
 
-impl CgroupSource for FakeCgroups {
-    fn find(&self, path: &str) -> Option<Cgroup> {
+impl ClientSource for FakeClients {
+    fn cgroup(&self, path: &str) -> Option<Cgroup> {
         let level = u32::from(path != "/");
         self.0.borrow().get(path).map(|id| Cgroup { id: *id, level })
+    }
+
+    fn path(&self, name: &CgroupName) -> Option<String> {
+        self.0.borrow().keys().find(|path| name.is_at(path)).cloned()
+    }
+
+    fn find(&self, names: &ClientNames) -> Ids {
+        let find = |name: &CgroupName| self.cgroup(&self.path(name)?);
+        let found = names.cgroups.iter().filter_map(|name| Some((name.clone(), find(name)?)));
+        Ids { cgroups: found.collect(), ..Ids::default() }
     }
 }
 
@@ -68,7 +79,7 @@ type Weights = &'static [(&'static str, u32)];
 struct Bench {
     engine: Engine<MemoryMaps, FakeHooks>,
     hooks: FakeHooks,
-    cgroups: FakeCgroups,
+    clients: FakeClients,
     state: TempDir,
 }
 
@@ -78,12 +89,12 @@ fn bench() -> Bench {
 
 fn bench_with(sizes: Sizes, state: TempDir) -> Bench {
     let publisher = Publisher::adopt(MemoryMaps::new(sizes)).unwrap();
-    let (hooks, cgroups) = (FakeHooks::default(), FakeCgroups::default());
+    let (hooks, clients) = (FakeHooks::default(), FakeClients::default());
     let overrides = Overrides::open(state.path()).unwrap();
     let documents = Documents::from_text(overrides.documents()).unwrap();
-    let (looked_up, egress) = (Box::new(cgroups.clone()), Box::new(Sets::default()));
+    let (looked_up, egress) = (Box::new(clients.clone()), Box::new(Sets::default()));
     let engine = Engine::new(publisher, hooks.clone(), looked_up, overrides, documents, egress);
-    Bench { engine, hooks, cgroups, state }
+    Bench { engine, hooks, clients, state }
 }
 
 fn sources(text: &str) -> Vec<Source> {
@@ -309,25 +320,27 @@ fn a_state_directory_that_is_gone_changes_nothing() {
 }
 
 #[test]
-fn cgroups_that_come_and_go_are_compiled_anew() {
+fn clients_that_come_and_go_are_compiled_anew() {
     let mut bench = bench();
     let text = service("a", 1, "v1: 1").replace(
         "  split: {v1: 1}",
         "  routes:\n    - {match: [{cgroup: /jobs}], split: {v2: 1}}\n    - {split: {v1: 1}}",
     );
     bench.files(&text).unwrap();
-    assert!(bench.engine.names_cgroups());
-    assert!(matches!(bench.engine.find("a").unwrap().notes[..], [Note::NoCgroup { .. }]));
-    assert_eq!(bench.engine.refresh_cgroups().unwrap(), 0);
+    let names = bench.engine.take_changed_names().unwrap();
+    assert_eq!(names.cgroups.len(), 1);
+    assert_eq!(bench.engine.take_changed_names(), None);
+    assert!(matches!(bench.engine.find("a").unwrap().notes[..], [Note::NoClient { .. }]));
+    assert_eq!(bench.engine.refresh_clients().unwrap(), 0);
     for id in [7, 8] {
-        bench.cgroups.0.borrow_mut().insert("/jobs".to_owned(), id);
-        assert_eq!(bench.engine.refresh_cgroups().unwrap(), 1);
+        bench.clients.0.borrow_mut().insert("/jobs".to_owned(), id);
+        assert_eq!(bench.engine.refresh_clients().unwrap(), 1);
         let image = bench.engine.publisher().image(service_id("a")).unwrap();
         assert_eq!(image.routes[0].client.unwrap().cgroup, id);
         assert!(bench.engine.find("a").unwrap().notes.is_empty());
     }
     bench.files(&service("a", 1, "v1: 1")).unwrap();
-    assert!(!bench.engine.names_cgroups());
+    assert!(bench.engine.take_changed_names().unwrap().is_empty());
 }
 
 #[test]
@@ -389,11 +402,14 @@ fn a_comparison_says_what_an_apply_would_do() {
 #[test]
 fn an_explanation_is_of_the_live_tables_and_this_node() {
     let mut bench = bench();
-    bench.cgroups.0.borrow_mut().extend([("/".to_owned(), 1), ("/jobs".to_owned(), 7)]);
+    bench.clients.0.borrow_mut().extend([("/".to_owned(), 1), ("/jobs".to_owned(), 7)]);
     bench.files(&service("a", 1, "v1: 1, v2: 3")).unwrap();
     bench.weight("a", &[("v1", 3)]).unwrap();
     let explain = |to: &str, cgroup: Option<&str>| {
-        let role = Role { cgroup: cgroup.map(str::to_owned), ..Role::default() };
+        let role = Role {
+            cgroup: cgroup.map(|path| CgroupName::Path(path.to_owned())),
+            ..Role::default()
+        };
         bench.engine.explain(&to.parse().unwrap(), &role)
     };
     let told = explain("127.10.0.1:80", Some("/jobs")).unwrap();

@@ -54,15 +54,20 @@ impl Reach {
     /// Starts the process that enters namespaces, for which the capabilities that are about to be
     /// dropped are needed. Whether a service will ever ask is not known by then.
     ///
-    /// `list` is the link of the list of UDP sockets.
-    pub(crate) fn open(list: &OwnedFd) -> io::Result<Self> {
+    /// `list` is the link of the list of UDP sockets. The other namespaces are for who looks for those
+    /// that the policy names.
+    pub(crate) fn open(list: &OwnedFd) -> io::Result<(Self, Namespaces)> {
         let link = Some(list.try_clone()?);
-        Ok(match Opener::start(Path::new(PROGRAM), Some(list.try_clone()?)) {
-            Ok(opener) => Self { namespaces: Namespaces::All(opener), confined: None },
+        Ok(match Opener::start(Path::new(PROGRAM), Some(list)) {
+            Ok([first, second]) => {
+                let reach = Self { namespaces: Namespaces::All(first), confined: None };
+                (reach, Namespaces::All(second))
+            }
             Err(error) => {
                 let why = chain(&error);
                 warn!("{why}");
-                Self { namespaces: Namespaces::Own(link), confined: Some(why) }
+                let reach = Self { namespaces: Namespaces::Own(link), confined: Some(why) };
+                (reach, Namespaces::Own(None))
             }
         })
     }

@@ -15,7 +15,7 @@ use crate::policy::code::{self, Code};
 use crate::policy::diagnostic::{Diagnostic, Report, Span};
 use crate::policy::document::{Draft, Places, RoutePlaces, SubsetPlaces};
 use crate::policy::model::{
-    Action, Backend, Balance, ClientKey, ClientMatch, Connection, Datagrams, Errno, Frontend,
+    Action, Backend, Balance, CgroupName, ClientKey, ClientMatch, Connection, Datagrams, Frontend,
     OldConnections, OnBackendDown, OnEmpty, PeerName, Pick, Protocol, Route, Service, Split,
     Subset,
 };
@@ -73,18 +73,18 @@ pub(super) fn assemble(parts: Parts<'_, '_>, report: &mut Report) -> Option<Draf
 
 fn make_route<'r>(
     plan: &Plan<'r>,
-    cgroups: &[String],
+    cgroups: &[CgroupName],
     subsets: &mut Subsets<'_, 'r>,
     names: &mut BTreeSet<String>,
     report: &mut Report,
 ) -> Option<(Route, RoutePlaces)> {
     let action = match &plan.action {
         Planned::Pass => Action::Pass,
-        Planned::Reject => Action::Reject(*Errno::ALL.first()?),
+        Planned::Reject(errno) => Action::Reject(*errno),
         Planned::Split(shares) => Action::Split(make_split(plan.at, shares, subsets, report)?),
     };
     let client =
-        |path: &String| ClientMatch { cgroup: Some(path.clone()), ..ClientMatch::default() };
+        |name: &CgroupName| ClientMatch { cgroup: Some(name.clone()), ..ClientMatch::default() };
     let matches: Vec<ClientMatch> = cgroups.iter().map(client).collect();
     let places = matches.iter().map(|client| (client.clone(), plan.at)).collect();
     let name = unique(&clean_name(&plan.name), names);

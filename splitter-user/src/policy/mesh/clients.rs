@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::resource::{Export, Labels, Resources, Workload, selects};
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Report};
+use crate::policy::model::{CgroupName, Errno};
 use crate::rehearsal::lineage;
 
 /// The root of the hierarchy, which every client is in.
@@ -50,6 +51,11 @@ impl<'r> Client<'r> {
         }
     }
 
+    /// What its connections to services fail with, whatever rules say.
+    pub(super) fn reject(&self) -> Option<Errno> {
+        self.workload.and_then(|workload| workload.reject)
+    }
+
     /// Whether the client sees what is exported so.
     pub(super) fn sees(&self, export: &Export) -> bool {
         match export {
@@ -60,8 +66,30 @@ impl<'r> Client<'r> {
         }
     }
 
-    pub(super) fn cgroup(&self) -> Option<&'r str> {
-        self.workload.map(|workload| workload.cgroup.value.as_str())
+    pub(super) fn cgroup(&self) -> Option<&'r CgroupName> {
+        self.workload.map(|workload| &workload.cgroup.value)
+    }
+
+    fn path(&self) -> Option<&'r str> {
+        self.cgroup()?.path()
+    }
+
+    /// Whether it is known which other clients are around: not of what the node will find.
+    pub(super) fn is_placed(&self) -> bool {
+        self.cgroup().is_none_or(|name| name.path().is_some())
+    }
+
+    /// Where it stands in the order: what may be inside of another comes first. Of what the node will
+    /// find, a container is inside of a pod, and both are inside of units and paths.
+    fn rank(&self) -> (Reverse<usize>, Option<&'r CgroupName>) {
+        let depth = match self.cgroup() {
+            Some(CgroupName::Container(_)) => usize::MAX,
+            Some(CgroupName::Pod(_)) => usize::MAX - 1,
+            Some(CgroupName::Unit(_)) => usize::MAX - 2,
+            Some(CgroupName::Path(path)) => lineage(path).len(),
+            None => 0,
+        };
+        (Reverse(depth), self.cgroup())
     }
 }
 
@@ -79,22 +107,19 @@ impl Clients<'_> {
 
 /// Finds every client.
 pub(super) fn find<'r>(resources: &'r Resources, report: &mut Report) -> Clients<'r> {
-    let mut seen: HashMap<&str, &Workload> = HashMap::new();
+    let mut seen: HashMap<&CgroupName, &Workload> = HashMap::new();
     let mut all = Vec::new();
     for workload in &resources.workloads {
         let cgroup = &workload.cgroup;
-        if let Some(first) = seen.get(cgroup.value.as_str()) {
+        if let Some(first) = seen.get(&cgroup.value) {
             repeated(first, workload, report);
         } else {
             seen.insert(&cgroup.value, workload);
             all.push(Client { workload: Some(workload), ..Client::ANYBODY });
         }
     }
-    all.sort_by_key(|client| {
-        let path = client.cgroup().unwrap_or(ROOT);
-        (Reverse(lineage(path).len()), path)
-    });
-    if !seen.contains_key(ROOT) {
+    all.sort_by_key(Client::rank);
+    if !all.iter().any(|client| client.path() == Some(ROOT)) {
         all.push(Client::ANYBODY);
     }
     nest(&mut all);
@@ -102,17 +127,18 @@ pub(super) fn find<'r>(resources: &'r Resources, report: &mut Report) -> Clients
     Clients { all, classes }
 }
 
-/// Finds the client around each.
+/// Finds the client around each. Where one is not known to be, everything that comes later may be.
 fn nest(all: &mut [Client<'_>]) {
     let last = all.len() - 1;
-    let cgroups = all.iter().zip(0..).filter_map(|(client, n)| Some((client.cgroup()?, n)));
+    let cgroups = all.iter().zip(0..).filter_map(|(client, n)| Some((client.path()?, n)));
     let positions: HashMap<&str, usize> = cgroups.collect();
     let around = |client: &Client<'_>| {
-        let lineage = lineage(client.cgroup().unwrap_or(ROOT));
+        let lineage = lineage(client.path().unwrap_or(ROOT));
         let mut above = lineage.iter().rev().skip(1);
         above.find_map(|path| positions.get(path.as_str())).copied().unwrap_or(last)
     };
     let outer: Vec<usize> = all.iter().take(last).map(around).collect();
+    mark_enclosing(all);
     for (index, around) in outer.into_iter().enumerate() {
         if let Some(client) = all.get_mut(index) {
             client.around = Some(around);
@@ -123,8 +149,22 @@ fn nest(all: &mut [Client<'_>]) {
     }
 }
 
+/// Marks the clients that may have others inside which the node will find.
+fn mark_enclosing(all: &mut [Client<'_>]) {
+    let (mut some, mut some_container) = (false, false);
+    for client in all {
+        client.encloses = match client.cgroup() {
+            Some(CgroupName::Container(_)) => false,
+            Some(CgroupName::Pod(_)) => some_container,
+            _ => some,
+        };
+        some |= !client.is_placed();
+        some_container |= matches!(client.cgroup(), Some(CgroupName::Container(_)));
+    }
+}
+
 /// Numbers the classes, and answers one client of each. Documents ask for nothing of a client but
-/// its namespace and whether selectors take its labels.
+/// its namespace, whether selectors take its labels, and whether it is rejected.
 fn classify<'r>(all: &mut [Client<'r>], resources: &'r Resources) -> Vec<Client<'r>> {
     let selectors = selectors(resources);
     let mut known = HashMap::new();
@@ -132,7 +172,8 @@ fn classify<'r>(all: &mut [Client<'r>], resources: &'r Resources) -> Vec<Client<
     for client in all {
         let taken: Vec<bool> = selectors.iter().map(|labels| client.has(labels)).collect();
         let next = classes.len();
-        client.class = *known.entry((client.namespace(), taken)).or_insert(next);
+        let reject = client.reject().map(|errno| errno.number);
+        client.class = *known.entry((client.namespace(), taken, reject)).or_insert(next);
         if client.class == next {
             classes.push(*client);
         }
@@ -155,7 +196,7 @@ fn selectors(resources: &Resources) -> BTreeSet<&Labels> {
 }
 
 fn repeated(first: &Workload, second: &Workload, report: &mut Report) {
-    let message = format!("the cgroup {} has two workloads", second.cgroup.value);
+    let message = format!("the {} has two workloads", second.cgroup.value);
     report.push(
         Diagnostic::new(&code::WORKLOAD_REPEATED, second.cgroup.at, message)
             .with_label("again here")

@@ -2,6 +2,7 @@
 
 use super::clients::{Client, Clients, ROOT};
 use super::plan::Plan;
+use crate::policy::model::CgroupName;
 
 /// What becomes of each client's connections to one address.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,23 +34,23 @@ impl<'r> Plans<'r> {
 
     /// The plans as routes with the cgroups they are for, an empty list for every client. Cgroups
     /// inside others come first; those that would fall to the same plan anyway are left out.
-    pub(super) fn in_order(&self, clients: &Clients<'_>) -> Vec<(&Plan<'r>, Vec<String>)> {
-        let mut routes: Vec<(usize, Vec<String>)> = Vec::new();
+    pub(super) fn in_order(&self, clients: &Clients<'_>) -> Vec<(&Plan<'r>, Vec<CgroupName>)> {
+        let mut routes: Vec<(usize, Vec<CgroupName>)> = Vec::new();
         for client in &clients.all {
             let Some(plan) = self.of(client) else { continue };
-            let Some(cgroup) = client.cgroup().filter(|cgroup| *cgroup != ROOT) else {
+            let Some(cgroup) = client.cgroup().filter(|cgroup| cgroup.path() != Some(ROOT)) else {
                 // Nothing comes after what every client is in.
                 routes.push((plan, Vec::new()));
                 break;
             };
             let around = client.around.and_then(|index| clients.all.get(index));
-            if around.and_then(|around| self.of(around)) == Some(plan) {
+            if client.is_placed() && around.and_then(|around| self.of(around)) == Some(plan) {
                 continue;
             }
             match routes.iter_mut().find(|(known, _)| *known == plan) {
                 // What is inside came before and must stay before.
-                Some((_, cgroups)) if !client.encloses => cgroups.push(cgroup.to_owned()),
-                _ => routes.push((plan, vec![cgroup.to_owned()])),
+                Some((_, cgroups)) if !client.encloses => cgroups.push(cgroup.clone()),
+                _ => routes.push((plan, vec![cgroup.clone()])),
             }
         }
         let plan = |(plan, cgroups)| Some((self.distinct.get(plan)?, cgroups));

@@ -7,7 +7,7 @@ use super::resource::{At, ClientEgress, OutboundMode, Resources};
 use super::sidecars::Sidecars;
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Report, Span};
-use crate::policy::model::Outbound;
+use crate::policy::model::{CgroupName, Outbound};
 use crate::policy::words::quote;
 
 /// What `kind: Egress` and sidecars say, in this order but for what takes every client.
@@ -35,10 +35,10 @@ pub(super) fn are_some_refused(resources: &Resources) -> bool {
 }
 
 fn outbound(egress: &ClientEgress) -> Outbound {
-    let mut cgroups: Vec<String> =
+    let mut cgroups: Vec<CgroupName> =
         egress.cgroups.iter().map(|cgroup| cgroup.value.clone()).collect();
     cgroups.sort_unstable();
-    if cgroups.iter().any(|cgroup| cgroup == ROOT) {
+    if cgroups.iter().any(|cgroup| cgroup.path() == Some(ROOT)) {
         cgroups.clear();
     }
     Outbound { cgroups, ..egress.said.clone() }
@@ -47,17 +47,17 @@ fn outbound(egress: &ClientEgress) -> Outbound {
 /// Reports clients that an earlier document takes.
 fn check_unique<'a>(
     egress: &'a ClientEgress,
-    taken: &mut HashMap<&'a str, Span>,
+    taken: &mut HashMap<(&'static str, &'a str), Span>,
     report: &mut Report,
 ) {
-    let every = (ROOT, egress.meta.at);
-    let own = egress.cgroups.iter().map(|At { value, at }| (value.as_str(), *at));
-    let own = own.chain(egress.cgroups.is_empty().then_some(every));
-    for (cgroup, at) in own {
-        let Some(first) = taken.insert(cgroup, at) else { continue };
-        let clients = match cgroup {
-            ROOT => "every client".to_owned(),
-            path => format!("the clients of {}", quote(path)),
+    const EVERY: (&str, &str) = ("cgroup", ROOT);
+    let own = egress.cgroups.iter().map(|At { value, at }| ((value.key(), value.value()), *at));
+    let own = own.chain(egress.cgroups.is_empty().then_some((EVERY, egress.meta.at)));
+    for (name, at) in own {
+        let Some(first) = taken.insert(name, at) else { continue };
+        let clients = match name {
+            EVERY => "every client".to_owned(),
+            (_, name) => format!("the clients of {}", quote(name)),
         };
         let message = format!("two documents say what {clients} may reach");
         report.push(
@@ -71,6 +71,7 @@ fn check_unique<'a>(
 
 #[cfg(test)]
 mod tests {
+    use crate::policy::model::CgroupName;
     use crate::policy::{Source, load};
 
     fn egress(name: &str, clients: &str) -> String {
@@ -86,7 +87,8 @@ mod tests {
         for every in ["", ", clients: [{cgroup: /c}, {cgroup: /}]"] {
             let text = egress("every", every) + &egress("some", some);
             let loaded = load(&[Source::new("-", text)]).expect("valid");
-            let cgroups = [vec!["/a".to_owned(), "/b".to_owned()], Vec::new()];
+            let path = |path: &str| CgroupName::Path(path.to_owned());
+            let cgroups = [vec![path("/a"), path("/b")], Vec::new()];
             let found = loaded.policy.outbound.into_iter().map(|outbound| outbound.cgroups);
             assert!(found.eq(cgroups));
         }

@@ -16,7 +16,7 @@ use super::sidecars::Sidecars;
 use super::virtual_services::{Chosen, Dialled, Found, VirtualServices};
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Report, Span};
-use crate::policy::model::Fault;
+use crate::policy::model::{Errno, Fault};
 
 /// Everything that decides.
 pub(super) struct Mesh<'r> {
@@ -54,7 +54,7 @@ impl PartialEq for Plan<'_> {
 pub(super) enum Planned<'r> {
     Split(Vec<(Target<'r>, u32)>),
     Pass,
-    Reject,
+    Reject(Errno),
 }
 
 /// Where a share goes: a subset to be.
@@ -110,9 +110,12 @@ impl<'r> Mesh<'r> {
         ip: IpAddr,
         report: &mut Report,
     ) -> Option<Plan<'r>> {
+        if let Some(errno) = client.reject() {
+            return Some(Plan { action: Planned::Reject(errno), ..pass("rejected", host) });
+        }
         if !client.sees(host.export) || !self.sidecars.shows(client, host, port.number) {
             let refuses = self.sidecars.refuses(client);
-            let action = if refuses { Planned::Reject } else { Planned::Pass };
+            let action = if refuses { Planned::Reject(Errno::REFUSED) } else { Planned::Pass };
             return Some(Plan { action, ..pass("unseen", host) });
         }
         let is_own = host.is_own(ip);
@@ -235,7 +238,7 @@ impl<'r> Mesh<'r> {
             add(&mut shares, target.unwrap_or(rejected), backend.weight);
         }
         let is_zero = shares.iter().all(|(_, weight)| *weight == 0);
-        let action = if is_zero { Planned::Reject } else { Planned::Split(shares) };
+        let action = if is_zero { Planned::Reject(Errno::REFUSED) } else { Planned::Split(shares) };
         let name = rule.name.clone().unwrap_or_else(|| route.meta.name.clone());
         let (at, document) = (rule.at, route.meta.at);
         Some(Plan { name, at, document, fault: Fault::default(), action })

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::policy::diagnostic::Span;
-use crate::policy::model::{Ejection, Fault, Keepalive, Outbound};
+use crate::policy::model::{CgroupName, Ejection, Errno, Fault, Keepalive, Outbound};
 pub(in crate::policy) use gateway::*;
 
 /// A value and its place.
@@ -375,18 +375,20 @@ pub(in crate::policy) struct Namespace {
 #[derive(Clone, Debug)]
 pub(in crate::policy) struct Workload {
     pub(in crate::policy) meta: Meta,
-    /// Path from the root of the cgroup2 hierarchy.
-    pub(in crate::policy) cgroup: At<String>,
+    /// Who its clients are.
+    pub(in crate::policy) cgroup: At<CgroupName>,
     /// `spec.labels`, over `metadata.labels`.
     pub(in crate::policy) labels: Labels,
+    /// What connections of its clients to services fail with, whatever rules say.
+    pub(in crate::policy) reject: Option<Errno>,
 }
 
 /// splitter.dev Egress: what clients may reach besides the services.
 #[derive(Clone, Debug)]
 pub(in crate::policy) struct ClientEgress {
     pub(in crate::policy) meta: Meta,
-    /// Paths from the root of the cgroup2 hierarchy; every client where empty.
-    pub(in crate::policy) cgroups: Vec<At<String>>,
+    /// Who the clients are; every client where empty.
+    pub(in crate::policy) cgroups: Vec<At<CgroupName>>,
     /// All the rest; its cgroups are empty.
     pub(in crate::policy) said: Outbound,
 }

@@ -93,17 +93,17 @@ impl<'r> Sidecars<'r> {
             match by_mode.last_mut() {
                 // Only neighbours are put together: deeper cgroups stay first.
                 Some(last) if last.registry_only == registry_only => {
-                    last.cgroups.push(cgroup.to_owned());
+                    last.cgroups.push(cgroup.clone());
                 }
                 _ => {
                     let name = format!("sidecars/egress-{}", by_mode.len() + 1);
-                    by_mode.push(Outbound::plain(name, vec![cgroup.to_owned()], registry_only));
+                    by_mode.push(Outbound::plain(name, vec![cgroup.clone()], registry_only));
                 }
             }
         }
         for outbound in &mut by_mode {
             outbound.cgroups.sort();
-            if outbound.cgroups.iter().any(|cgroup| cgroup == ROOT) {
+            if outbound.cgroups.iter().any(|cgroup| cgroup.path() == Some(ROOT)) {
                 outbound.cgroups.clear();
             }
         }

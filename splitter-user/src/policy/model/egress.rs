@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::{Errno, Protocol};
+use super::{CgroupName, Errno, Protocol};
 
 /// What some clients may reach besides the services of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbound {
     /// `metadata.namespace/metadata.name`, unique.
     pub name: String,
-    /// Cgroup paths as in [`super::ClientMatch::cgroup`], sorted; every client where empty.
-    pub cgroups: Vec<String>,
+    /// Cgroups of the clients, sorted; every client where empty.
+    pub cgroups: Vec<CgroupName>,
     /// Whether connections to what is no service, and is not named here, are refused.
     pub registry_only: bool,
     /// Whether what is to be refused is only told of.
@@ -25,7 +25,7 @@ pub struct Outbound {
 
 impl Outbound {
     /// What holds where a document says nothing but the mode.
-    pub fn plain(name: String, cgroups: Vec<String>, registry_only: bool) -> Self {
+    pub fn plain(name: String, cgroups: Vec<CgroupName>, registry_only: bool) -> Self {
         let (audit, loopback, reaches) = (false, true, Vec::new());
         Self { name, cgroups, registry_only, audit, errno: Errno::ACCESS, loopback, reaches }
     }

@@ -1,5 +1,8 @@
 //! `match` of a route: which clients it takes.
 
+mod cgroup;
+mod socket;
+
 use splitter_common::abi::COMMAND_LEN;
 
 use crate::policy::code;
@@ -8,10 +11,14 @@ use crate::policy::model::ClientMatch;
 use crate::policy::reader::Reader;
 use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Value};
+pub(in crate::policy) use cgroup::{KEYS as CGROUP_KEYS, read as read_cgroup_name};
+pub(crate) use cgroup::{parse_container, parse_pod, parse_unit};
+pub(crate) use socket::{parse_netns, parse_number};
 
 const EMPTY_HELP: &str = "leave `match` out to take every client";
-/// Longest path that the kernel resolves, with its terminating zero.
-const PATH_MAX: usize = 4096;
+/// What the client is by itself, and what its socket is.
+const OWN_KEYS: [&str; 3] = ["uid", "gid", "command"];
+const SOCKET_KEYS: [&str; 3] = ["netns", "mark", "tos"];
 
 /// Reads one match or a list of them. `None` where one is wrong.
 pub(super) fn read_all(reader: &mut Reader<'_>, node: NodeId) -> Option<Vec<(ClientMatch, Span)>> {
@@ -30,11 +37,17 @@ pub(super) fn read_all(reader: &mut Reader<'_>, node: NodeId) -> Option<Vec<(Cli
 }
 
 fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<ClientMatch> {
-    let fields = reader.fields(node, "a match", &["uid", "gid", "command", "cgroup"])?;
-    let uid = fields.value("uid").map(|node| read_id(reader, node, "uid"));
-    let gid = fields.value("gid").map(|node| read_id(reader, node, "gid"));
-    let command = fields.value("command").map(|node| read_command(reader, node));
-    let cgroup = fields.value("cgroup").map(|node| read_cgroup(reader, node));
+    let keys = [&OWN_KEYS[..], &cgroup::KEYS, &SOCKET_KEYS].concat();
+    let fields = reader.fields(node, "a match", &keys)?;
+    let [uid, gid, command] = OWN_KEYS.map(|key| fields.value(key));
+    let [netns, mark, tos] = SOCKET_KEYS.map(|key| fields.value(key));
+    let uid = uid.map(|node| read_id(reader, node, "uid"));
+    let gid = gid.map(|node| read_id(reader, node, "gid"));
+    let command = command.map(|node| read_command(reader, node));
+    let cgroup = cgroup::read(reader, &fields);
+    let netns = netns.map(|node| socket::read_netns(reader, node));
+    let mark = mark.map(|node| socket::read_mark(reader, node));
+    let tos = tos.map(|node| socket::read_tos(reader, node));
     if fields.is_empty() {
         if fields.has_unknown() {
             return None;
@@ -48,6 +61,9 @@ fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<ClientMatch> {
         gid: given(gid)?,
         command: given(command)?,
         cgroup: given(cgroup)?,
+        netns: given(netns)?,
+        mark: given(mark)?,
+        tos: given(tos)?,
     })
 }
 
@@ -99,38 +115,4 @@ fn read_command(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
     let at = reader.span(node);
     reader.push(Diagnostic::new(&code::BAD_COMMAND, at, message).with_help(help));
     None
-}
-
-pub(in crate::policy) fn read_cgroup(reader: &mut Reader<'_>, node: NodeId) -> Option<String> {
-    let path = reader.string(node, "a cgroup")?;
-    let Some(help) = cgroup_fault(path) else { return Some(path.to_owned()) };
-    let message = format!("{} is not a cgroup path", quote(path));
-    let at = reader.span(node);
-    reader.push(Diagnostic::new(&code::BAD_CGROUP, at, message).with_help(help));
-    None
-}
-
-/// What to do about a path that is not clean.
-fn cgroup_fault(path: &str) -> Option<String> {
-    let Some(inside) = path.strip_prefix('/') else {
-        return Some(format!("begin at the root of the cgroup2 hierarchy: \"/{path:.60}\""));
-    };
-    if path.starts_with("/sys/fs/cgroup") {
-        return Some("leave the mount point /sys/fs/cgroup out".to_owned());
-    }
-    let help = if path.len() >= PATH_MAX {
-        "the kernel resolves paths of at most 4095 bytes"
-    } else if path.chars().any(char::is_control) {
-        "cgroup names have no control characters"
-    } else if inside.ends_with('/') {
-        "remove the `/` at its end"
-    } else if inside.split('/').any(|part| matches!(part, "." | ".."))
-        || inside.contains("//")
-        || inside.starts_with('/')
-    {
-        "write the path without `.`, `..` and `//`"
-    } else {
-        return None;
-    };
-    Some(help.to_owned())
 }

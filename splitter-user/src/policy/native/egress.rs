@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::client::read_cgroup;
+use super::client::{CGROUP_KEYS, read_cgroup_name};
 use super::route::read_errno;
 use crate::policy::Reading;
 use crate::policy::address::parse_port;
@@ -13,7 +13,7 @@ use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, read as field};
 use crate::policy::mesh::meta::read_object;
 use crate::policy::mesh::resource::{At, Cidr, ClientEgress, OutboundMode, Resource};
-use crate::policy::model::{Errno, Network, Outbound, PortSpan, Reach};
+use crate::policy::model::{CgroupName, Errno, Network, Outbound, PortSpan, Reach};
 use crate::policy::reader::Reader;
 use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Value};
@@ -155,7 +155,7 @@ fn read_ports(reader: &mut Reader<'_>, node: NodeId) -> Option<PortSpan> {
 }
 
 /// Cgroups of the clients, at least one. `None` where one is wrong.
-fn read_clients(reader: &mut Reader<'_>, node: NodeId) -> Option<Vec<At<String>>> {
+fn read_clients(reader: &mut Reader<'_>, node: NodeId) -> Option<Vec<At<CgroupName>>> {
     let nodes = reader.list(node, "`clients`", CLIENTS_HELP)?;
     if nodes.is_empty() {
         reader.empty(reader.span(node), "`clients`", CLIENTS_HELP);
@@ -166,18 +166,21 @@ fn read_clients(reader: &mut Reader<'_>, node: NodeId) -> Option<Vec<At<String>>
     (check_unique(reader, &clients) && is_complete).then_some(clients)
 }
 
-fn read_client(reader: &mut Reader<'_>, node: NodeId) -> Option<At<String>> {
-    let fields = reader.fields(node, "a client", &["cgroup"])?;
-    let help = "write `cgroup: /system.slice/web.service`";
-    let node = reader.required(&fields, "cgroup", help)?;
-    Some(At { value: read_cgroup(reader, node)?, at: reader.span(node) })
+fn read_client(reader: &mut Reader<'_>, node: NodeId) -> Option<At<CgroupName>> {
+    let fields = reader.fields(node, "a client", &CGROUP_KEYS)?;
+    let Some(name) = read_cgroup_name(reader, &fields) else {
+        reader.required(&fields, "cgroup", "write `cgroup`, `unit`, `container` or `pod`");
+        return None;
+    };
+    let given = CGROUP_KEYS.iter().find_map(|key| fields.value(key))?;
+    Some(At { value: name?, at: reader.span(given) })
 }
 
-fn check_unique(reader: &mut Reader<'_>, clients: &[At<String>]) -> bool {
-    let mut seen: HashMap<&str, Span> = HashMap::with_capacity(clients.len());
+fn check_unique(reader: &mut Reader<'_>, clients: &[At<CgroupName>]) -> bool {
+    let mut seen: HashMap<&CgroupName, Span> = HashMap::with_capacity(clients.len());
     for At { value, at } in clients {
         let Some(first) = seen.insert(value, *at) else { continue };
-        let message = format!("the cgroup {} is given twice", quote(value));
+        let message = format!("the {} {} is given twice", value.key(), quote(value.value()));
         reader.push(
             Diagnostic::new(&code::DUPLICATE_ENTRY, *at, message)
                 .with_label("again here")

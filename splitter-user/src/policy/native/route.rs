@@ -198,7 +198,12 @@ fn read_action(
     }
 }
 
-pub(super) fn exclusive(reader: &mut Reader<'_>, second: Entry<'_>, first: Entry<'_>, help: &str) {
+pub(in crate::policy) fn exclusive(
+    reader: &mut Reader<'_>,
+    second: Entry<'_>,
+    first: Entry<'_>,
+    help: &str,
+) {
     let message = format!("`{}` and `{}` exclude each other", first.name, second.name);
     reader.push(
         Diagnostic::new(&code::EXCLUSIVE_KEYS, second.key, message)
@@ -230,7 +235,11 @@ fn read_pass(reader: &mut Reader<'_>, node: NodeId) -> Option<Action> {
 }
 
 /// The errno at a key, by its name.
-pub(super) fn read_errno(reader: &mut Reader<'_>, node: NodeId, key: &str) -> Option<Errno> {
+pub(in crate::policy) fn read_errno(
+    reader: &mut Reader<'_>,
+    node: NodeId,
+    key: &str,
+) -> Option<Errno> {
     let names = Errno::ALL.map(|errno| errno.name);
     let Value::Scalar(scalar) = reader.value(node) else {
         let help = format!("write `{key}: ECONNREFUSED`");

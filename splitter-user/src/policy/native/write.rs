@@ -14,9 +14,9 @@ use super::values::{Duration, Percent};
 use super::write_egress::outbound_to_yaml;
 use crate::policy::document::{API_VERSION, KIND};
 use crate::policy::model::{
-    Action, Balance, ClientKey, ClientMatch, Connection, Datagrams, Ejection, Errno, Fault,
-    Frontend, HealthCheck, Keepalive, OldConnections, OnBackendDown, OnEmpty, OverLimit, PeerName,
-    Pick, Policy, Probe, Protocol, Route, Service, Split, Subset,
+    Action, Balance, CgroupName, ClientKey, ClientMatch, Connection, Datagrams, Ejection, Errno,
+    Fault, Frontend, HealthCheck, Keepalive, OldConnections, OnBackendDown, OnEmpty, OverLimit,
+    PeerName, Pick, Policy, Probe, Protocol, Route, Service, Split, Subset,
 };
 use crate::policy::scalar::{Meaning, meaning};
 
@@ -289,14 +289,27 @@ pub(crate) fn fault_values(fault: &Fault) -> Values {
 }
 
 fn write_match(f: &mut Formatter<'_>, client: &ClientMatch) -> fmt::Result {
-    let fields = [
-        client.uid.map(|uid| format!("uid: {uid}")),
-        client.gid.map(|gid| format!("gid: {gid}")),
-        client.command.as_ref().map(|command| format!("command: {}", Quoted(command))),
-        client.cgroup.as_ref().map(|cgroup| format!("cgroup: {}", Quoted(cgroup))),
+    writeln!(f, "        - {}", Mapping(match_values(client)))
+}
+
+/// The fields of a match that are given, in the words of the policy.
+pub(crate) fn match_values(client: &ClientMatch) -> Values {
+    let ClientMatch { uid, gid, command, cgroup, netns, mark, tos } = client;
+    let values = [
+        ("uid", uid.map(|uid| uid.to_string())),
+        ("gid", gid.map(|gid| gid.to_string())),
+        ("command", command.as_ref().map(|command| Quoted(command).to_string())),
+        cgroup_value(cgroup.as_ref()),
+        ("netns", netns.as_ref().map(|netns| Quoted(&netns.to_string()).to_string())),
+        ("mark", mark.map(|mark| mark.to_string())),
+        ("tos", tos.map(|tos| format!("{tos:#x}"))),
     ];
-    let fields: Vec<String> = fields.into_iter().flatten().collect();
-    writeln!(f, "        - {{{}}}", fields.join(", "))
+    values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+fn cgroup_value(name: Option<&CgroupName>) -> (&'static str, Option<String>) {
+    let value = name.map(|name| Quoted(name.value()).to_string());
+    (name.map_or("", CgroupName::key), value)
 }
 
 fn write_split(f: &mut Formatter<'_>, service: &Service, split: &Split) -> fmt::Result {

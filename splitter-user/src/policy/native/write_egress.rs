@@ -4,18 +4,22 @@ use super::egress::MODES;
 use super::write::Quoted;
 use crate::policy::document::{API_VERSION, EGRESS};
 use crate::policy::mesh::resource::OutboundMode;
-use crate::policy::model::{Errno, Network, Outbound, PortSpan, Reach};
+use crate::policy::model::{CgroupName, Errno, Network, Outbound, PortSpan, Reach};
 
 /// Writes a document that loads to the same.
 pub fn outbound_to_yaml(outbound: &Outbound) -> String {
     let (namespace, name) = outbound.name.split_once('/').unwrap_or_default();
-    let cgroup = |path: &String| format!("\n    - {{cgroup: {}}}", Quoted(path));
+    let cgroup = |name: &CgroupName| {
+        let (key, value) = (name.key(), Quoted(name.value()));
+        format!("\n    - {{{key}: {value}}}")
+    };
     let clients = match outbound.cgroups[..] {
         [] => String::new(),
         _ => format!("  clients:{}\n", outbound.cgroups.iter().map(cgroup).collect::<String>()),
     };
     let said = egress_values(outbound).into_iter();
-    let said: String = said.map(|(key, value)| format!("  {key}: {value}\n")).collect();
+    let said: Vec<String> = said.map(|(key, value)| format!("  {key}: {value}\n")).collect();
+    let said = said.concat();
     format!(
         "apiVersion: {API_VERSION}\nkind: {EGRESS}\nmetadata:\n  name: {name}\n  \
          namespace: {namespace}\nspec:\n{said}{clients}"
@@ -49,19 +53,15 @@ pub(crate) fn egress_values(outbound: &Outbound) -> Vec<(&'static str, String)> 
 
 fn reach_value(reach: &Reach) -> String {
     let network = |Network { ip, prefix }: &Network| format!("\"{ip}/{prefix}\"");
-    let port = |PortSpan { first, last }: &PortSpan| match first == last {
-        true => first.to_string(),
-        false => format!("\"{first}-{last}\""),
+    let port = |PortSpan { first, last }: &PortSpan| {
+        if first == last { first.to_string() } else { format!("\"{first}-{last}\"") }
     };
     let networks: Vec<String> = reach.networks.iter().map(network).collect();
+    let mut keys = vec![format!("cidr: [{}]", networks.join(", "))];
     let ports: Vec<String> = reach.ports.iter().map(port).collect();
-    let mut text = format!("{{cidr: [{}]", networks.join(", "));
     if !ports.is_empty() {
-        text.push_str(&format!(", ports: [{}]", ports.join(", ")));
+        keys.push(format!("ports: [{}]", ports.join(", ")));
     }
-    if let Some(protocol) = reach.protocol {
-        text.push_str(&format!(", protocol: {protocol}"));
-    }
-    text.push('}');
-    text
+    keys.extend(reach.protocol.map(|protocol| format!("protocol: {protocol}")));
+    format!("{{{}}}", keys.join(", "))
 }

@@ -166,6 +166,15 @@ impl<'a> World for LateReader<'a> {
     fn ancestor_cgroup(&self, level: u32) -> u64 {
         self.now.ancestor_cgroup(level)
     }
+    fn netns(&self) -> u64 {
+        self.now.netns()
+    }
+    fn mark(&self) -> u32 {
+        self.now.mark()
+    }
+    fn tos(&self) -> u32 {
+        self.now.tos()
+    }
     fn client(&self, key: u8) -> u64 {
         self.now.client(key)
     }

@@ -6,9 +6,9 @@ use splitter_common::abi::{Backend, FrontendKey, Reason};
 use splitter_common::decide::{Decision, Verdict, decide};
 
 use crate::compile::image::{ServiceId, ServiceImage};
-use crate::compile::{Cgroup, Cgroups, Compiler, command_bytes, frontend_key};
+use crate::compile::{Cgroup, Compiler, Ids, command_bytes, frontend_key};
 use crate::policy::arbitrary::all_frontends;
-use crate::policy::model::{ClientMatch, Policy};
+use crate::policy::model::{CgroupName, ClientMatch, NetnsName, Policy};
 use crate::publish::{Change, Publisher};
 use crate::tables::memory::MemoryMaps;
 use crate::tables::world::{Client, HostWorld, Tickets};
@@ -30,10 +30,13 @@ pub(super) const SIZES: Sizes = Sizes {
     states: 400,
 };
 
-/// The cgroups that exist; `/gone` does not.
-pub(super) fn cgroups() -> Cgroups {
-    let paths = ["/", "/app", "/app/x"].into_iter().map(str::to_owned);
-    paths.zip(0..).map(|(path, level)| (path, Cgroup { id: 1 + u64::from(level), level })).collect()
+/// The cgroups and the network namespace that exist: no other of `arbitrary` does.
+pub(super) fn ids() -> Ids {
+    let paths = ["/", "/app", "/app/x"].into_iter().map(|path| CgroupName::Path(path.to_owned()));
+    let cgroup = |level| Cgroup { id: 1 + u64::from(level), level };
+    let cgroups = paths.zip(0..).map(|(path, level)| (path, cgroup(level))).collect();
+    let web = NetnsName::Path("/run/netns/web".to_owned());
+    Ids { cgroups, networks: [(web, 7)].into(), ..Ids::default() }
 }
 
 /// Clients that differ in everything that a match can ask for.
@@ -45,6 +48,8 @@ pub(super) fn clients() -> Vec<Client> {
         cgroups: (1..=depth).collect(),
         process: uid + 100,
         netns: u64::from(gid),
+        mark: uid * 7,
+        tos: uid * 40,
         now_ns: 0,
     };
     vec![
@@ -58,13 +63,17 @@ pub(super) fn clients() -> Vec<Client> {
 
 /// Whether a client fits a match, by the words of the model.
 pub(super) fn fits(client: &Client, wanted: &ClientMatch) -> bool {
-    let cgroup = |path: &String| {
-        cgroups().get(path).is_some_and(|cgroup| client.cgroups.contains(&cgroup.id))
+    let cgroup = |name: &CgroupName| {
+        ids().cgroups.get(name).is_some_and(|cgroup| client.cgroups.contains(&cgroup.id))
     };
+    let network = |name: &NetnsName| ids().networks.get(name) == Some(&client.netns);
     wanted.uid.is_none_or(|uid| uid == client.uid)
         && wanted.gid.is_none_or(|gid| gid == client.gid)
         && wanted.command.as_ref().is_none_or(|name| command_bytes(name) == client.command)
         && wanted.cgroup.as_ref().is_none_or(cgroup)
+        && wanted.netns.as_ref().is_none_or(network)
+        && wanted.mark.is_none_or(|mark| mark.value == client.mark & mark.mask)
+        && wanted.tos.is_none_or(|tos| u32::from(tos) == client.tos)
 }
 
 pub(super) fn keys() -> Vec<FrontendKey> {
@@ -72,7 +81,7 @@ pub(super) fn keys() -> Vec<FrontendKey> {
 }
 
 pub(super) fn images(policy: &Policy) -> BTreeMap<ServiceId, ServiceImage> {
-    let mut compiler = Compiler::new(cgroups());
+    let mut compiler = Compiler::new(ids());
     let images = policy.services.iter().map(|service| compiler.compile(service).0);
     images.map(|image| (image.id, image)).collect()
 }

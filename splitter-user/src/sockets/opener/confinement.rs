@@ -24,7 +24,7 @@ const SOCK_DIAG: u64 = 4;
 
 /// System calls that are allowed whatever their arguments: memory of its own, files that are open,
 /// looking at directories and metadata, and ending.
-const HARMLESS: [libc::c_long; 25] = [
+const HARMLESS: [libc::c_long; 26] = [
     libc::SYS_brk,
     libc::SYS_close,
     libc::SYS_connect,
@@ -40,6 +40,7 @@ const HARMLESS: [libc::c_long; 25] = [
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_newfstatat,
+    libc::SYS_ppoll,
     libc::SYS_read,
     libc::SYS_recvfrom,
     libc::SYS_restart_syscall,

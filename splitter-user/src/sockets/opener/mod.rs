@@ -11,19 +11,25 @@
 //!
 //! Both sides take turns: the daemon asks for one namespace, looks at it, closes its socket, and
 //! asks for the next. So no namespace is kept alive for longer than its visit.
+//!
+//! Two parts of the daemon ask, each by a line of its own and at its own pace: who closes
+//! connections may be in the middle of a long round when the policy names a namespace.
 
 mod confinement;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::iter;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::vec::IntoIter;
 
 use bytemuck::{Pod, Zeroable, bytes_of, bytes_of_mut};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -80,41 +86,68 @@ impl Answer {
     const NAMESPACE: u32 = 1;
 }
 
-/// The running process, seen from the daemon. It ends when this is dropped, or the daemon ends.
+/// The running process, seen from one of the two that ask it. It ends when both are dropped, or the
+/// daemon ends.
 pub struct Opener {
-    socket: OwnedFd,
-    child: Child,
+    line: Line,
+    process: Arc<Process>,
+}
+
+/// Closed when dropped, so that the process knows that nobody can ask on it any more.
+struct Line(OwnedFd);
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // Should it fail, the process is gone already.
+        let _closed = shutdown(&self.0, Shutdown::Both);
+    }
+}
+
+/// Waited for when nobody can ask it any more.
+struct Process(Mutex<Child>);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Should it fail, somebody else has waited.
+        let _status = self.0.get_mut().map(Child::wait);
+    }
 }
 
 impl Opener {
     /// Starts `program namespaces`, where `program` is this very program: `/proc/self/exe` is it also
-    /// where its file was replaced. With the link of the list of UDP sockets, it opens that too. To be
+    /// where its file was replaced. With `list`, the link of the list of UDP sockets, it opens that too. To be
     /// called before capabilities are dropped; not possible where they are missing already.
-    pub fn start(program: &Path, link: Option<OwnedFd>) -> Result<Self, OpenerError> {
+    pub fn start(program: &Path, list: Option<&OwnedFd>) -> Result<[Self; 2], OpenerError> {
         let start = |errno: rustix::io::Errno| OpenerError::Start(errno.into());
         let permitted = capabilities(None).map_err(start)?.permitted;
         if !permitted.contains(confinement::NEEDED) {
             return Err(OpenerError::NotPrivileged);
         }
         let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        let (socket, theirs) =
+        let (first, its_first) =
+            socketpair(family, kind, SocketFlags::CLOEXEC, None).map_err(start)?;
+        let (second, its_second) =
             socketpair(family, kind, SocketFlags::CLOEXEC, None).map_err(start)?;
         let child = Command::new(program)
             .arg0("splitter")
             .arg("namespaces")
             .env_clear()
             .current_dir("/")
-            .stdin(theirs)
-            // It has nothing to print, and one more file to be given.
-            .stdout(link.map_or_else(Stdio::null, Stdio::from))
+            .stdin(its_first)
+            .stdout(Stdio::null())
             .spawn()
             .map_err(OpenerError::Start)?;
-        Ok(Self { socket, child })
+        // It is given one file with its start, and the others by that.
+        let files = iter::once(&its_second).chain(list).map(AsFd::as_fd);
+        send_files(&first, &[0], &files.collect::<Vec<_>>()).map_err(OpenerError::Start)?;
+        let process = Arc::new(Process(Mutex::new(child)));
+        let opener = |socket| Self { line: Line(socket), process: Arc::clone(&process) };
+        Ok([first, second].map(opener))
     }
 
     /// Process id, for `status`.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.0.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
     /// Calls `see` once for every namespace. Blocks.
@@ -136,8 +169,10 @@ impl Opener {
     }
 
     fn ask(&self, question: u8) -> io::Result<(Answer, Option<Sockets>)> {
-        retry_on_intr(|| send(&self.socket, &[question], SendFlags::NOSIGNAL))?;
-        let (answer, sockets) = receive_answer(&self.socket)?;
+        retry_on_intr(|| send(&self.line.0, &[question], SendFlags::NOSIGNAL))?;
+        let mut answer = Answer::zeroed();
+        let mut files = receive_files(&self.line.0, bytes_of_mut(&mut answer))?.into_iter();
+        let sockets = files.next().map(|netlink| Sockets { netlink, stored: files.next() });
         match (answer.kind, &sockets) {
             (Answer::END, None) | (Answer::NAMESPACE, Some(_)) => Ok((answer, sockets)),
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -145,20 +180,24 @@ impl Opener {
     }
 }
 
-impl Drop for Opener {
-    fn drop(&mut self) {
-        // It ends when nobody can ask it any more. Should either fail, it is gone already.
-        let _closed = shutdown(&self.socket, Shutdown::Both);
-        let _status = self.child.wait();
+/// Sends bytes, and with them at most two files.
+fn send_files(socket: &OwnedFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        // The space is for exactly this.
+        let _fits = ancillary.push(SendAncillaryMessage::ScmRights(files));
     }
+    let parts = [IoSlice::new(bytes)];
+    retry_on_intr(|| sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL))?;
+    Ok(())
 }
 
-fn receive_answer(socket: &OwnedFd) -> io::Result<(Answer, Option<Sockets>)> {
-    let mut answer = Answer::zeroed();
+/// Receives bytes, and the files that come with them.
+fn receive_files(socket: &OwnedFd, bytes: &mut [u8]) -> io::Result<Vec<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = {
-        let bytes = bytes_of_mut(&mut answer);
         let mut parts = [IoSliceMut::new(bytes)];
         retry_on_intr(|| recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC))?
     };
@@ -166,53 +205,79 @@ fn receive_answer(socket: &OwnedFd) -> io::Result<(Answer, Option<Sockets>)> {
         RecvAncillaryMessage::ScmRights(files) => Some(files),
         _ => None,
     });
-    let mut files = files.flatten();
-    let sockets = files.next().map(|netlink| Sockets { netlink, stored: files.next() });
+    let files: Vec<OwnedFd> = files.flatten().collect();
     if received.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    // Without a free descriptor, the kernel leaves the socket out and says so.
+    // Without a free descriptor, the kernel leaves files out and says so.
     if received.flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
-    Ok((answer, sockets))
+    Ok(files)
 }
 
-/// The process itself: answers questions on `socket` until the other end is closed. `link` is that of
-/// the list of UDP sockets, or something else where there is none.
-pub fn serve(socket: &OwnedFd, link: OwnedFd) -> Result<(), OpenerError> {
-    let link = open_socket_list(&link).is_ok().then_some(link);
+/// The process itself: answers questions on the line that it is given, and on the one that comes on it
+/// first, until the other ends are closed. The link of the list of UDP sockets comes along, if there
+/// is one.
+pub fn serve(first: OwnedFd) -> Result<(), OpenerError> {
+    let mut files = receive_files(&first, &mut [0]).map_err(OpenerError::Start)?.into_iter();
+    let lines = [Some(first), files.next()];
+    let list = files.next().filter(|list| open_socket_list(list).is_ok());
     confinement::keep_capabilities().map_err(OpenerError::Start)?;
     let home = Home::new().map_err(OpenerError::Own)?;
     confinement::forbid_system_calls().map_err(OpenerError::Start)?;
-    Walk::new(home, link).serve(socket).map_err(OpenerError::Lost)
+    let walk = |line| Walk::new(&home, list.as_ref(), line);
+    let mut walks: Vec<Walk<'_>> = lines.into_iter().flatten().map(walk).collect();
+    while !walks.is_empty() {
+        let asking = wait(&walks).map_err(OpenerError::Lost)?;
+        // From the last on, so that those that end do not move the others.
+        for index in asking.into_iter().rev() {
+            if walks[index].serve_one().map_err(OpenerError::Lost)?.is_break() {
+                walks.remove(index);
+            }
+        }
+    }
+    Ok(())
 }
 
-/// Where the process is on its way through the namespaces.
-struct Walk {
-    home: Home,
-    link: Option<OwnedFd>,
+/// Waits for questions. Answers on which lines there are some.
+fn wait(walks: &[Walk<'_>]) -> io::Result<Vec<usize>> {
+    let mut lines: Vec<PollFd<'_>> =
+        walks.iter().map(|walk| PollFd::new(&walk.line, PollFlags::IN)).collect();
+    retry_on_intr(|| poll(&mut lines, None))?;
+    let lines = lines.iter().enumerate();
+    Ok(lines.filter(|(_, line)| !line.revents().is_empty()).map(|(index, _)| index).collect())
+}
+
+/// Where who asks on one line is on the way through the namespaces.
+struct Walk<'a> {
+    home: &'a Home,
+    list: Option<&'a OwnedFd>,
+    line: OwnedFd,
     ahead: IntoIter<Namespace>,
     hidden: usize,
 }
 
-impl Walk {
-    fn new(home: Home, link: Option<OwnedFd>) -> Self {
-        Self { home, link, ahead: Vec::new().into_iter(), hidden: 0 }
+impl<'a> Walk<'a> {
+    fn new(home: &'a Home, list: Option<&'a OwnedFd>, line: OwnedFd) -> Self {
+        Self { home, list, line, ahead: Vec::new().into_iter(), hidden: 0 }
     }
 
-    fn serve(&mut self, socket: &OwnedFd) -> io::Result<()> {
-        loop {
-            let mut question = [0];
-            let (_, length) = retry_on_intr(|| recv(socket, &mut question, RecvFlags::empty()))?;
-            match (length, question[0]) {
-                (0, _) => return Ok(()),
-                (_, FIRST) => self.begin()?,
-                (_, NEXT) => {}
-                _ => return Err(io::ErrorKind::InvalidData.into()),
-            }
-            let next = self.next()?;
-            self.answer(socket, next.as_ref())?;
+    /// Answers one question, which is there. Breaks where nobody asks any more.
+    fn serve_one(&mut self) -> io::Result<ControlFlow<()>> {
+        let mut question = [0];
+        let (_, length) = retry_on_intr(|| recv(&self.line, &mut question, RecvFlags::empty()))?;
+        match (length, question[0]) {
+            (0, _) => return Ok(ControlFlow::Break(())),
+            (_, FIRST) => self.begin()?,
+            (_, NEXT) => {}
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        let next = self.next()?;
+        match self.answer(next.as_ref()) {
+            // Who asked is gone, and the other one may be there still.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+            answered => answered.map(ControlFlow::Continue),
         }
     }
 
@@ -226,7 +291,7 @@ impl Walk {
     /// The next namespace that can be entered.
     fn next(&mut self) -> io::Result<Option<(NamespaceId, Sockets)>> {
         for namespace in self.ahead.by_ref() {
-            match self.home.open_in(&namespace, self.link.as_ref())? {
+            match self.home.open_in(&namespace, self.list)? {
                 Entry::Open(sockets) => return Ok(Some((namespace.id, sockets))),
                 Entry::Gone => {}
                 Entry::Hidden => self.hidden += 1,
@@ -235,23 +300,15 @@ impl Walk {
         Ok(None)
     }
 
-    fn answer(&self, socket: &OwnedFd, next: Option<&(NamespaceId, Sockets)>) -> io::Result<()> {
+    fn answer(&self, next: Option<&(NamespaceId, Sockets)>) -> io::Result<()> {
         let hidden = u32::try_from(self.hidden).unwrap_or(u32::MAX);
         let answer = match next {
             None => Answer { kind: Answer::END, hidden, inode: 0 },
             Some((id, _)) => Answer { kind: Answer::NAMESPACE, hidden, inode: id.0 },
         };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let sockets = next.map(|(_, sockets)| sockets);
         let files = sockets.map(|it| iter::once(&it.netlink).chain(&it.stored));
         let files: Vec<_> = files.into_iter().flatten().map(AsFd::as_fd).collect();
-        if !files.is_empty() {
-            // The space is for exactly this.
-            let _fits = ancillary.push(SendAncillaryMessage::ScmRights(&files));
-        }
-        let parts = [IoSlice::new(bytes_of(&answer))];
-        retry_on_intr(|| sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL))?;
-        Ok(())
+        send_files(&self.line, bytes_of(&answer), &files)
     }
 }

@@ -1,6 +1,8 @@
 //! Followed sockets on a real kernel: found by what the hooks stored on them, closed by cookie, in
 //! this network namespace and in those of others.
 
+mod udp;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -16,7 +18,7 @@ use splitter_common::abi::{SocketState, phase};
 use splitter_common::addr::Addr;
 use splitter_tests::daemon::find_binary;
 use splitter_tests::datagrams::{DatagramServer, datagram_socket, receive, sharing_socket};
-use splitter_tests::net::{Inhabitant, in_own_network};
+use splitter_tests::net::{Inhabitant, in_own_network, network_cookie};
 use splitter_tests::node::Node;
 use splitter_tests::peers::reset_on_close;
 use splitter_tests::scale;
@@ -237,92 +239,6 @@ fn dial_from(port: u16) -> Result<TcpStream> {
     Ok(client.into())
 }
 
-/// Connected UDP sockets that are followed, by their own address.
-fn list_datagrams(link: &OwnedFd) -> Result<HashMap<SocketAddr, Seen>> {
-    let mut all = HashMap::new();
-    SockDiag::open_with(link)?.list_datagrams(
-        |_| true,
-        |followed| {
-            all.insert(followed.local, Seen::new(followed));
-        },
-    )?;
-    Ok(all)
-}
-
-/// A UDP socket that is connected, bound before to an address that may have the port 0.
-fn connected(from: &str, to: &str) -> Result<UdpSocket> {
-    let socket = datagram_socket(from)?;
-    socket.connect(to).with_context(|| format!("connect to {to}"))?;
-    Ok(socket)
-}
-
-/// Sends a datagram, and waits for the answer.
-fn ensure_answered(socket: &UdpSocket) -> Result<()> {
-    socket.send(b"?")?;
-    receive(socket)?;
-    Ok(())
-}
-
-fn errno(result: io::Result<usize>) -> Option<i32> {
-    result.err().and_then(|error| error.raw_os_error())
-}
-
-#[test]
-fn exactly_the_destroyed_udp_socket_is_disconnected() -> Result<()> {
-    in_own_network(|| {
-        let mut node = Node::new()?;
-        node.apply(DATAGRAMS)?;
-        let list = node.loaded.socket_list()?;
-        let _servers = [DatagramServer::echo(BACKEND)?, DatagramServer::echo(BACKEND6)?];
-        let mapped = "[::ffff:127.0.0.1]:19001";
-        let families = [
-            ("127.0.0.1:0", FRONTEND, BACKEND),
-            ("[::]:0", MAPPED, mapped),
-            ("[::1]:0", FRONTEND6, BACKEND6),
-        ];
-        for (from, frontend, backend) in families {
-            let victim = connected(from, frontend)?;
-            let neighbour = connected(from, frontend)?;
-            let direct = connected(from, backend)?;
-            let _unconnected = datagram_socket(from)?;
-            let seen = list_datagrams(&list)?;
-            assert_eq!(seen.len(), 2, "{frontend}: {seen:?}");
-            let found = seen.get(&victim.local_addr()?).context("it is not followed")?;
-            assert_eq!((found.peer, found.idle_ms), (backend.parse()?, None));
-            assert_eq!(found.stored.phase, phase::DATAGRAMS);
-            let mut diag = SockDiag::open()?;
-            assert_eq!(diag.destroy(&found.id)?, Destroyed::Closed, "{frontend}");
-            assert_eq!(errno(victim.recv(&mut [0])), Some(libc::ECONNABORTED));
-            assert_eq!(errno(victim.send(b"?")), Some(libc::EDESTADDRREQ));
-            assert_eq!(diag.destroy(&found.id)?, Destroyed::Gone, "{frontend}");
-            ensure_answered(&neighbour).context(frontend)?;
-            ensure_answered(&direct).context(frontend)?;
-            victim.connect(frontend)?;
-            ensure_answered(&victim).context("it is connected again")?;
-        }
-        Ok(())
-    })
-}
-
-#[test]
-fn a_udp_socket_of_the_same_addresses_is_not_hit() -> Result<()> {
-    in_own_network(|| {
-        let mut node = Node::new()?;
-        node.apply(DATAGRAMS)?;
-        let list = node.loaded.socket_list()?;
-        let own = "127.0.0.1:12345";
-        let ours = sharing_socket(own, FRONTEND)?;
-        let all = list_datagrams(&list)?;
-        let id = all.get(&own.parse()?).context("it is not followed")?.id;
-        drop(ours);
-        let direct = sharing_socket(own, BACKEND)?;
-        let destroyed = SockDiag::open()?.destroy(&id)?;
-        assert_eq!(destroyed, Destroyed::Gone, "somebody else has the addresses");
-        assert_eq!(direct.peer_addr()?, BACKEND.parse()?);
-        Ok(())
-    })
-}
-
 #[test]
 fn a_new_socket_of_the_same_addresses_is_not_hit() -> Result<()> {
     in_own_network(|| {
@@ -412,7 +328,8 @@ fn with_daemons_capabilities<T: Send>(run: impl FnOnce() -> Result<T> + Send) ->
 
 #[test]
 fn sockets_of_other_namespaces_are_reached_with_two_capabilities() -> Result<()> {
-    let mut namespaces = Namespaces::All(Opener::start(&find_binary()?, None)?);
+    let [opener, _] = Opener::start(&find_binary()?, None)?;
+    let mut namespaces = Namespaces::All(opener);
     let (mut stage, storage, there) = in_own_network(|| {
         let mut fixture = Fixture::new()?;
         let pair = fixture.dial(FRONTEND)?;
@@ -436,7 +353,8 @@ fn sockets_of_other_namespaces_are_reached_with_two_capabilities() -> Result<()>
 
 #[test]
 fn a_visit_keeps_no_namespace_alive() -> Result<()> {
-    let mut namespaces = Namespaces::All(Opener::start(&find_binary()?, None)?);
+    let [opener, _] = Opener::start(&find_binary()?, None)?;
+    let mut namespaces = Namespaces::All(opener);
     let mut visit = || -> Result<Vec<NamespaceId>> {
         let mut seen = Vec::new();
         namespaces.visit(|namespace, _| seen.push(namespace))?;
@@ -477,10 +395,17 @@ fn an_opener_needs_capabilities_at_its_start() -> Result<()> {
 
 #[test]
 fn the_opener_is_confined_and_ends_with_its_daemon() -> Result<()> {
-    let opener = Opener::start(&find_binary()?, None)?;
+    let [opener, other] = Opener::start(&find_binary()?, None)?;
     let process = format!("/proc/{}", opener.pid());
-    let mut namespaces = Namespaces::All(opener);
-    namespaces.visit(|_, _| {})?;
+    let (mut namespaces, mut others) = (Namespaces::All(opener), Namespaces::All(other));
+    let mut cookies = Vec::new();
+    // The one who asks does not keep the other from it, and both see the same.
+    let visited = namespaces.visit(|_, diag| {
+        cookies.push(diag.namespace_cookie());
+        assert!(others.visit(|_, _| {}).is_ok());
+    })?;
+    ensure!(cookies.len() == visited.namespaces && cookies.iter().all(Result::is_ok));
+    ensure!(cookies.iter().flatten().any(|cookie| Some(*cookie) == network_cookie().ok()));
     let status = fs::read_to_string(format!("{process}/status"))?;
     // CAP_SYS_PTRACE and CAP_SYS_ADMIN of `include/uapi/linux/capability.h`.
     let capabilities = format!("CapPrm:\t{:016x}", 1_u64 << 19 | 1 << 21);
@@ -488,6 +413,9 @@ fn the_opener_is_confined_and_ends_with_its_daemon() -> Result<()> {
         ensure!(status.lines().any(|found| found == line), "{line} in {status}");
     }
     drop(namespaces);
+    ensure!(fs::exists(&process)?, "the other one may ask still");
+    others.visit(|_, _| {})?;
+    drop(others);
     ensure!(!fs::exists(&process)?, "it is still there");
     Ok(())
 }

@@ -1,15 +1,18 @@
 //! The decision by itself, on records that no publisher would write and on those it would.
 
+mod tables;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use splitter_common::abi::{
     Backend, COMMAND_LEN, Choice, Conduct, Fault, FrontendKey, INLINE_WORDS, MAX_ROUTES, Match,
-    Plan, PlanPair, Reason, Route, STATE_CELLS, Subset, TCP, Turn, Wheel, action, match_flag, pick,
+    Plan, PlanPair, Reason, Route, Subset, TCP, Turn, Wheel, action, match_flag, pick,
 };
 use splitter_common::addr::{Addr, PortBe};
-use splitter_common::decide::{Decision, Verdict, WheelRef, World, decide};
-use splitter_common::life::Cells;
+use splitter_common::decide::{Decision, Verdict, decide};
+
+use tables::{Client, Tables};
 
 const KEY: FrontendKey = FrontendKey {
     addr: Addr::from_v4([127, 10, 0, 1]),
@@ -17,153 +20,6 @@ const KEY: FrontendKey = FrontendKey {
     protocol: TCP,
     pad: 0,
 };
-
-/// Tables of plain vectors, with one frontend.
-#[derive(Clone, Debug, Default)]
-struct Tables {
-    pair: PlanPair,
-    generation: u64,
-    plans: Vec<Plan>,
-    routes: Vec<Route>,
-    matches: Vec<Match>,
-    wheels: Vec<Wheel>,
-    cells: Vec<u64>,
-    subsets: Vec<Subset>,
-    backends: Vec<Backend>,
-    conducts: Vec<Conduct>,
-    faults: Vec<Fault>,
-    states: Vec<u64>,
-    client: Client,
-    /// Identity of the subset that the client is assigned.
-    assigned: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Client {
-    uid_gid: u64,
-    command: [u8; COMMAND_LEN],
-    cgroups: Vec<u64>,
-    hashed: u64,
-    random: u32,
-}
-
-/// A state all of whose cells have one value, which nothing changes.
-struct Constant(u64);
-
-impl Cells for Constant {
-    fn load(&self, cell: usize) -> u64 {
-        assert!(cell < STATE_CELLS);
-        self.0
-    }
-    fn add(&self, cell: usize, _n: u64) -> u64 {
-        self.load(cell)
-    }
-    fn replace(&self, cell: usize, old: u64, _new: u64) -> bool {
-        self.load(cell) == old
-    }
-    fn take_ticket(&self, cell: usize) -> u64 {
-        self.load(cell)
-    }
-}
-
-struct Handle(Wheel);
-
-impl WheelRef for Handle {
-    fn n_slots(&self) -> u32 {
-        u32::from(self.0.len)
-    }
-    fn slot_bits(&self) -> u32 {
-        u32::from(self.0.slot_bits)
-    }
-    fn cells(&self) -> u32 {
-        self.0.cells
-    }
-    fn inline_word(&self, word: u32) -> u64 {
-        get(&self.0.words, word).unwrap_or(0)
-    }
-    fn take_ticket(&self) -> u64 {
-        self.0.ticket
-    }
-}
-
-fn get<T: Copy>(records: &[T], index: u32) -> Option<T> {
-    records.get(index as usize).copied()
-}
-
-impl World for Tables {
-    type Wheel = Handle;
-    type Backend = Backend;
-    type Conduct = Conduct;
-    type Fault = Fault;
-    type State = Constant;
-
-    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
-        (*key == KEY).then_some(0)
-    }
-    fn plan_pair(&self, _index: u32) -> Option<PlanPair> {
-        Some(self.pair)
-    }
-    fn generation(&self) -> u64 {
-        self.generation
-    }
-    fn plan(&self, index: u32) -> Option<Plan> {
-        get(&self.plans, index)
-    }
-    fn route(&self, index: u32) -> Option<Route> {
-        get(&self.routes, index)
-    }
-    fn client_match(&self, index: u32) -> Option<Match> {
-        get(&self.matches, index)
-    }
-    fn wheel(&self, index: u32) -> Option<Handle> {
-        get(&self.wheels, index).map(Handle)
-    }
-    fn cell(&self, index: u32) -> Option<u64> {
-        get(&self.cells, index)
-    }
-    fn subset(&self, index: u32) -> Option<Subset> {
-        get(&self.subsets, index)
-    }
-    fn backend(&self, index: u32) -> Option<Backend> {
-        get(&self.backends, index)
-    }
-    fn conduct(&self, index: u32) -> Option<Conduct> {
-        get(&self.conducts, index)
-    }
-    fn fault(&self, index: u32) -> Option<Fault> {
-        get(&self.faults, index)
-    }
-    fn two_states(&self, cell: u32) -> Option<u64> {
-        self.cell(cell)
-    }
-    fn state(&self, index: u32) -> Option<Constant> {
-        get(&self.states, index).map(Constant)
-    }
-    fn now_ns(&self) -> u64 {
-        5
-    }
-    fn uid_gid(&self) -> u64 {
-        self.client.uid_gid
-    }
-    fn command(&self) -> [u8; COMMAND_LEN] {
-        self.client.command
-    }
-    fn ancestor_cgroup(&self, level: u32) -> u64 {
-        get(&self.client.cgroups, level).unwrap_or(0)
-    }
-    fn client(&self, _key: u8) -> u64 {
-        self.client.hashed
-    }
-    fn random(&self) -> u32 {
-        self.client.random
-    }
-    fn has_assignments(&self) -> bool {
-        self.assigned.is_some()
-    }
-    fn assignment(&self, _service: u64) -> Option<u32> {
-        self.assigned
-    }
-}
 
 /// Bits that slots may have.
 const WIDTHS: [u16; 5] = [1, 2, 4, 8, 16];
@@ -183,8 +39,8 @@ fn choice() -> impl Strategy<Value = Choice> {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    (0_u64..4, index(), 0_u16..20, any::<u16>(), index(), any::<u16>()).prop_map(
-        |(generation, routes, n_routes, flags, subsets, n_subsets)| Plan {
+    (0_u64..4, index(), 0_u16..20, any::<u16>(), index(), any::<[u16; 2]>()).prop_map(
+        |(generation, routes, n_routes, flags, subsets, [n_subsets, asks])| Plan {
             generation,
             service: 1,
             routes,
@@ -192,7 +48,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             flags,
             subsets,
             n_subsets,
-            pad: 0,
+            asks,
         },
     )
 }
@@ -215,14 +71,20 @@ fn route() -> impl Strategy<Value = Route> {
 
 fn client_match() -> impl Strategy<Value = Match> {
     let command = prop_oneof![Just(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0"), Just([0; COMMAND_LEN])];
-    (0_u32..32, 0_u32..2, 0_u32..2, 0_u32..4, 0_u64..3, command).prop_map(
-        |(flags, uid, gid, cgroup_level, cgroup, command)| Match {
+    let socket = (0_u64..2, 0_u32..4, 0_u32..4, 0_u32..8);
+    (0_u32..256, 0_u32..2, 0_u32..2, (0_u32..4, 0_u64..3), command, socket).prop_map(
+        |(flags, uid, gid, (cgroup_level, cgroup), command, (netns, mark, mark_mask, tos))| Match {
             flags,
             uid,
             gid,
             cgroup_level,
             cgroup,
             command,
+            netns,
+            mark,
+            mark_mask,
+            tos,
+            pad: 0,
         },
     )
 }
@@ -286,13 +148,18 @@ fn backend() -> impl Strategy<Value = Backend> {
 fn client() -> impl Strategy<Value = Client> {
     let ids = (0_u64..2, 0_u64..2).prop_map(|(uid, gid)| gid << 32 | uid);
     let command = prop_oneof![Just(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0"), Just([0; COMMAND_LEN])];
-    (ids, command, vec(0_u64..3, 0..4), any::<u64>(), any::<u32>()).prop_map(
-        |(uid_gid, command, cgroups, hashed, random)| Client {
+    let socket = (0_u64..2, 0_u32..4, 0_u32..8);
+    (ids, command, vec(0_u64..3, 0..4), socket, any::<(u64, u32)>()).prop_map(
+        |(uid_gid, command, cgroups, (netns, mark, tos), (hashed, random))| Client {
             uid_gid,
             command,
             cgroups,
+            netns,
+            mark,
+            tos,
             hashed,
             random,
+            ..Client::default()
         },
     )
 }
@@ -355,7 +222,8 @@ fn rejecting(routes: &[Option<Match>], client: Client) -> Tables {
         tables.routes.push(Route { client, errno, action: action::REJECT, ..Route::default() });
     }
     let n_routes = u16::try_from(routes.len()).unwrap();
-    tables.plans = vec![Plan::default(), Plan { generation: 1, n_routes, ..Plan::default() }];
+    let asks = u16::try_from(routes.iter().flatten().fold(0, |all, m| all | m.flags)).unwrap();
+    tables.plans = vec![Plan::default(), Plan { generation: 1, n_routes, asks, ..Plan::default() }];
     tables.pair = PlanPair::new(0, 1);
     tables
 }
@@ -367,6 +235,9 @@ fn fits(client: &Client, wanted: &Match) -> bool {
         || named(match_flag::UID) && client.uid_gid & 0xffff_ffff != u64::from(wanted.uid)
         || named(match_flag::GID) && client.uid_gid >> 32 != u64::from(wanted.gid)
         || named(match_flag::COMMAND) && client.command != wanted.command
+        || named(match_flag::NETNS) && client.netns != wanted.netns
+        || named(match_flag::MARK) && (client.mark ^ wanted.mark) & wanted.mark_mask != 0
+        || named(match_flag::TOS) && client.tos >> 2 != wanted.tos >> 2
         || named(match_flag::CGROUP) && ancestor != wanted.cgroup)
 }
 
@@ -490,4 +361,33 @@ fn another_address_port_or_protocol_is_missed() {
     ];
     assert!(keys.iter().all(|key| decide(&tables, key).verdict == Verdict::Miss));
     assert_eq!(decide(&tables, &KEY).verdict, Verdict::Reject);
+}
+
+#[test]
+fn only_what_the_service_asks_is_looked_up_and_once() {
+    let client = Client { uid_gid: 7, mark: 1, tos: 2, netns: 3, ..Client::default() };
+    let looked_up = |flags: u32| {
+        // None of these is the client's, so that all routes are asked.
+        let wanted = Match { flags, uid: 8, gid: 8, netns: 8, mark: 8, mark_mask: 8, ..wanted() };
+        let tables = rejecting(&[Some(wanted), Some(wanted), None], client.clone());
+        assert_eq!(decide(&tables, &KEY).errno, 3, "{flags}");
+        let mut looked_up = tables.client.looked_up.into_inner();
+        looked_up.retain(|flag| *flag != match_flag::CGROUP);
+        looked_up
+    };
+    let ids = match_flag::UID | match_flag::GID;
+    assert_eq!(looked_up(match_flag::CGROUP), []);
+    assert_eq!(looked_up(match_flag::UID), [ids]);
+    assert_eq!(looked_up(match_flag::GID), [ids]);
+    for flag in [match_flag::COMMAND, match_flag::NETNS, match_flag::MARK, match_flag::TOS] {
+        assert_eq!(looked_up(flag), [flag]);
+        assert_eq!(looked_up(flag | match_flag::UID), [ids, flag]);
+    }
+    let nothing = rejecting(&[None], client);
+    decide(&nothing, &KEY);
+    assert_eq!(nothing.client.looked_up.into_inner(), []);
+}
+
+fn wanted() -> Match {
+    Match { command: [b'x'; COMMAND_LEN], tos: 8, cgroup: 8, ..Match::default() }
 }

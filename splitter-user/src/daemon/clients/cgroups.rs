@@ -1,16 +1,19 @@
-//! Where the cgroup v2 hierarchy is, and which ids the paths in it have.
+//! Where the cgroup v2 hierarchy is, which cgroups names mean in it, and which ids they have.
 
+use std::collections::BTreeSet;
+use std::fs::{self, DirEntry};
+use std::io;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use crate::compile::Cgroup;
+use crate::policy::model::CgroupName;
 
-/// Answers where a cgroup is, by its path from the v2 root.
-pub(crate) trait CgroupSource {
-    /// `None` where no such cgroup exists.
-    fn find(&self, path: &str) -> Option<Cgroup>;
-}
+/// Deeper than this, nobody looks: systemd and container runtimes stay far above.
+const DEEPEST: u32 = 24;
+/// Links to a directory that has none below it: its name and its `.`. A cgroup has dozens of files,
+/// so listing one that has nothing else is what a look would spend its time on.
+const LINKS_OF_LEAF: u64 = 2;
 
 /// The mounted hierarchy.
 #[derive(Clone, Debug)]
@@ -47,7 +50,7 @@ impl CgroupTree {
     pub(crate) fn is_populated(&self, path: &str, id: u64) -> bool {
         let events = fs::read_to_string(self.path_of(path).join("cgroup.events"));
         let is_populated = events.is_ok_and(|events| events.lines().any(|it| it == "populated 1"));
-        is_populated && self.find(path).is_some_and(|found| found.id == id)
+        is_populated && self.at(path).is_some_and(|found| found.id == id)
     }
 
     /// Paths and ids of all cgroups whose names begin so.
@@ -87,14 +90,102 @@ pub(crate) fn own_cgroup(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
-impl CgroupSource for CgroupTree {
-    fn find(&self, path: &str) -> Option<Cgroup> {
+/// A cgroup that a name means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Path from the root of the hierarchy.
+    pub(crate) path: String,
+    pub(crate) cgroup: Cgroup,
+}
+
+/// What a search through the hierarchy came to.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Every cgroup that has one of the names.
+    pub(crate) found: Vec<(CgroupName, Place)>,
+    /// Directories in which a cgroup that has one of the names, or leads to one, may appear.
+    pub(crate) directories: BTreeSet<PathBuf>,
+}
+
+impl CgroupTree {
+    /// The cgroup at a path from the root of the hierarchy.
+    pub(crate) fn at(&self, path: &str) -> Option<Cgroup> {
         let relative = path.trim_matches('/');
         let metadata = fs::metadata(self.path_of(path)).ok().filter(fs::Metadata::is_dir)?;
         let level = relative.split('/').filter(|name| !name.is_empty()).count();
         // On 64-bit kernels the id of a cgroup is the inode number of its directory.
         Some(Cgroup { id: metadata.ino(), level: u32::try_from(level).ok()? })
     }
+
+    /// Looks for all of these names at once.
+    pub(crate) fn survey<'a>(&self, names: impl IntoIterator<Item = &'a CgroupName>) -> Survey {
+        let (paths, others): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| name.path().is_some());
+        let mut survey = Survey::default();
+        for (name, path) in paths.into_iter().filter_map(|name| Some((name, name.path()?))) {
+            self.look_at(name, path, &mut survey);
+        }
+        if !others.is_empty() {
+            self.walk("", 0, &others, &mut survey);
+        }
+        survey
+    }
+
+    /// One that is named by its path, and where it would appear.
+    fn look_at(&self, name: &CgroupName, path: &str, survey: &mut Survey) {
+        if let Some(cgroup) = self.at(path) {
+            survey.found.push((name.clone(), Place { path: path.to_owned(), cgroup }));
+        }
+        let above = Path::new(path.trim_start_matches('/')).ancestors().skip(1);
+        survey.directories.extend(above.map(|path| self.mount.join(path)).filter(|it| it.is_dir()));
+    }
+
+    /// The cgroups below one, down to where none of the names can be any more.
+    fn walk(&self, path: &str, level: u32, names: &[&CgroupName], survey: &mut Survey) {
+        let directory = self.mount.join(path.trim_start_matches('/'));
+        // Listed after it is watched, if it is: what appears in between is seen by one of the two.
+        let Ok(entries) = fs::read_dir(&directory) else { return };
+        survey.directories.insert(directory);
+        let is_directory = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        for entry in entries.flatten().filter(is_directory) {
+            if let (Ok(name), Ok(metadata)) = (entry.file_name().into_string(), entry.metadata()) {
+                self.visit(&format!("{path}/{name}"), level + 1, &metadata, names, survey);
+            }
+        }
+    }
+
+    /// One cgroup, and those below it.
+    fn visit(
+        &self,
+        path: &str,
+        level: u32,
+        metadata: &fs::Metadata,
+        names: &[&CgroupName],
+        survey: &mut Survey,
+    ) {
+        let place =
+            || Place { path: path.to_owned(), cgroup: Cgroup { id: metadata.ino(), level } };
+        let here = names.iter().filter(|name| name.is_at(path));
+        survey.found.extend(here.map(|name| ((*name).clone(), place())));
+        let below = names.iter().copied().filter(|name| may_be_below(name, path, metadata));
+        let below: Vec<&CgroupName> = below.collect();
+        if below.is_empty() || level >= DEEPEST {
+            return;
+        }
+        if metadata.nlink() == LINKS_OF_LEAF {
+            survey.directories.insert(self.mount.join(path.trim_start_matches('/')));
+        } else {
+            self.walk(path, level, &below, survey);
+        }
+    }
+}
+
+/// Whether a name may mean a cgroup below one. In those of other users than root, whoever they belong
+/// to makes directories of any name, and could pass for somebody else: there, only units of the user
+/// whose manager the name says are looked for.
+fn may_be_below(name: &CgroupName, path: &str, metadata: &fs::Metadata) -> bool {
+    let is_of_user = matches!(name, CgroupName::Unit(unit) if unit.contains('/'));
+    name.may_be_below(path) && (metadata.uid() == 0 || is_of_user)
 }
 
 /// The mount point of the whole hierarchy: a bind mount of a part of it has another root.

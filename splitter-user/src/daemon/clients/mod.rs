@@ -1,0 +1,71 @@
+//! Who the clients of the policy are on this node: the cgroups and network namespaces that it names.
+//!
+//! Names are looked up when a service is compiled, and again when something came or went. What a
+//! name means is the policy's ([`CgroupName::is_at`]); who is in a cgroup, the kernel knows.
+
+mod cgroups;
+mod networks;
+mod watch;
+
+pub(crate) use cgroups::{CgroupTree, own_cgroup};
+pub(super) use networks::Networks;
+pub(super) use watch::{ClientWatch, watch_places};
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use crate::compile::{Cgroup, ClientNames, Ids};
+use crate::policy::model::CgroupName;
+
+/// Answers what names mean on a node.
+pub(crate) trait ClientSource {
+    /// The cgroup at a path from the v2 root.
+    fn cgroup(&self, path: &str) -> Option<Cgroup>;
+    /// The path of the only cgroup that has a name.
+    fn path(&self, name: &CgroupName) -> Option<String>;
+    /// The ids of names.
+    fn find(&self, names: &ClientNames) -> Ids;
+}
+
+/// This node.
+pub(super) struct NodeClients {
+    tree: CgroupTree,
+    networks: RefCell<Networks>,
+}
+
+impl NodeClients {
+    pub(super) fn new(tree: CgroupTree, networks: Networks) -> Self {
+        Self { tree, networks: RefCell::new(networks) }
+    }
+}
+
+impl ClientSource for NodeClients {
+    fn cgroup(&self, path: &str) -> Option<Cgroup> {
+        self.tree.at(path)
+    }
+
+    fn path(&self, name: &CgroupName) -> Option<String> {
+        match &self.tree.survey([name]).found[..] {
+            [(_, only)] => Some(only.path.clone()),
+            _ => None,
+        }
+    }
+
+    fn find(&self, names: &ClientNames) -> Ids {
+        let mut by_name: BTreeMap<CgroupName, Vec<Cgroup>> = BTreeMap::new();
+        for (name, place) in self.tree.survey(&names.cgroups).found {
+            by_name.entry(name).or_default().push(place.cgroup);
+        }
+        let mut ids = Ids::default();
+        for (name, cgroups) in by_name {
+            match cgroups[..] {
+                [only] => drop(ids.cgroups.insert(name, only)),
+                _ => drop(ids.ambiguous.insert(name, cgroups.len())),
+            }
+        }
+        if !names.networks.is_empty() {
+            ids.networks = self.networks.borrow_mut().find(&names.networks);
+        }
+        ids
+    }
+}
