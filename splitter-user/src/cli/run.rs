@@ -30,6 +30,13 @@ pub(crate) struct Options {
     /// Directory in which changes by command are kept over restarts.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
+    /// Wait for a policy where there is none yet, or a wrong one, instead of ending.
+    #[arg(long)]
+    wait: bool,
+    /// Cgroup, as a path from the cgroup v2 root, whose clients reach nothing until a policy is
+    /// committed; this waits for one too.
+    #[arg(long, value_name = "PATH", value_parser = super::dial::parse_cgroup)]
+    hold: Vec<String>,
     /// What becomes of the split when the daemon ends.
     #[arg(long, value_enum, default_value_t)]
     on_exit: OnExit,
@@ -147,6 +154,8 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
         state_dir: options.state_dir,
         on_exit: options.on_exit,
         log_connections: options.log_connections,
+        wait: options.wait,
+        hold: options.hold,
         access: Access { admin_group: options.admin_group, read_group: options.read_group },
     })?;
     Ok(Exit::Success)

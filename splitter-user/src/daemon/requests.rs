@@ -136,6 +136,8 @@ fn load_texts(
 pub(crate) struct Circumstances {
     pub(crate) started: Instant,
     pub(crate) policy: Vec<String>,
+    /// Whether a policy is waited for, so that nobody who waits for the daemon may start.
+    pub(crate) is_waiting: bool,
     /// Why the last reload of the policy files changed nothing, if so.
     pub(crate) reload_problem: Option<String>,
     /// What the resolver does.
@@ -166,6 +168,7 @@ impl Circumstances {
         Self {
             started,
             policy,
+            is_waiting: false,
             reload_problem: None,
             dns: DnsStatus::default(),
             dns_problem: None,

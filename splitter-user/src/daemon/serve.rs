@@ -230,6 +230,9 @@ impl Daemon {
         let _gone = reply.send(answer);
         self.follow_hosts(before);
         self.free_retired();
+        if self.circumstances.is_waiting && self.engine.publisher().generation() != before {
+            self.tell_ready();
+        }
     }
 
     /// Asks the resolver for what the policy needs now, which may be other names than before the
@@ -411,8 +414,16 @@ impl Daemon {
         self.free_retired();
     }
 
-    fn tell_ready(&self) {
+    /// Whoever starts after the daemon starts when there is a policy.
+    fn tell_ready(&mut self) {
         let publisher = self.engine.publisher();
+        let is_empty_on_purpose =
+            self.circumstances.reload_problem.is_none() && !self.engine.is_holding();
+        let is_there = publisher.services().next().is_some() || is_empty_on_purpose;
+        self.circumstances.is_waiting &= !is_there;
+        if self.circumstances.is_waiting {
+            return tell_systemd(&[NotifyState::Status("waiting for a policy")]);
+        }
         let state = match self.engine.degraded().or(self.circumstances.reload_problem.as_deref()) {
             Some(_) => "DEGRADED: see splitter status; ",
             None => "",

@@ -33,6 +33,7 @@ use super::sweep::{Reach, Sweep};
 use super::{server, show};
 use crate::kernel::{self, EventRing, Hook, HookLog, Loaded, LogLevel, PinDir};
 use crate::policy::diagnostic::render;
+use crate::policy::model::CgroupName;
 use crate::policy::{self, Reading, Source, VipRanges};
 use crate::publish::Publisher;
 use crate::tables::Sizes;
@@ -64,6 +65,10 @@ pub(crate) struct Settings {
     pub(crate) on_exit: OnExit,
     pub(crate) log_connections: bool,
     pub(crate) access: Access,
+    /// Whether a policy that is wrong is waited for.
+    pub(crate) wait: bool,
+    /// Paths of cgroups whose clients reach nothing until a policy is committed.
+    pub(crate) hold: Vec<String>,
 }
 
 /// Runs the daemon until a signal or a request ends it.
@@ -72,13 +77,21 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let cgroups = CgroupTree::find_mount().context("find the cgroup2 hierarchy")?;
     let files = PolicyFiles::new(settings.policy.clone(), settings.reading.clone());
     let Opened { mut engine, reach, stored } = open(&settings, &cgroups)?;
+    hold(&mut engine, &settings).context("hold clients until there is a policy (--hold)")?;
     let listener = server::bind(&settings.socket)
         .with_context(|| format!("open the control socket {}", show(&settings.socket)))?;
-    if let Err(problem) = start_policy(&mut engine, &files) {
-        // No policy of ours runs, so nobody needs the socket.
-        fs::remove_file(&settings.socket).context("remove the control socket")?;
-        return Err(problem);
-    }
+    let problem = match start_policy(&mut engine, &files) {
+        Ok(()) => None,
+        Err(problem) if settings.wait || !settings.hold.is_empty() => {
+            error!("waiting for a policy: {problem:#}");
+            Some(format!("no policy is in force yet: {problem:#}"))
+        }
+        Err(problem) => {
+            // No policy of ours runs, so nobody needs the socket.
+            fs::remove_file(&settings.socket).context("remove the control socket")?;
+            return Err(problem);
+        }
+    };
     engine.resume_drains().context("take up what was drained")?;
     let log = attach(&mut engine, &settings)?;
     let events = EventRing::new(engine.hooks_mut().loaded_mut());
@@ -95,8 +108,10 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let health = Health::start().context("start the health checks")?;
     let sweep = Sweep::start(reach, stored).context("start closing connections")?;
     let assignments = take_over_assignments(&mut engine, &cgroups)?;
-    let circumstances =
+    let mut circumstances =
         Circumstances::new(started, policy, health.book(), sweep.book(), assignments);
+    circumstances.is_waiting = problem.is_some() || engine.is_holding();
+    circumstances.reload_problem = problem;
     let on_exit = settings.on_exit;
     let socket = settings.socket.clone();
     let known = engine.documents().answers.clone();
@@ -108,6 +123,16 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let ending = serve(daemon, settings.access, listener, log, events)?;
     tell_systemd(&[NotifyState::Stopping]);
     finish(ending, on_exit, &socket)
+}
+
+/// Lets clients that shall wait meet the hooks before there is a policy.
+fn hold(engine: &mut KernelEngine, settings: &Settings) -> anyhow::Result<()> {
+    let cgroups = settings.hold.iter().cloned().map(CgroupName::Path).collect();
+    if engine.hold(cgroups)? {
+        engine.hooks_mut().attach_connect().context("attach the programs")?;
+        info!(cgroups = ?settings.hold, "held until a policy is committed");
+    }
+    Ok(())
 }
 
 fn take_over_assignments(

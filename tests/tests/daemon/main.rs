@@ -10,6 +10,7 @@ mod egress;
 mod exec;
 mod files;
 mod health;
+mod hold;
 mod needs;
 mod refusals;
 mod restarts;

@@ -198,7 +198,11 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             return Err(ChangeError::State { services, error });
         }
         let reverse = self.overrides.is_unsettled().then(|| self.reverse(&targets, gone));
+        let held = self.egress.hold(Vec::new());
         let mut result = self.commit(targets, gone).map(drop);
+        if result.is_err() {
+            self.egress.hold(held);
+        }
         if result.is_ok()
             && let Err(error) = self.overrides.settle()
         {

@@ -11,10 +11,12 @@ use tracing::warn;
 use super::{ChangeError, Engine, OptionalHooks};
 use crate::compile::egress::{EgressImage, compile_egress};
 use crate::compile::image::Need;
-use crate::policy::model::{CgroupName, Outbound};
+use crate::policy::model::{CgroupName, Errno, Outbound};
 use crate::publish::PublishError;
 use crate::tables::{EgressTables, Maps};
 
+/// Name of the rule for clients that wait for a policy, as those of documents are.
+const HOLD: &str = "splitter/hold";
 /// Sets whose rules' names are known, for events that come late.
 const SETS_REMEMBERED: usize = 16;
 
@@ -23,6 +25,8 @@ pub(super) struct Egress {
     tables: Box<dyn EgressTables>,
     /// What the documents say.
     wanted: Vec<Outbound>,
+    /// Cgroups whose clients reach nothing until a policy is committed.
+    held: Vec<CgroupName>,
     /// Whether that may be another thing than what is in force.
     is_stale: bool,
     /// What that came to; of an earlier daemon's nothing is known.
@@ -40,7 +44,22 @@ pub(super) struct Staged {
 impl Egress {
     pub(super) fn new(tables: Box<dyn EgressTables>) -> Self {
         let (wanted, names) = (Vec::new(), VecDeque::new());
-        Self { tables, wanted, is_stale: true, in_force: None, names }
+        Self { tables, wanted, held: Vec::new(), is_stale: true, in_force: None, names }
+    }
+
+    /// What the clients may reach now.
+    fn said(&self) -> Vec<Outbound> {
+        if self.held.is_empty() {
+            return self.wanted.clone();
+        }
+        let hold = Outbound::plain(HOLD.to_owned(), self.held.clone(), true);
+        vec![Outbound { errno: Errno::REFUSED, loopback: false, ..hold }]
+    }
+
+    /// Holds clients, or those no longer that were held. Answers which those were.
+    pub(super) fn hold(&mut self, cgroups: Vec<CgroupName>) -> Vec<CgroupName> {
+        self.is_stale |= cgroups != self.held;
+        std::mem::replace(&mut self.held, cgroups)
     }
 
     /// Takes in what documents say now, for the next commit. Answers what they said before.
@@ -53,7 +72,27 @@ impl Egress {
 impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// Cgroups that are named by what clients may reach.
     pub(super) fn egress_cgroups(&self) -> impl Iterator<Item = &CgroupName> {
-        self.egress.wanted.iter().flat_map(|said| &said.cgroups)
+        let wanted = self.egress.wanted.iter().flat_map(|said| &said.cgroups);
+        self.egress.held.iter().chain(wanted)
+    }
+
+    /// Has clients of cgroups reach nothing until a policy is committed, by this or by a command.
+    /// Where one is in force, nobody has to wait. Answers whether they do.
+    pub(crate) fn hold(&mut self, cgroups: Vec<CgroupName>) -> Result<bool, ChangeError> {
+        let is_new = self.publisher.services().next().is_none()
+            && self.publisher.egress_root() == EgressRoot::default();
+        if cgroups.is_empty() || !is_new {
+            return Ok(false);
+        }
+        self.egress.hold(cgroups);
+        self.has_new_names = true;
+        self.commit(Vec::new(), &[])?;
+        Ok(true)
+    }
+
+    /// Whether clients are held.
+    pub(crate) fn is_holding(&self) -> bool {
+        !self.egress.held.is_empty()
     }
 
     fn compile_egress(&self) -> Result<EgressImage, ChangeError> {
@@ -62,7 +101,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             let cgroup = self.clients.cgroup(&path)?;
             Some((name.clone(), (path, cgroup)))
         };
-        compile_egress(&self.egress.wanted, &self.egress_cgroups().filter_map(place).collect())
+        compile_egress(&self.egress.said(), &self.egress_cgroups().filter_map(place).collect())
             .map_err(|error| ChangeError::Impossible(error.to_string()))
     }
 
