@@ -4,12 +4,14 @@ use std::io;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::net::{AddressFamily, SocketType, socket};
 use serde_json::Value;
 use splitter_tests::daemon::{Site, eventually};
 use splitter_tests::links::ip;
 use splitter_tests::net::in_own_network;
 use splitter_tests::peers::PortServer;
 use splitter_tests::place::Inside;
+use splitter_tests::ring::{Executor, Ring};
 
 /// Of the test's own network; nobody listens at most of them.
 const ADDRESSES: [&str; 4] = ["10.66.0.1", "10.66.1.1", "fd66::1", "fd66:1::1"];
@@ -62,9 +64,22 @@ fn udp_send(to: SocketAddr) -> io::Result<()> {
     UdpSocket::bind(any(to))?.send_to(b"x", to).map(drop)
 }
 
-const WAYS: [(&str, Way); 3] = [("tcp", tcp), ("udp", udp_connect), ("udp", udp_send)];
+/// By rings, of which one has a thread of the kernel's do it.
+fn ring_tcp(to: SocketAddr) -> io::Result<()> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, None)?;
+    Ring::new(Executor::Poller).map_err(io::Error::other)?.connect(&socket, to)
+}
 
-/// Every address, the IPv4 ones as v4-mapped too, by every way: 54 attempts at 3 ports.
+fn ring_udp(to: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind(any(to))?;
+    Ring::new(Executor::Submitter).map_err(io::Error::other)?.send_to(&socket, b"x", to)
+}
+
+const WAYS: [(&str, Way); 5] =
+    [("tcp", tcp), ("udp", udp_connect), ("udp", udp_send), ("tcp", ring_tcp), ("udp", ring_udp)];
+
+/// Every address, the IPv4 ones as v4-mapped too, by every way: 30 attempts at each port.
 fn attempts(ports: &[u16]) -> Vec<(SocketAddr, &'static str, Way)> {
     let mapped = ADDRESSES[..2].iter().map(|ip| format!("::ffff:{ip}"));
     let ips: Vec<String> = ADDRESSES.iter().map(|ip| (*ip).to_owned()).chain(mapped).collect();
