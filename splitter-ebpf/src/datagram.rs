@@ -20,6 +20,9 @@ use crate::{
     tables::Maps,
 };
 
+/// `TCP_ESTABLISHED`, which is also the state of a UDP socket that is connected.
+const CONNECTED: u32 = 1;
+
 /// The hooks of datagrams that name where they go.
 #[inline(always)]
 pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
@@ -55,6 +58,18 @@ pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
     unsafe { *peer = Peer { frontend, port_be, pad: 0, backend: addr, at, sent: 0 } };
     known.raise(peer);
     go_on::<F>(ctx, peer)
+}
+
+/// Whether a datagram names the peer that its socket is connected to.
+#[inline(always)]
+pub(crate) fn is_to_peer(ctx: &SockAddrContext) -> bool {
+    let (sa, sk) = (ctx.sock_addr, effects::socket(ctx));
+    // SAFETY: the context of the running hook, and its socket.
+    unsafe {
+        (*sk).state == CONNECTED
+            && (*sk).dst_ip4 == (*sa).user_ip4
+            && u32::from((*sk).dst_port) == (*sa).user_port & 0xffff
+    }
 }
 
 /// The hooks of datagrams that arrive: those of a backend bear the address that was sent to.

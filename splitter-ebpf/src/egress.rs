@@ -67,12 +67,20 @@ impl EgressWorld for Rules {
 pub(crate) fn refuse<F: Family>(ctx: *mut bpf_sock_addr) -> u32 {
     let Dialled { key } = &dialled::<F>(ctx);
     let Some(judgement) = judge(&Rules, key) else { return 0 };
-    let is_told =
-        maps::EGRESS_EVENTS.output::<EgressEvent>(&event(ctx, key, &judgement), 0).is_ok();
+    let is_told = tell(ctx, key, &judgement);
     if let Some(counts) = maps::EGRESS_COUNTS.get_ptr_mut(judgement.rule) {
         count(counts, judgement.errno == 0, is_told);
     }
     u32::from(judgement.errno)
+}
+
+/// Written in place: the stack has no room for an event.
+#[inline(always)]
+fn tell(ctx: *mut bpf_sock_addr, key: &FrontendKey, judgement: &Judgement) -> bool {
+    let Some(mut entry) = maps::EGRESS_EVENTS.reserve::<EgressEvent>(0) else { return false };
+    entry.write(event(ctx, key, judgement));
+    entry.submit(0);
+    true
 }
 
 #[inline(always)]

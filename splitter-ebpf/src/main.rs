@@ -62,7 +62,9 @@ pub(crate) fn split_peername6(ctx: SockAddrContext) -> i32 {
 /// `sendto(2)` and its kin on a socket that sends IPv4 and names where.
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn split_sendmsg4(ctx: SockAddrContext) -> i32 {
-    datagram::send::<V4>(&ctx)
+    // An IPv6 socket that is connected to an IPv4 address names its peer with each datagram
+    // (`udpv6_sendmsg` in net/ipv6/udp.c): `connect()` was where that was decided.
+    if datagram::is_to_peer(&ctx) { sock_addr::PROCEED } else { datagram::send::<V4>(&ctx) }
 }
 
 /// The same for IPv6.

@@ -99,6 +99,31 @@ fn answers_to_connected_sockets_bear_it_too() -> Result<()> {
     })
 }
 
+/// Whose every datagram names its peer to the kernel, as if it were not connected.
+#[test]
+fn a_connected_socket_of_a_mapped_address_is_split_once() -> Result<()> {
+    served(|node| {
+        // The peer is a frontend itself, which would be split again.
+        let own = format!("127.10.0.1:8080/udp\", \"{V1}/udp");
+        node.apply(&two_versions("udp", 1, 1).replace("127.10.0.1:8080/udp", &own))?;
+        let sockets: Vec<UdpSocket> = (0..4)
+            .map(|_| {
+                let socket = UdpSocket::bind("[::]:0")?;
+                socket.connect(format!("[::ffff:{}]:{}", shop().ip(), shop().port()))?;
+                Ok(socket)
+            })
+            .collect::<Result<_>>()?;
+        for _ in 0..3 {
+            for (n, socket) in sockets.iter().enumerate() {
+                socket.send(b"?")?;
+                let (_, port) = receive(socket)?;
+                assert_eq!(port, [19_001, 19_002][n % 2]);
+            }
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn many_datagrams_of_one_call_are_split_each() -> Result<()> {
     served(|node| {

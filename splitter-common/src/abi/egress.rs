@@ -53,6 +53,8 @@ pub mod egress_flag {
     pub const AUDITS: u8 = 4;
     /// Loopback addresses are allowed.
     pub const LOOPBACK: u8 = 8;
+    /// Of the root alone: all of it is there to hold clients until there is a policy.
+    pub const HOLDS: u8 = 16;
 }
 
 /// Key of [`super::map::EGRESS_CLIENTS`].

@@ -43,11 +43,12 @@ pub fn judge<W: EgressWorld>(world: &W, key: &FrontendKey) -> Option<Judgement> 
     if !is_set(egress_flag::IS_THERE) {
         return None;
     }
-    let network = EgressNetwork { set: root.set, rule, addr: key.addr };
+    let addr = dialled(key.addr);
+    let network = EgressNetwork { set: root.set, rule, addr };
     let said = world.ranges(&network).and_then(|ranges| find_range(&ranges, key));
     let is_refused = match said {
         Some(range) => range.refused != 0,
-        None if is_set(egress_flag::LOOPBACK) && is_loopback(key.addr) => false,
+        None if is_set(egress_flag::LOOPBACK) && is_loopback(addr) => false,
         None => is_set(egress_flag::REFUSES),
     };
     let errno = if is_set(egress_flag::AUDITS) { 0 } else { errno };
@@ -105,12 +106,21 @@ fn find_range(
     None
 }
 
-/// Whether a connection to an address stays in the client's network namespace: also where it is
-/// unspecified, which the kernel takes for loopback.
+/// The address that the kernel connects to: loopback where it is unspecified.
+#[inline(always)]
+fn dialled(addr: Addr) -> Addr {
+    match addr.to_v4() {
+        Some([0, 0, 0, 0]) => Addr::from_v4([127, 0, 0, 1]),
+        None if addr == Addr([0; 16]) => Addr(1_u128.to_be_bytes()),
+        _ => addr,
+    }
+}
+
+/// Whether a connection to an address stays in the client's network namespace.
 #[inline(always)]
 fn is_loopback(addr: Addr) -> bool {
     match addr.to_v4() {
-        Some([first, ..]) => first == 127 || addr == Addr::from_v4([0; 4]),
-        None => u128::from_be_bytes(addr.0) <= 1,
+        Some([first, ..]) => first == 127,
+        None => u128::from_be_bytes(addr.0) == 1,
     }
 }

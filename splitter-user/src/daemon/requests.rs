@@ -389,7 +389,7 @@ fn full_status(
     tell_needs(&mut status.hooks, engine);
     status.uptime_seconds = circumstances.started.elapsed().as_secs();
     status.policy.clone_from(&circumstances.policy);
-    status.problems.extend(circumstances.reload_problem.clone());
+    status.problems.extend(policy_problems(engine, circumstances));
     status.problems.extend(circumstances.dns_problem.clone());
     status.problems.extend(status::dns_problems(&circumstances.dns));
     status.problems.extend(circumstances.health_problem.clone());
@@ -401,6 +401,20 @@ fn full_status(
     status.draining = engine.draining(&status.sweep.draining);
     status.problems.extend(hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)
+}
+
+/// What is wrong with the policy as a whole.
+fn policy_problems(engine: &KernelEngine, circumstances: &Circumstances) -> Vec<String> {
+    let is_empty = engine.publisher().services().next().is_none();
+    let held = "clients are held until a policy is committed (--hold)".to_owned();
+    let reload = circumstances.reload_problem.as_ref().map(|why| {
+        if circumstances.is_waiting && is_empty {
+            format!("no policy is in force yet: {why}")
+        } else {
+            format!("the policy files are not loaded, what runs is kept: {why}")
+        }
+    });
+    reload.into_iter().chain(engine.is_holding().then_some(held)).collect()
 }
 
 fn program(size: crate::kernel::ProgramSize) -> ProgramStatus {

@@ -327,9 +327,7 @@ impl Daemon {
         if let Err(problem) = &result {
             error!("the policy files are not loaded, what runs is kept: {problem}");
         }
-        self.circumstances.reload_problem = result.err().map(|problem| {
-            format!("the policy files are not loaded, what runs is kept: {problem}")
-        });
+        self.circumstances.reload_problem = result.err();
         self.follow_hosts(before);
         self.free_retired();
         self.tell_ready();

@@ -77,14 +77,15 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let cgroups = CgroupTree::find_mount().context("find the cgroup2 hierarchy")?;
     let files = PolicyFiles::new(settings.policy.clone(), settings.reading.clone());
     let Opened { mut engine, reach, stored } = open(&settings, &cgroups)?;
-    hold(&mut engine, &settings).context("hold clients until there is a policy (--hold)")?;
+    hold(&mut engine, &settings, &cgroups)
+        .context("hold clients until there is a policy (--hold)")?;
     let listener = server::bind(&settings.socket)
         .with_context(|| format!("open the control socket {}", show(&settings.socket)))?;
     let problem = match start_policy(&mut engine, &files) {
         Ok(()) => None,
         Err(problem) if settings.wait || !settings.hold.is_empty() => {
             error!("waiting for a policy: {problem:#}");
-            Some(format!("no policy is in force yet: {problem:#}"))
+            Some(format!("{problem:#}"))
         }
         Err(problem) => {
             // No policy of ours runs, so nobody needs the socket.
@@ -126,7 +127,16 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// Lets clients that shall wait meet the hooks before there is a policy.
-fn hold(engine: &mut KernelEngine, settings: &Settings) -> anyhow::Result<()> {
+fn hold(engine: &mut KernelEngine, settings: &Settings, tree: &CgroupTree) -> anyhow::Result<()> {
+    let hooked = engine.hooks().cgroup().to_owned();
+    for path in &settings.hold {
+        if !tree.path_of(path).starts_with(&hooked) {
+            bail!(
+                "connections of {path} do not meet the hooks, only those below {}",
+                show(&hooked)
+            );
+        }
+    }
     let cgroups = settings.hold.iter().cloned().map(CgroupName::Path).collect();
     if engine.hold(cgroups)? {
         engine.hooks_mut().attach_connect().context("attach the programs")?;

@@ -25,7 +25,12 @@ pub(crate) fn start_log(format: LogFormat, default_filter: &str) -> anyhow::Resu
             .map_err(|error| anyhow::anyhow!("the environment variable {FILTER}: {error}"))?,
         Err(_) => EnvFilter::new(default_filter),
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Where nobody reads the log any more, lines are lost; telling so on the same standard error would
+    // panic.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .log_internal_errors(false);
     let started = match format {
         LogFormat::Text => log.with_target(false).with_ansi(colored()).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -17,7 +17,8 @@ use splitter_tests::ring::{Executor, Ring};
 const ADDRESSES: [&str; 4] = ["10.66.0.1", "10.66.1.1", "fd66::1", "fd66:1::1"];
 const FRONTEND: &str = "10.66.9.9:80";
 
-/// One service, one document for the clients of a cgroup, one for everybody else.
+/// One service, with a route for the clients of a cgroup, one document for them, one for everybody
+/// else.
 fn policy(site: &Site, web: &str, rest: &str) -> String {
     let cgroup = site.place().cgroup_path();
     format!(
@@ -28,7 +29,9 @@ metadata: {{name: shop}}
 spec:
   frontends: ['{FRONTEND}']
   subsets: {{v1: {{backends: ['10.66.0.1:7000']}}}}
-  routes: [{{name: all, split: {{v1: 1}}}}]
+  routes:
+    - {{name: web, match: {{cgroup: {cgroup}/web}}, split: {{v1: 1}}}}
+    - {{name: all, split: {{v1: 1}}}}
 ---
 apiVersion: splitter.dev/v1
 kind: Egress
@@ -161,8 +164,12 @@ fn what_is_no_service_is_refused_to_some_and_nothing_slips() -> Result<()> {
         // Services and loopback are no such thing.
         TcpStream::connect(FRONTEND).context("a service")?;
         ensure!(!is_refused(&tcp("127.0.0.1:1".parse()?), libc::EACCES), "loopback");
+        ensure!(is_refused(&tcp("0.0.0.0:1".parse()?), libc::ECONNREFUSED), "unspecified loopback");
         drop(inside);
-        untouched()
+        untouched()?;
+        // Another cgroup under the same path, which is an event of a route's client too.
+        let _again = site.place().enter_child("web")?;
+        eventually("the new cgroup is found", || Ok(is_refused(&tcp(first), libc::EACCES)))
     })?;
     site.place().outside(|| ())?;
     let status = site.status()?;
@@ -178,14 +185,15 @@ const SAID: &str = "mode: registryOnly
     - {cidr: 10.66.0.0/16, ports: [443, '8000-8099'], protocol: tcp}
     - {cidr: 'fd66::/32'}
   refuse:
-    - {cidr: [10.66.1.0/24, 'fd66::1']}";
+    - {cidr: [10.66.1.0/24, 'fd66::1']}
+    - {cidr: 127.0.0.1, ports: 999}";
 const OPEN: [(&str, Way); 4] = [
     ("10.66.0.1:443", tcp),
     ("[::ffff:10.66.0.1]:8050", tcp),
     ("[fd66:0:1::1]:1", udp_connect),
     ("[fd66:0:1::1]:1", udp_send),
 ];
-const SHUT: [(&str, Way); 7] = [
+const SHUT: [(&str, Way); 8] = [
     ("10.66.0.1:443", udp_send),
     ("10.66.0.1:8100", tcp),
     ("10.66.1.1:443", tcp),
@@ -193,6 +201,7 @@ const SHUT: [(&str, Way); 7] = [
     ("[fd66::1]:1", udp_send),
     ("[fd66:1::1]:1", tcp),
     ("10.67.0.1:443", tcp),
+    ("0.0.0.0:999", tcp),
 ];
 
 /// Whether that document refuses a destination.

@@ -35,15 +35,27 @@ fn held_clients_reach_nothing_before_there_is_a_policy() -> Result<()> {
     let problems = site.problems()?;
     ensure!(problems.iter().any(|it| it.to_string().contains("no policy is in force yet")));
 
-    // Held without a daemon, and by the next one.
+    // Held without a daemon, and by the next ones, whether they are told of it or not.
     daemon.kill()?;
     ensure!(is_refused(&ask_port(BACKEND)), "without a daemon");
-    let _daemon = site.run(&["--policy", &file, "--hold", &held])?;
+    let daemon = site.run(&["--policy", &file, "--wait"])?;
     ensure!(is_refused(&ask_port(BACKEND)), "by the next daemon");
+    let problems = site.problems()?;
+    ensure!(problems.iter().any(|it| it.to_string().contains("are held until")), "{problems:?}");
+    daemon.kill()?;
+    let _daemon = site.run(&["--policy", &file, "--hold", &held])?;
     drop(inside);
     assert_eq!(ask_port(BACKEND)?, 19_001, "another client");
 
+    // The cgroup is another one under the same path, and a file that is being written is no policy.
     let _inside = site.place().enter_child("early")?;
+    eventually("the new cgroup is held", || Ok(is_refused(&ask_port(BACKEND))))?;
+    let before = site.generation()?;
+    site.replace("policy.yaml", "")?;
+    eventually("the empty file is read", || {
+        Ok(!site.problems()?.iter().any(|it| it.to_string().contains("wrong")))
+    })?;
+    ensure!(is_refused(&ask_port(BACKEND)), "an empty file, generation {before}");
     site.replace("policy.yaml", policy())?;
     eventually("the policy is in force", || Ok(ask_port(SHOP).is_ok()))?;
     assert_eq!(ask_port(BACKEND)?, 19_001, "held no more");

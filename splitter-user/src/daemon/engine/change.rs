@@ -198,7 +198,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             return Err(ChangeError::State { services, error });
         }
         let reverse = self.overrides.is_unsettled().then(|| self.reverse(&targets, gone));
-        let held = self.egress.hold(Vec::new());
+        let held = self.end_hold(!targets.is_empty());
         let mut result = self.commit(targets, gone).map(drop);
         if result.is_err() {
             self.egress.hold(held);

@@ -29,7 +29,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             ids.of(&ClientNames::of([running.service.as_ref()])) != running.ids
         };
         let targets: Vec<Target> = users.filter(is_stale).map(Running::target).collect();
-        if targets.is_empty() && !self.is_egress_stale() {
+        // Both are looked at: an event may be about either.
+        let is_egress_stale = self.is_egress_stale();
+        if targets.is_empty() && !is_egress_stale {
             return Ok(0);
         }
         let stale = targets.iter().map(|target| target.service.name.as_str());

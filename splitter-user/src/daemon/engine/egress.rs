@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use splitter_common::abi::{EgressCounts, EgressRoot};
+use splitter_common::abi::{EgressCounts, EgressRoot, egress_flag};
 use tracing::warn;
 
 use super::{ChangeError, Engine, OptionalHooks};
@@ -27,6 +27,8 @@ pub(super) struct Egress {
     wanted: Vec<Outbound>,
     /// Cgroups whose clients reach nothing until a policy is committed.
     held: Vec<CgroupName>,
+    /// Whether the change under way gives a policy, which ends a hold.
+    gives_policy: bool,
     /// Whether that may be another thing than what is in force.
     is_stale: bool,
     /// What that came to; of an earlier daemon's nothing is known.
@@ -44,7 +46,8 @@ pub(super) struct Staged {
 impl Egress {
     pub(super) fn new(tables: Box<dyn EgressTables>) -> Self {
         let (wanted, names) = (Vec::new(), VecDeque::new());
-        Self { tables, wanted, held: Vec::new(), is_stale: true, in_force: None, names }
+        let (held, gives_policy, is_stale) = (Vec::new(), false, true);
+        Self { tables, wanted, held, gives_policy, is_stale, in_force: None, names }
     }
 
     /// What the clients may reach now.
@@ -79,8 +82,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// Has clients of cgroups reach nothing until a policy is committed, by this or by a command.
     /// Where one is in force, nobody has to wait. Answers whether they do.
     pub(crate) fn hold(&mut self, cgroups: Vec<CgroupName>) -> Result<bool, ChangeError> {
+        let root = self.publisher.egress_root();
         let is_new = self.publisher.services().next().is_none()
-            && self.publisher.egress_root() == EgressRoot::default();
+            && (root == EgressRoot::default() || self.is_holding());
         if cgroups.is_empty() || !is_new {
             return Ok(false);
         }
@@ -90,9 +94,24 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         Ok(true)
     }
 
-    /// Whether clients are held.
+    /// Whether clients are held, by this daemon or by one before it.
     pub(crate) fn is_holding(&self) -> bool {
-        !self.egress.held.is_empty()
+        self.publisher.egress_root().everyone.flags & egress_flag::HOLDS != 0
+    }
+
+    /// Whether there is any service, or will be by the change under way.
+    fn has_policy(&self) -> bool {
+        self.publisher.services().next().is_some() || self.egress.gives_policy
+    }
+
+    /// Ends a hold where a change gives a policy: services, or something that clients may not reach.
+    /// Answers who was held.
+    pub(super) fn end_hold(&mut self, has_services: bool) -> Vec<CgroupName> {
+        self.egress.gives_policy = has_services || !self.egress.wanted.is_empty();
+        if self.egress.gives_policy {
+            return self.egress.hold(Vec::new());
+        }
+        self.egress.held.clone()
     }
 
     fn compile_egress(&self) -> Result<EgressImage, ChangeError> {
@@ -101,8 +120,13 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             let cgroup = self.clients.cgroup(&path)?;
             Some((name.clone(), (path, cgroup)))
         };
-        compile_egress(&self.egress.said(), &self.egress_cgroups().filter_map(place).collect())
-            .map_err(|error| ChangeError::Impossible(error.to_string()))
+        let places = self.egress_cgroups().filter_map(place).collect();
+        let mut image = compile_egress(&self.egress.said(), &places)
+            .map_err(|error| ChangeError::Impossible(error.to_string()))?;
+        if !self.egress.held.is_empty() {
+            image.everyone.flags |= egress_flag::HOLDS;
+        }
+        Ok(image)
     }
 
     /// Looks whether cgroups that came or went make it another thing than what is in force.
@@ -120,6 +144,10 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         }
         let image = self.compile_egress()?;
         let is_nothing = image == EgressImage::default();
+        // Held by a daemon before this one, which was not told of whom: until there is a policy.
+        if is_nothing && self.is_holding() && self.egress.in_force.is_none() && !self.has_policy() {
+            return Ok(None);
+        }
         let was_nothing = self.publisher.egress_root() == EgressRoot::default();
         if self.egress.in_force.as_ref() == Some(&image) || is_nothing && was_nothing {
             self.egress.is_stale = false;
