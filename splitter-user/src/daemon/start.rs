@@ -81,30 +81,13 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         .context("hold clients until there is a policy (--hold)")?;
     let listener = server::bind(&settings.socket)
         .with_context(|| format!("open the control socket {}", show(&settings.socket)))?;
-    let problem = match start_policy(&mut engine, &files) {
-        Ok(()) => None,
-        Err(problem) if settings.wait || !settings.hold.is_empty() => {
-            error!("waiting for a policy: {problem:#}");
-            Some(format!("{problem:#}"))
-        }
-        Err(problem) => {
-            // No policy of ours runs, so nobody needs the socket.
-            fs::remove_file(&settings.socket).context("remove the control socket")?;
-            return Err(problem);
-        }
-    };
+    let problem = begin_policy(&mut engine, &files, &settings)?;
     engine.resume_drains().context("take up what was drained")?;
     let log = attach(&mut engine, &settings)?;
     let events = EventRing::new(engine.hooks_mut().loaded_mut());
     let events = events.context("open the ring of what is refused")?;
     drop_privileges().context("drop privileges")?;
-    info!(
-        generation = engine.publisher().generation(),
-        services = engine.publisher().services().count(),
-        cgroup = %engine.hooks().cgroup().display(),
-        milliseconds = started.elapsed().as_millis(),
-        "running"
-    );
+    tell_running(&engine, started);
     let policy = files.paths().iter().map(|path| show(path)).collect();
     let health = Health::start().context("start the health checks")?;
     let sweep = Sweep::start(reach, stored).context("start closing connections")?;
@@ -124,6 +107,16 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let ending = serve(daemon, settings.access, listener, log, events)?;
     tell_systemd(&[NotifyState::Stopping]);
     finish(ending, on_exit, &socket)
+}
+
+fn tell_running(engine: &KernelEngine, started: Instant) {
+    info!(
+        generation = engine.publisher().generation(),
+        services = engine.publisher().services().count(),
+        cgroup = %engine.hooks().cgroup().display(),
+        milliseconds = started.elapsed().as_millis(),
+        "running"
+    );
 }
 
 /// Lets clients that shall wait meet the hooks before there is a policy.
@@ -213,6 +206,22 @@ fn open_stored(loaded: &mut Loaded) -> anyhow::Result<(OwnedFd, OwnedFd)> {
     let storage = loaded.socket_storage().context("open the map of what sockets keep")?;
     let list = loaded.socket_list().context("list what UDP sockets keep")?;
     Ok((storage, list))
+}
+
+/// Publishes the policy files, or answers why they are waited for.
+fn begin_policy(
+    engine: &mut KernelEngine,
+    files: &PolicyFiles,
+    settings: &Settings,
+) -> anyhow::Result<Option<String>> {
+    let Err(problem) = start_policy(engine, files) else { return Ok(None) };
+    if settings.wait || !settings.hold.is_empty() {
+        error!("waiting for a policy: {problem:#}");
+        return Ok(Some(format!("{problem:#}")));
+    }
+    // No policy of ours runs, so nobody needs the socket.
+    fs::remove_file(&settings.socket).context("remove the control socket")?;
+    Err(problem)
 }
 
 /// Publishes the policy files. Where they are wrong, what an earlier daemon left running goes on.

@@ -181,7 +181,7 @@ fn killed_commands_leave_nothing() -> Result<()> {
     let site = Site::new()?;
     let _servers = servers()?;
     let _daemon = site.run(&["--policy", &site.write("policy.yaml", policy())?])?;
-    let n = usize::try_from((1_000 / scale()).max(20))?;
+    let n = usize::try_from((1_000 / scale()).max(10))?;
     let mut random = (0..).map(|i| mix(7, i));
     let start = || -> Result<Child> {
         let mut command: Command = site.command(&["exec", "shop=v2", "--", "sleep", "600"]);
