@@ -66,8 +66,10 @@ fn health_is_shown_and_outlives_other_changes() -> Result<()> {
     let told = " healthy: 1 probe succeeded";
     eventually("the log tells of it", || Ok(daemon.log().contains(told)))?;
     let log = daemon.terminate()?;
-    assert_eq!(log.matches("unhealthy: 2 probes in a row failed").count(), 1, "{log}");
-    assert_eq!(log.matches(told).count(), 1, "{log}");
+    // Where the machine is slow, either backend may time out besides.
+    let refused =
+        format!("unhealthy: 2 probes in a row failed: connect to {bad}: Connection refused");
+    assert_eq!(log.matches(&refused).count(), 1, "{log}");
     Ok(())
 }
 
