@@ -201,7 +201,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         let held = self.end_hold(!targets.is_empty());
         let mut result = self.commit(targets, gone).map(drop);
         if result.is_err() {
-            self.egress.hold(held);
+            self.egress.hold_again(held);
         }
         if result.is_ok()
             && let Err(error) = self.overrides.settle()

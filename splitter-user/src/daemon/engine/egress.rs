@@ -65,6 +65,12 @@ impl Egress {
         std::mem::replace(&mut self.held, cgroups)
     }
 
+    /// Takes back the end of a hold, because the change that was to give a policy failed.
+    pub(super) fn hold_again(&mut self, cgroups: Vec<CgroupName>) {
+        self.gives_policy = false;
+        self.hold(cgroups);
+    }
+
     /// Takes in what documents say now, for the next commit. Answers what they said before.
     pub(super) fn want(&mut self, said: Vec<Outbound>) -> Vec<Outbound> {
         self.is_stale |= said != self.wanted;
