@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use splitter_common::{
     abi::{
-        COMMAND_LEN, EgressClient, EgressCounts, EgressEvent, EgressNetwork, EgressRoot,
-        EgressRule, FrontendKey, NETWORK_BITS, PortRanges,
+        EgressClient, EgressCounts, EgressEvent, EgressNetwork, EgressRoot, EgressRule,
+        FrontendKey, NETWORK_BITS, PortRanges,
     },
     decide::egress::{EgressWorld, Judgement, judge},
 };
@@ -74,11 +74,11 @@ pub(crate) fn refuse<F: Family>(ctx: *mut bpf_sock_addr) -> u32 {
     u32::from(judgement.errno)
 }
 
-/// Written in place: the stack has no room for an event.
+/// Tells of one call, unless the buffer is full.
 #[inline(always)]
 fn tell(ctx: *mut bpf_sock_addr, key: &FrontendKey, judgement: &Judgement) -> bool {
     let Some(mut entry) = maps::EGRESS_EVENTS.reserve::<EgressEvent>(0) else { return false };
-    entry.write(event(ctx, key, judgement));
+    write_event(entry.as_mut_ptr(), ctx, key, judgement);
     entry.submit(0);
     true
 }
@@ -95,28 +95,32 @@ fn count(counts: *mut EgressCounts, is_audited: bool, is_told: bool) {
     }
 }
 
+/// Field by field: the stack has no room for an event, which is what a struct literal is made on.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "halves of words are taken on purpose")]
-fn event(ctx: *mut bpf_sock_addr, key: &FrontendKey, judgement: &Judgement) -> EgressEvent {
+fn write_event(
+    event: *mut EgressEvent,
+    ctx: *mut bpf_sock_addr,
+    key: &FrontendKey,
+    judgement: &Judgement,
+) {
     let ids = tables::uid_gid();
-    let command: [u8; COMMAND_LEN] = tables::command();
-    // SAFETY: the helpers take nothing, or the context of the running hook.
-    let (process, cgroup, netns) = unsafe {
-        (bpf_get_current_pid_tgid(), bpf_get_current_cgroup_id(), bpf_get_netns_cookie(ctx.cast()))
-    };
-    EgressEvent {
-        at_ns: follow::now_ns(),
-        cgroup,
-        netns,
-        process: (process >> 32) as u32,
-        uid: ids as u32,
-        gid: (ids >> 32) as u32,
-        set: judgement.set,
-        rule: judgement.rule,
-        port_be: key.port_be,
-        protocol: key.protocol,
-        audited: u8::from(judgement.errno == 0),
-        addr: key.addr,
-        command,
+    // SAFETY: a reserved record of the buffer, aligned to eight bytes and ours until it is
+    // submitted; every field is written. The helpers take nothing, or the running hook's context.
+    unsafe {
+        let process = bpf_get_current_pid_tgid();
+        (&raw mut (*event).at_ns).write(follow::now_ns());
+        (&raw mut (*event).cgroup).write(bpf_get_current_cgroup_id());
+        (&raw mut (*event).netns).write(bpf_get_netns_cookie(ctx.cast()));
+        (&raw mut (*event).process).write((process >> 32) as u32);
+        (&raw mut (*event).uid).write(ids as u32);
+        (&raw mut (*event).gid).write((ids >> 32) as u32);
+        (&raw mut (*event).set).write(judgement.set);
+        (&raw mut (*event).rule).write(judgement.rule);
+        (&raw mut (*event).port_be).write(key.port_be);
+        (&raw mut (*event).protocol).write(key.protocol);
+        (&raw mut (*event).audited).write(u8::from(judgement.errno == 0));
+        (&raw mut (*event).addr).write(key.addr);
+        (&raw mut (*event).command).write(tables::command());
     }
 }

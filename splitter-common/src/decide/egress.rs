@@ -106,21 +106,31 @@ fn find_range(
     None
 }
 
+/// The words of an address, as they are in memory: sixteen bytes held apart fill a BPF stack.
+type Words = [u32; 4];
+
+/// The third word of a v4-mapped address, and the last of `127.0.0.1` and of `::1`.
+const MAPPED: u32 = u32::to_be(0xffff);
+const LOOPBACK_V4: u32 = u32::to_be(0x7f00_0001);
+const LOOPBACK_V6: u32 = u32::to_be(1);
+
 /// The address that the kernel connects to: loopback where it is unspecified.
 #[inline(always)]
 fn dialled(addr: Addr) -> Addr {
-    match addr.to_v4() {
-        Some([0, 0, 0, 0]) => Addr::from_v4([127, 0, 0, 1]),
-        None if addr == Addr([0; 16]) => Addr(1_u128.to_be_bytes()),
-        _ => addr,
-    }
+    let words: Words = bytemuck::cast(addr);
+    bytemuck::cast(match words {
+        [0, 0, MAPPED, 0] => [0, 0, MAPPED, LOOPBACK_V4],
+        [0, 0, 0, 0] => [0, 0, 0, LOOPBACK_V6],
+        words => words,
+    })
 }
 
 /// Whether a connection to an address stays in the client's network namespace.
 #[inline(always)]
 fn is_loopback(addr: Addr) -> bool {
-    match addr.to_v4() {
-        Some([first, ..]) => first == 127,
-        None => u128::from_be_bytes(addr.0) == 1,
+    let words: Words = bytemuck::cast(addr);
+    match words {
+        [0, 0, MAPPED, v4] => u32::from_be(v4) >> 24 == 127,
+        words => words == [0, 0, 0, LOOPBACK_V6],
     }
 }
