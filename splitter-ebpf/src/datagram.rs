@@ -30,7 +30,7 @@ pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Dialled { key } = &dialled::<F>(ctx.sock_addr);
     let world = Maps { ctx: ctx.sock_addr, commit };
     let Some(plan) = find_plan(&world, key) else {
-        return conclude(refuse::<F>(ctx, commit));
+        return conclude(refuse::<F>(ctx, commit, key));
     };
     if plan.flags & plan_flag::DATAGRAMS == 0 {
         return PROCEED;

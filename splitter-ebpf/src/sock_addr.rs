@@ -6,7 +6,7 @@
 use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 use aya_log_ebpf::debug;
 use splitter_common::{
-    abi::{Commit, FrontendKey, Reason, commit_flag, socket_flag},
+    abi::{Commit, FrontendKey, Reason, TCP, commit_flag, socket_flag},
     decide::{Decision, EADDRNOTAVAIL, Tally, decide_by_plan, find_plan},
 };
 
@@ -125,10 +125,10 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         if keeps_state {
             effects::forget(ctx);
         }
-        return conclude(refuse::<F>(ctx, commit));
+        return conclude(refuse::<F>(ctx, commit, key));
     };
     // It has to go where the connection is, which is nobody's choice any more.
-    if follow::is_further_path(effects::socket(ctx)) {
+    if is_further_path(ctx, key) {
         return PROCEED;
     }
     let decision = decide_by_plan(&world, &plan, key.protocol);
@@ -162,13 +162,24 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
 
 /// The errno of a call to what is no service, where its client may not reach that; else 0.
 #[inline(always)]
-pub(crate) fn refuse<F: Family>(ctx: &SockAddrContext, commit: *const Commit) -> u32 {
+pub(crate) fn refuse<F: Family>(
+    ctx: &SockAddrContext,
+    commit: *const Commit,
+    key: &FrontendKey,
+) -> u32 {
     let is_asked = effects::has_flag(commit, commit_flag::EGRESS);
     // A further path goes where the connection is, which was allowed.
-    if !is_asked || follow::is_further_path(effects::socket(ctx)) {
+    if !is_asked || is_further_path(ctx, key) {
         return 0;
     }
     F::refuse(ctx.sock_addr)
+}
+
+/// Whether a socket is one more path of a connection that stands. Only one of TCP can be: what a UDP
+/// socket dials does not pay for the question.
+#[inline(always)]
+fn is_further_path(ctx: &SockAddrContext, key: &FrontendKey) -> bool {
+    key.protocol == TCP && follow::is_further_path(effects::socket(ctx))
 }
 
 /// Lets the call go on, or fails it with an errno that is not 0.
