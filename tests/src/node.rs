@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
-use splitter_common::abi::State;
+use splitter_common::abi::{Reason, State};
 use splitter_user::compile::image::{Need, ServiceId, ServiceImage};
 use splitter_user::compile::{Cgroup, ClientNames, Compiler, Ids, service_id};
 use splitter_user::kernel::{Attachment, Hook, KernelMaps, Loaded, LogLevel, PinDir, load};
@@ -29,6 +29,8 @@ pub struct Node {
     pub pins: PinDir,
     /// The cgroup; dropped last.
     pub place: Place,
+    /// The counters when the policy was last taken away: those of reasons are never cleared.
+    before: Vec<u64>,
 }
 
 impl Node {
@@ -56,7 +58,7 @@ impl Node {
         let publisher = Publisher::adopt(loaded.maps()?)?;
         let attachment = Attachment::new(&pins, place.cgroup())?;
         attachment.attach(&mut loaded, hooks)?;
-        Ok(Self { publisher, attachment, loaded, pins, place })
+        Ok(Self { publisher, attachment, loaded, pins, place, before: Vec::new() })
     }
 
     /// Detaches the hooks that no service in force needs, which a daemon would not attach.
@@ -79,7 +81,9 @@ impl Node {
     /// Takes the whole policy away, and with it what was counted.
     pub fn clear(&mut self) -> Result<Published> {
         let all = self.publisher.services().map(Change::Remove).collect();
-        Ok(self.publisher.publish(all)?)
+        let published = self.publisher.publish(all)?;
+        self.before = self.publisher.maps().counters()?;
+        Ok(published)
     }
 
     /// Makes a policy the whole policy that names network namespaces with these cookies.
@@ -114,6 +118,13 @@ impl Node {
             Ok((owner, state.context("a state out of range")?))
         };
         states.iter().map(state).collect()
+    }
+
+    /// How often a connection was not rewritten for a reason, since the policy was taken away.
+    pub fn reason(&self, reason: Reason) -> Result<u64> {
+        let at = reason as usize;
+        let before = self.before.get(at).copied().unwrap_or(0);
+        Ok(self.publisher.maps().counters()?[at] - before)
     }
 
     /// The counts of a service, by owner.

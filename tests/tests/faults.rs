@@ -13,10 +13,9 @@ use splitter_common::abi::{Reason, State, cell, outcome};
 use splitter_common::life::is_of_share;
 use splitter_tests::daemon::eventually;
 use splitter_tests::net::{in_own_network, n_unsent, number_option};
-use splitter_tests::node::Node;
 use splitter_tests::peers::reset_on_close;
+use splitter_tests::shared::{self, Shared};
 use splitter_user::publish::CounterOwner;
-use splitter_user::tables::Maps as _;
 
 /// Frontend and backend of either family.
 const V4: [&str; 2] = ["127.10.0.1:80", "127.0.0.1:19001"];
@@ -33,14 +32,14 @@ fn policy([frontend, backend]: [&str; 2], keys: &str, fault: &str) -> String {
 
 /// A node with a policy, and its listening backend.
 struct Scene {
-    node: Node,
+    node: Shared,
     listener: TcpListener,
     frontend: SocketAddr,
 }
 
 impl Scene {
     fn new(addresses: [&str; 2], keys: &str, fault: &str) -> Result<Self> {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(addresses, keys, fault))?;
         let [frontend, backend] = addresses;
         Ok(Self { node, listener: TcpListener::bind(backend)?, frontend: frontend.parse()? })
@@ -196,7 +195,7 @@ fn a_blackhole_is_a_timeout_and_nobodys_fault() -> Result<()> {
             }
             assert_eq!(scene.outcomes()?, BTreeMap::from([("timed out", 3)]));
             assert_eq!(scene.state(true)?.cells[cell::EJECTED], 0);
-            assert_eq!(scene.node.publisher.maps().counters()?[Reason::NoneUsable as usize], 0);
+            assert_eq!(scene.node.reason(Reason::NoneUsable)?, 0);
             scene.listener.set_nonblocking(true)?;
             assert_eq!(scene.listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         }

@@ -11,8 +11,8 @@ use std::thread;
 use anyhow::{Context as _, Result};
 use splitter_tests::files::read_policy;
 use splitter_tests::net::{dial, in_own_network};
-use splitter_tests::node::Node;
 use splitter_tests::peers::{PortServer, UdpClient};
+use splitter_tests::shared;
 
 /// Connections in all.
 const CONNECTIONS: usize = 500;
@@ -63,7 +63,7 @@ fn expected() -> BTreeMap<u16, usize> {
 }
 
 fn over_tcp(kind: &str, port: u16) -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     node.apply(&policy(kind, port, 8080)?)?;
     let frontend = SocketAddr::from(([127, 10, 0, 1], port));
     let counts = in_own_network(|| {
@@ -88,7 +88,7 @@ fn weights_of_an_http_route_are_kept_exactly() -> Result<()> {
 
 #[test]
 fn weights_of_a_udp_route_are_kept_exactly() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     node.apply(&policy("UDPRoute", 8053, 8053)?)?;
     let each = |n: usize| {
         let client = UdpClient::new("127.10.0.1:8053").map_err(io::Error::other)?;
@@ -101,7 +101,7 @@ fn weights_of_a_udp_route_are_kept_exactly() -> Result<()> {
 /// A reference that is not good keeps its share, and that is refused.
 #[test]
 fn the_share_of_a_reference_to_nothing_is_refused() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     let text = policy("TCPRoute", 8082, 8080)?.replace("purchase-history-v2,", "gone,");
     node.apply(&text)?;
     let frontend = SocketAddr::from(([127, 10, 0, 1], 8082));

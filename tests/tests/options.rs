@@ -10,8 +10,8 @@ use rustix::net::{self, AddressFamily, SocketType, sockopt};
 use splitter_common::abi::{Reason, cell};
 use splitter_tests::net::{NumberOption, in_own_network, number_option, set_number_option};
 use splitter_tests::node::Node;
+use splitter_tests::shared;
 use splitter_user::publish::CounterOwner;
-use splitter_user::tables::Maps as _;
 
 const FRONTEND: &str = "127.10.0.1:80";
 const BACKEND: &str = "127.0.0.1:19001";
@@ -39,7 +39,7 @@ fn with_backend(
     run: impl FnOnce(&mut Node, &TcpListener) -> Result<()> + Send,
 ) -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(keys))?;
         run(&mut node, &TcpListener::bind(BACKEND)?)
     })
@@ -119,7 +119,7 @@ fn run_ip(arguments: &[&str]) -> Result<()> {
 fn the_source_address_may_be_ipv6() -> Result<()> {
     in_own_network(|| {
         run_ip(&["address", "add", "fd00::9/128", "dev", "lo", "nodad"])?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy_of("[fd00::1]:80", "[::1]:19001", "source: 'fd00::9'"))?;
         let listener = TcpListener::bind("[::1]:19001")?;
         let client = connect("[fd00::1]:80")?;
@@ -168,8 +168,8 @@ fn a_source_address_that_cannot_be_had_fails_the_connection() -> Result<()> {
         }
         listener.set_nonblocking(true)?;
         assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(node.publisher.maps().counters()?[Reason::NoSource as usize], 3);
-        assert_eq!(node.publisher.maps().counters()?[Reason::OverLimit as usize], 0);
+        assert_eq!(node.reason(Reason::NoSource)?, 3);
+        assert_eq!(node.reason(Reason::OverLimit)?, 0);
         let states = node.states("shop")?;
         ensure!(states.values().all(|state| state.cells[cell::LIVE] == 0), "nothing is held");
         let subsets = states.keys().filter(|owner| matches!(owner, CounterOwner::Subset(_)));

@@ -8,6 +8,7 @@ use anyhow::Result;
 use splitter_tests::net::in_own_network;
 use splitter_tests::node::Node;
 use splitter_tests::peers::{PortServer, UdpClient, ask_port};
+use splitter_tests::shared;
 use splitter_user::kernel::{Hook, HookState};
 use splitter_user::publish::CounterOwner;
 
@@ -24,7 +25,7 @@ fn errno_of(addr: &str) -> Option<i32> {
 #[test]
 fn v4_mapped_and_v6_connections_are_split() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let v4 = split(
             "four",
             "{frontends: ['127.10.0.1:80'], subsets: {a: {backends: ['127.0.0.1:19001']}}, routes: [{split: {a: 1}}]}",
@@ -45,7 +46,7 @@ fn v4_mapped_and_v6_connections_are_split() -> Result<()> {
 
 #[test]
 fn connected_udp_is_split_by_its_own_frontend() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     node.apply(&split(
         "dns",
         "{frontends: ['127.10.0.1:53/udp'], subsets: {a: {backends: ['127.0.0.1:19053']}}, routes: [{split: {a: 1}}]}",
@@ -58,7 +59,7 @@ fn connected_udp_is_split_by_its_own_frontend() -> Result<()> {
 #[test]
 fn routes_reject_pass_and_refuse_with_their_own_errno() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let reject =
             split("reject", "{frontends: ['127.10.0.1:81'], routes: [{reject: EHOSTUNREACH}]}");
         let pass = split("pass", "{frontends: ['127.0.0.1:19082'], routes: [{pass: true}]}");
@@ -77,7 +78,7 @@ fn routes_reject_pass_and_refuse_with_their_own_errno() -> Result<()> {
 
 #[test]
 fn counters_say_what_happened() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     node.apply(&split(
         "counted",
         "{frontends: ['127.10.0.1:84/udp'],
@@ -125,7 +126,7 @@ fn port_as(uid: u32, gid: u32, command: &'static str) -> Result<u16> {
 
 #[test]
 fn clients_are_told_apart_by_uid_gid_command_and_cgroup() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     let inner = format!("{}/inner", node.place.cgroup_path());
     let inside = node.place.enter_child("inner")?;
     node.apply(&split(
@@ -156,7 +157,7 @@ fn clients_are_told_apart_by_uid_gid_command_and_cgroup() -> Result<()> {
 
 #[test]
 fn affinity_keeps_a_client_on_its_subset() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     let policy = |v2: u32| {
         split(
             "sticky",
@@ -183,7 +184,7 @@ fn affinity_keeps_a_client_on_its_subset() -> Result<()> {
 
 #[test]
 fn getpeername_answers_the_frontend_only_where_asked_and_only_while_true() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     let told = split(
         "told",
         "{getpeername: frontend, frontends: ['127.10.0.1:86/udp', '[::1]:18086/udp'],
@@ -232,7 +233,7 @@ fn hooks_say_what_the_kernel_runs() -> Result<()> {
 #[test]
 fn outside_the_cgroup_nothing_is_rewritten() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&split(
             "here",
             "{frontends: ['127.10.0.1:88'], subsets: {a: {backends: ['127.0.0.1:19001']}}, routes: [{split: {a: 1}}]}",

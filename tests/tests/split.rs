@@ -6,14 +6,14 @@ use std::thread;
 
 use anyhow::Result;
 use splitter_tests::net::in_own_network;
-use splitter_tests::node::{Node, two_versions};
+use splitter_tests::node::two_versions;
 use splitter_tests::peers::{PortServer, UdpClient, ask_port};
-use splitter_tests::scale;
+use splitter_tests::{scale, shared};
 
 #[test]
 fn twenty_tcp_connections_are_sixteen_and_four() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let _v1 = PortServer::start("127.0.0.1:19001")?;
         let _v2 = PortServer::start("127.0.0.1:19002")?;
         for run in 0..20 {
@@ -30,7 +30,7 @@ fn twenty_tcp_connections_are_sixteen_and_four() -> Result<()> {
 
 #[test]
 fn every_prefix_of_one_client_is_within_one() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     node.apply(&two_versions("udp", 80, 20))?;
     let client = UdpClient::new("127.10.0.1:8080")?;
     let mut v2 = 0_u64;
@@ -44,7 +44,7 @@ fn every_prefix_of_one_client_is_within_one() -> Result<()> {
 
 #[test]
 fn totals_of_two_cpus_at_once_are_within_one() -> Result<()> {
-    let mut node = Node::new()?;
+    let mut node = shared::node()?;
     node.apply(&two_versions("udp", 80, 20))?;
     let each = 500_000 / scale();
     let count = move || -> io::Result<u64> {
@@ -70,7 +70,7 @@ fn the_address_of_a_server_is_split_between_it_and_others() -> Result<()> {
         // Dropped after the node, since a server is told to end by a connection to its own address.
         let _v1 = PortServer::start("127.0.0.1:19001")?;
         let _v2 = PortServer::start("127.0.0.1:19002")?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let policy = two_versions("tcp", 50, 50).replace("127.10.0.1:8080", "127.0.0.1:19001");
         node.apply(&policy)?;
         let mut counts = BTreeMap::new();

@@ -12,9 +12,9 @@ use splitter_common::abi::{Reason, State, cell};
 use splitter_tests::net::{full_listener, in_own_network};
 use splitter_tests::node::Node;
 use splitter_tests::peers::{PortServer, ask_port};
+use splitter_tests::shared;
 use splitter_user::compile::name_ids;
 use splitter_user::publish::CounterOwner;
-use splitter_user::tables::Maps as _;
 
 const FRONTEND: &str = "127.10.0.1:80";
 const V1: &str = "127.0.0.1:19001";
@@ -91,7 +91,7 @@ fn pending() -> Result<OwnedFd> {
 #[test]
 fn a_full_subset_spills_to_the_others_by_their_weights() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let route = "split: {v1: 5, v2: 3, v3: 1}";
         node.apply(&policy(", maxConnections: 2, overLimit: spill", route))?;
         let full = TcpListener::bind(V1)?;
@@ -105,7 +105,7 @@ fn a_full_subset_spills_to_the_others_by_their_weights() -> Result<()> {
         // 300 and 100 of their own, and 500 at random in a ratio of three to one.
         ensure!((600..750).contains(&v2), "{v2}");
         assert_eq!(subset(&node)?.cells[cell::LIVE], 2);
-        let refused = node.publisher.maps().counters()?[Reason::OverLimit as usize];
+        let refused = node.reason(Reason::OverLimit)?;
         assert_eq!(refused, 0);
         drop((full, held));
         Ok(())
@@ -115,7 +115,7 @@ fn a_full_subset_spills_to_the_others_by_their_weights() -> Result<()> {
 #[test]
 fn a_subset_whose_backends_are_ejected_spills_where_the_route_says_so() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let eject = ", eject: {consecutiveFailures: 1, baseTime: 1h, maxPercent: 100}";
         let split = "split: {v1: 8, v2: 1, v3: 1}";
         node.apply(&policy(eject, &format!("{split}, onEmpty: spill")))?;
@@ -134,7 +134,7 @@ fn a_subset_whose_backends_are_ejected_spills_where_the_route_says_so() -> Resul
 #[test]
 fn two_subsets_are_passed_over_for_a_third() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let limit = ", maxConnections: 1, overLimit: spill";
         let text = policy(limit, "split: {v1: 1, v2: 1, v3: 1}");
         node.apply(&text.replace(&format!("'{V2}']"), &format!("'{V2}']{limit}")))?;
@@ -159,7 +159,7 @@ fn two_subsets_are_passed_over_for_a_third() -> Result<()> {
 #[test]
 fn a_client_that_chooses_by_affinity_spills_to_one_other() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let route = "split: {v1: 1, v2: 1, v3: 1}, affinity: uid";
         let limit = "maxConnections: 1, overLimit: spill";
         let text = policy(&format!(", {limit}"), route)
@@ -182,7 +182,7 @@ fn a_client_that_chooses_by_affinity_spills_to_one_other() -> Result<()> {
 #[test]
 fn handshakes_have_a_limit_of_their_own() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let limit = ", maxPending: 2, maxConnections: 9, overLimit: EHOSTUNREACH";
         node.apply(&policy(limit, "split: {v1: 1}"))?;
         let full = full_listener(V1)?;
@@ -208,7 +208,7 @@ fn handshakes_have_a_limit_of_their_own() -> Result<()> {
 #[test]
 fn a_client_does_not_come_back_to_what_failed() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&pair("avoidPrevious: process"))?;
         let _serving = PortServer::start(V2)?;
         for _ in 0..50 {
@@ -224,11 +224,11 @@ fn a_client_does_not_come_back_to_what_failed() -> Result<()> {
 #[test]
 fn a_client_comes_back_where_there_is_no_other() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&pair("avoidPrevious: process").replace(&format!(", '{V2}'"), ""))?;
         assert_eq!(errno(connect()), Some(libc::ECONNREFUSED));
         assert_eq!(errno(connect()), Some(libc::ECONNREFUSED));
-        let refused = node.publisher.maps().counters()?[Reason::NoneUsable as usize];
+        let refused = node.reason(Reason::NoneUsable)?;
         assert_eq!(refused, 0, "the backend was asked");
         let _serving = PortServer::start(V1)?;
         connect().context("it serves again")?;
@@ -239,10 +239,10 @@ fn a_client_comes_back_where_there_is_no_other() -> Result<()> {
 #[test]
 fn backends_without_a_listener_are_stepped_over() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&pair("requireListener: true"))?;
         assert_eq!(errno(connect()), Some(libc::ECONNREFUSED));
-        let refused = node.publisher.maps().counters()?[Reason::NoneUsable as usize];
+        let refused = node.reason(Reason::NoneUsable)?;
         assert_eq!(refused, 1);
         let second = PortServer::start(V2)?;
         assert_eq!(ports(20)?, [0, 20, 0]);
@@ -258,7 +258,7 @@ fn backends_without_a_listener_are_stepped_over() -> Result<()> {
 #[test]
 fn listeners_are_looked_for_in_both_families() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let text = pair("requireListener: true")
             .replace(FRONTEND, "[::1]:80")
             .replace(V1, "[::1]:19001")
@@ -277,7 +277,7 @@ fn listeners_are_looked_for_in_both_families() -> Result<()> {
 #[test]
 fn a_backend_without_weight_stands_in_for_nobody() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let backends = format!("{{address: '{V2}', weight: 0}}, '{V1}'");
         let text = pair("eject: {consecutiveFailures: 1, baseTime: 1h, maxPercent: 100}");
         node.apply(&text.replace(&format!("'{V1}', '{V2}'"), &backends))?;
@@ -285,7 +285,7 @@ fn a_backend_without_weight_stands_in_for_nobody() -> Result<()> {
         for _ in 0..10 {
             assert_eq!(errno(connect()), Some(libc::ECONNREFUSED));
         }
-        let refused = node.publisher.maps().counters()?[Reason::NoneUsable as usize];
+        let refused = node.reason(Reason::NoneUsable)?;
         assert_eq!(refused, 9, "all but the one that found it out");
         Ok(())
     })

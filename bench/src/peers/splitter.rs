@@ -53,7 +53,7 @@ impl Peer for Splitter {
         let changes = images.into_iter().map(|image| Change::Put(Arc::new(image))).collect();
         node.publisher.publish(changes).context("publish the services")?;
         node.detach_unneeded()?;
-        let Node { publisher, attachment, loaded, pins, place } = node;
+        let Node { publisher, attachment, loaded, pins, place, .. } = node;
         let parts = (publisher, attachment, loaded, pins);
         Ok(Running::new(self.name(), ground, place, dial.into(), parts))
     }

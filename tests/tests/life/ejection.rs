@@ -13,6 +13,7 @@ use splitter_tests::net::in_own_network;
 use splitter_tests::node::Node;
 use splitter_tests::peers::{PortServer, ask_port};
 use splitter_tests::scale;
+use splitter_tests::shared;
 
 use super::{FRONTEND, backends, connect, policy, subset};
 
@@ -26,7 +27,7 @@ fn two_backends(eject: &str) -> String {
 #[test]
 fn a_backend_that_fails_is_avoided_and_comes_back() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&two_backends("consecutiveFailures: 3, baseTime: 2s"))?;
         let _serving = PortServer::start("127.0.0.1:19001")?;
         let refused = |n: u32| (0..n).filter(|_| connect().is_err()).count();
@@ -110,7 +111,7 @@ fn refused(node: &Node) -> Result<u64> {
 fn under_load_no_more_fail_than_eject_and_were_under_way() -> Result<()> {
     in_own_network(|| {
         let n = (2_000 / scale()).max(60);
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let eject = format!("consecutiveFailures: {FAILURES}, baseTime: {}s", EJECTED.as_secs());
         node.apply(&two_backends(&eject))?;
         let _serving = PortServer::start("127.0.0.1:19001")?;

@@ -14,15 +14,15 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use splitter_tests::net::in_own_network;
-use splitter_tests::node::Node;
 use splitter_tests::peers::reset_on_close;
+use splitter_tests::shared::{self, Shared};
 
 use super::starts::hand_over;
 use super::{BACKEND, connect, errno_of, expect, policy};
 
 /// A node with a policy, and both ends of a connection; the client's is first.
-fn pair(keys: &str) -> Result<(Node, TcpStream, TcpStream)> {
-    let mut node = Node::new()?;
+fn pair(keys: &str) -> Result<(Shared, TcpStream, TcpStream)> {
+    let mut node = shared::node()?;
     node.apply(&policy(keys))?;
     let listener = TcpListener::bind(BACKEND)?;
     let client = connect()?;
@@ -136,7 +136,7 @@ fn a_half_closed_connection_stands_until_the_other_half_is() -> Result<()> {
 #[test]
 fn a_socket_that_disconnects_can_connect_again() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1"))?;
         let listener = TcpListener::bind(BACKEND)?;
         let client = connect()?;

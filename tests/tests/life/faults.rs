@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use splitter_tests::net::in_own_network;
-use splitter_tests::node::Node;
 use splitter_tests::peers::PortServer;
+use splitter_tests::shared;
 
 use super::{BACKEND, connect, policy};
 
 #[test]
 fn aborts_are_an_exact_share() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let fault = "split: {v1: 1}, fault: {abort: {percent: 30, errno: EHOSTUNREACH}}";
         node.apply(&policy("").replace("split: {v1: 1}", fault))?;
         let _serving = PortServer::start(BACKEND)?;
@@ -26,7 +26,7 @@ fn aborts_are_an_exact_share() -> Result<()> {
 #[test]
 fn a_delayed_connection_is_established_later() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         let fault = "split: {v1: 1}, fault: {delay: {percent: 50, time: 100ms}}";
         node.apply(&policy("").replace("split: {v1: 1}", fault))?;
         let _serving = PortServer::start(BACKEND)?;

@@ -9,6 +9,7 @@ use anyhow::Result;
 use rustix::net::{self, SendFlags, bind, listen};
 use splitter_tests::net::{in_own_network, mptcp_socket, set_option};
 use splitter_tests::node::Node;
+use splitter_tests::shared;
 
 use super::{BACKEND, errno_of, expect, frontend, live, policy, socket};
 
@@ -29,7 +30,7 @@ fn live_a_life(node: &Node, client: OwnedFd, listener: &TcpListener) -> Result<(
 #[test]
 fn an_mptcp_connection_to_a_tcp_server_is_one() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1, connectTimeout: 500ms"))?;
         let listener = TcpListener::bind(BACKEND)?;
         live_a_life(&node, mptcp_socket()?, &listener)
@@ -39,7 +40,7 @@ fn an_mptcp_connection_to_a_tcp_server_is_one() -> Result<()> {
 #[test]
 fn an_mptcp_connection_counts_once() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1, connectTimeout: 500ms"))?;
         let listening = mptcp_socket()?;
         bind(&listening, &BACKEND.parse::<SocketAddr>()?)?;
@@ -51,7 +52,7 @@ fn an_mptcp_connection_counts_once() -> Result<()> {
 #[test]
 fn refused_mptcp_connections_leave_nothing_behind() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1"))?;
         for refused in 1..=3 {
             assert_eq!(errno_of(mptcp_socket()?), Some(libc::ECONNREFUSED));
@@ -64,7 +65,7 @@ fn refused_mptcp_connections_leave_nothing_behind() -> Result<()> {
 #[test]
 fn the_place_of_an_mptcp_connection_that_never_began_is_given_back() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1").replace(BACKEND, "192.0.2.1:1"))?;
         for _ in 0..3 {
             assert_eq!(errno_of(mptcp_socket()?), Some(libc::ENETUNREACH));
@@ -87,7 +88,7 @@ const TCP_FASTOPEN_CONNECT: i32 = 30;
 fn a_connection_opened_by_data_is_one() -> Result<()> {
     in_own_network(|| {
         allow_fast_open()?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1, connectTimeout: 500ms"))?;
         let fast_open = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
         let refused = net::sendto(&socket()?, b"ask", fast_open, &frontend());
@@ -108,7 +109,7 @@ fn a_connection_opened_by_data_is_one() -> Result<()> {
 fn a_connection_that_waits_for_data_has_its_place_from_connect_on() -> Result<()> {
     in_own_network(|| {
         allow_fast_open()?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1"))?;
         let listener = TcpListener::bind(BACKEND)?;
         let deferred = || -> Result<OwnedFd> {
@@ -133,7 +134,7 @@ fn a_connection_that_waits_for_data_has_its_place_from_connect_on() -> Result<()
 #[test]
 fn a_socket_that_connects_to_itself_is_established() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1, connectTimeout: 500ms"))?;
         let own = socket()?;
         // The backend's address is the socket's own: both ends open at the same time.

@@ -14,19 +14,19 @@ use splitter_tests::daemon::eventually;
 use splitter_tests::net::in_own_network;
 use splitter_tests::node::Node;
 use splitter_tests::scale;
-use splitter_user::tables::Maps as _;
+use splitter_tests::shared;
 
 use super::{BACKEND, backend, connect, expect, live, policy, socket};
 
 /// Connections that were refused because of the limit.
 fn over_limit(node: &Node) -> Result<u64> {
-    Ok(node.publisher.maps().counters()?[Reason::OverLimit as usize])
+    node.reason(Reason::OverLimit)
 }
 
 #[test]
 fn connections_beyond_the_limit_are_refused() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 3"))?;
         let _listener = TcpListener::bind(BACKEND)?;
         let mut clients: Vec<TcpStream> = (0..3).map(|_| connect()).collect::<io::Result<_>>()?;
@@ -122,7 +122,7 @@ fn roomy_listener() -> Result<TcpListener> {
 fn a_thousand_clients_fill_a_limit_of_a_hundred_and_never_pass_it() -> Result<()> {
     in_own_network(|| {
         let limit = (100 / scale()).max(4);
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(&format!(", maxConnections: {limit}")))?;
         let listener = roomy_listener()?;
         let (server, clients) = (Server::default(), Clients::default());

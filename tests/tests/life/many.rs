@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use rustix::net::{bind, listen};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use splitter_tests::net::in_own_network;
-use splitter_tests::node::Node;
 use splitter_tests::scale;
+use splitter_tests::shared;
 
 use super::{BACKEND, expect, frontend, policy, socket};
 
@@ -48,7 +48,7 @@ fn ten_thousand_connections_stand_and_end() -> Result<()> {
     in_own_network(|| {
         let n = 10_000 / scale();
         raise_descriptors(n)?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(&format!(", maxConnections: {n}")))?;
         // They stay in the backlog, where they need no descriptor of ours.
         fs::write("/proc/sys/net/core/somaxconn", "16384")?;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use splitter_tests::links::Neighbour;
 use splitter_tests::net::in_own_network;
-use splitter_tests::node::Node;
+use splitter_tests::shared;
 
 use super::{BACKEND, connect, expect, policy};
 
@@ -23,7 +23,7 @@ fn connections_into_a_black_hole_time_out_and_give_their_places_back() -> Result
     in_own_network(|| {
         let neighbour = Neighbour::new()?;
         neighbour.lose(LOST)?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy_to(LOST, ", connectTimeout: 200ms, maxConnections: 2"))?;
         for round in 1..=2 {
             assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::TimedOut);
@@ -37,7 +37,7 @@ fn connections_into_a_black_hole_time_out_and_give_their_places_back() -> Result
 fn an_address_that_nobody_has_is_unreachable() -> Result<()> {
     in_own_network(|| {
         let _neighbour = Neighbour::new()?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy_to(LOST, ", maxConnections: 1"))?;
         assert_eq!(connect().unwrap_err().raw_os_error(), Some(libc::EHOSTUNREACH));
         expect(&node, &[("unreachable", 1)])
@@ -50,7 +50,7 @@ fn interrupted(keys: &str, by: fn(&Neighbour) -> Result<()>) -> Result<()> {
         let neighbour = Neighbour::new()?;
         let addr = format!("{}:19001", Neighbour::ADDR);
         let listener = neighbour.within(|| Ok(TcpListener::bind(addr)?))?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy_to(Neighbour::ADDR, keys))?;
         let mut client = connect()?;
         let _server: TcpStream = listener.accept()?.0;

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 use splitter_tests::net::{fill_option_memory, full_listener, in_own_network};
-use splitter_tests::node::Node;
+use splitter_tests::shared;
 
 use super::{BACKEND, FRONTEND, connect, errno_of, expect, frontend, live, policy, socket};
 
@@ -43,7 +43,7 @@ fn user_timeout(socket: impl AsFd) -> io::Result<u32> {
 #[test]
 fn refused_connections_are_counted() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(""))?;
         assert_eq!(connect().unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
         expect(&node, &[("refused", 1)])
@@ -53,7 +53,7 @@ fn refused_connections_are_counted() -> Result<()> {
 #[test]
 fn a_connection_that_nobody_answers_times_out() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", connectTimeout: 250ms"))?;
         let _full = full_listener(BACKEND)?;
         assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::TimedOut);
@@ -64,7 +64,7 @@ fn a_connection_that_nobody_answers_times_out() -> Result<()> {
 #[test]
 fn a_backlog_that_drains_lets_the_waiting_in() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(""))?;
         let (listener, first) = full_listener(BACKEND)?;
         let waiting = begin()?;
@@ -82,7 +82,7 @@ fn a_backlog_that_drains_lets_the_waiting_in() -> Result<()> {
 #[test]
 fn a_server_that_accepts_late_or_never_makes_no_difference() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", connectTimeout: 100ms"))?;
         let listener = TcpListener::bind(BACKEND)?;
         let (late, never) = (connect()?, connect()?);
@@ -98,7 +98,7 @@ fn a_server_that_accepts_late_or_never_makes_no_difference() -> Result<()> {
 #[test]
 fn connects_that_are_not_waited_for_count_like_others() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", connectTimeout: 100ms, maxConnections: 10"))?;
         let refused = begin()?;
         assert_eq!(outcome_of(&refused)?, Err(Errno::CONNREFUSED));
@@ -118,7 +118,7 @@ fn connects_that_are_not_waited_for_count_like_others() -> Result<()> {
 #[test]
 fn connects_that_are_given_up_leave_nothing_behind() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 10"))?;
         let _full = full_listener(BACKEND)?;
         let (closed, shut, disconnected) = (begin()?, begin()?, begin()?);
@@ -139,7 +139,7 @@ fn connects_that_are_given_up_leave_nothing_behind() -> Result<()> {
 #[test]
 fn a_process_that_is_killed_while_it_connects_leaves_nothing_behind() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 10"))?;
         let _full = full_listener(BACKEND)?;
         let mut child = hand_over(begin()?)?;
@@ -158,7 +158,7 @@ pub(super) fn hand_over(socket: OwnedFd) -> Result<Child> {
 #[test]
 fn a_socket_can_connect_again_after_a_failure() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1"))?;
         let again = socket()?;
         for refused in 1..=3 {
@@ -176,7 +176,7 @@ fn a_socket_can_connect_again_after_a_failure() -> Result<()> {
 #[test]
 fn a_socket_that_goes_elsewhere_after_a_failure_is_not_followed() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1"))?;
         let socket = socket()?;
         assert_eq!(errno_of(&socket), Some(libc::ECONNREFUSED));
@@ -191,7 +191,7 @@ fn a_socket_that_goes_elsewhere_after_a_failure_is_not_followed() -> Result<()> 
 #[test]
 fn a_timeout_of_the_connect_is_none_of_the_connection() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", connectTimeout: 100ms"))?;
         let _listener = TcpListener::bind(BACKEND)?;
         assert_eq!(user_timeout(connect()?)?, 0);
@@ -206,7 +206,7 @@ fn a_timeout_of_the_connect_is_none_of_the_connection() -> Result<()> {
 #[test]
 fn a_timeout_of_a_failed_connect_is_none_of_the_next() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", connectTimeout: 100ms"))?;
         let again = socket()?;
         sockopt::set_tcp_user_timeout(&again, 7_000)?;
@@ -222,7 +222,7 @@ fn a_timeout_of_a_failed_connect_is_none_of_the_next() -> Result<()> {
 #[test]
 fn a_timeout_of_a_connect_that_never_began_is_none_of_the_next() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         // There is no way to the backend, so connect() fails after the hook.
         node.apply(&policy(", connectTimeout: 100ms").replace(BACKEND, "192.0.2.1:1"))?;
         let (again, elsewhere) = (socket()?, socket()?);
@@ -242,7 +242,7 @@ fn a_timeout_of_a_connect_that_never_began_is_none_of_the_next() -> Result<()> {
 #[test]
 fn what_was_reserved_is_given_back_where_no_packet_ever_left() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         // There is no way to the backend, so connect() fails after the hook.
         node.apply(&policy(", maxConnections: 1").replace(BACKEND, "192.0.2.1:1"))?;
         let held = socket()?;
@@ -260,7 +260,7 @@ fn what_was_reserved_is_given_back_where_no_packet_ever_left() -> Result<()> {
 #[test]
 fn what_was_reserved_is_given_back_where_there_is_no_memory_for_it() -> Result<()> {
     in_own_network(|| {
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         node.apply(&policy(", maxConnections: 1"))?;
         let _listener = TcpListener::bind(BACKEND)?;
         let full = socket()?;

@@ -7,8 +7,8 @@ use std::{env, fs};
 
 use anyhow::{Result, ensure};
 use splitter_tests::net::{full_listener, in_own_network};
-use splitter_tests::node::Node;
 use splitter_tests::peers::PortServer;
+use splitter_tests::shared;
 
 use super::{BACKEND, connect, policy};
 
@@ -49,7 +49,7 @@ fn measure((name, asked_ms): (&str, u64), is_ok: bool) -> Result<()> {
 fn a_connect_is_given_up_no_earlier_than_asked() -> Result<()> {
     in_own_network(|| {
         let _full = full_listener(BACKEND)?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         for asked in [100, 250, 500, 900, 2_000] {
             let key = format!("connectTimeout: {asked}ms");
             node.apply(&policy(&format!(", {key}")))?;
@@ -63,7 +63,7 @@ fn a_connect_is_given_up_no_earlier_than_asked() -> Result<()> {
 fn a_delay_is_no_shorter_than_asked() -> Result<()> {
     in_own_network(|| {
         let _serving = PortServer::start(BACKEND)?;
-        let mut node = Node::new()?;
+        let mut node = shared::node()?;
         for asked in [20, 100, 300] {
             let key = format!("delay: {{time: {asked}ms}}");
             let fault = format!("fault: {{delay: {{percent: 100, time: {asked}ms}}}}");
