@@ -53,6 +53,11 @@ impl Options {
         Self { smoke: true, ..Self::default() }
     }
 
+    /// What is built: figures that mean nothing need no optimization.
+    fn profile(&self) -> Profile {
+        if self.smoke { Profile::Dev } else { Profile::Release }
+    }
+
     /// The words for `splitter-bench`.
     fn arguments(&self) -> Vec<&str> {
         let flags = [
@@ -80,12 +85,14 @@ pub(crate) fn run(toolchain: ToolchainChoice, options: &Options) -> Result<()> {
     }
     if !options.list {
         setup::mount_bpffs()?;
-        build::run(toolchain, Profile::Release)?;
+        build::run(toolchain, options.profile())?;
     }
     step("build the benches", || {
-        exec::run(workspace::cargo().args(["build", "--release", "--package", "splitter-bench"]))
+        let mut build = workspace::cargo();
+        build.args(["build", "--package", "splitter-bench"]).args(options.profile().flags());
+        exec::run(&mut build)
     })?;
-    let splitter = build::binary(Profile::Release);
+    let splitter = build::binary(options.profile());
     let mut bench = std::process::Command::new(splitter.with_file_name("splitter-bench"));
     bench.args(options.arguments()).current_dir(workspace::root()).env("SPLITTER_BIN", splitter);
     bench.arg("--out").arg(workspace::target_dir().join("bench"));

@@ -25,6 +25,14 @@ impl Profile {
     pub(crate) fn new(release: bool) -> Self {
         if release { Self::Release } else { Self::Dev }
     }
+
+    /// What cargo is told.
+    pub(crate) fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Dev => &[],
+            Self::Release => &["--release"],
+        }
+    }
 }
 
 /// Builds everything.
@@ -87,10 +95,7 @@ fn install(object: &[u8]) -> Result<()> {
 
 fn build_binary(profile: Profile) -> Result<()> {
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--package", "splitter-user", "--bin", "splitter"]);
-    if profile == Profile::Release {
-        cargo.arg("--release");
-    }
+    cargo.args(["build", "--package", "splitter-user", "--bin", "splitter"]).args(profile.flags());
     exec::run(&mut cargo)?;
     println!("{}", binary(profile).display());
     Ok(())

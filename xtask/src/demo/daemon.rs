@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::place::{Place, Role};
-use crate::build::{self, Profile};
 use crate::{exec, workspace};
 
 /// What clients dial.
@@ -36,13 +35,15 @@ const TRIES: u32 = 200;
 pub(super) struct Daemon {
     place: Place,
     subject: Subject,
+    /// The program.
+    binary: PathBuf,
     process: Option<Child>,
 }
 
 impl Daemon {
     /// A daemon that does not run yet.
-    pub(super) fn new(place: &Place, subject: Subject) -> Self {
-        Self { place: place.clone(), subject, process: None }
+    pub(super) fn new(place: &Place, subject: Subject, binary: PathBuf) -> Self {
+        Self { place: place.clone(), subject, binary, process: None }
     }
 
     /// Counts the connections of another service from now on.
@@ -50,9 +51,9 @@ impl Daemon {
         self.subject = subject;
     }
 
-    /// The binary.
-    pub(super) fn binary() -> PathBuf {
-        build::binary(Profile::Release)
+    /// The program.
+    pub(super) fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// Where its control socket is.
@@ -172,7 +173,7 @@ impl Daemon {
         let mut command = Command::new("sh");
         let enter = format!("echo 0 >{}/cgroup.procs", self.place.cgroup(Role::Beside).display());
         command.args(["-c", &format!("{enter}; exec \"$@\""), "splitter"]);
-        command.arg(Self::binary()).args(words).current_dir(workspace::root());
+        command.arg(&self.binary).args(words).current_dir(workspace::root());
         command.env("SPLITTER_SOCKET", self.socket());
         command
     }

@@ -1,5 +1,7 @@
 //! The servers, the daemon and the clients, and what they say they did.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result, bail};
 
 use super::daemon::{Daemon, FRONTEND, Subject};
@@ -25,11 +27,11 @@ pub(super) struct Snapshot {
 
 impl Stage {
     /// Starts the servers; the daemon is started by the first act.
-    pub(super) fn new(place: &Place, subject: Subject) -> Result<Self> {
+    pub(super) fn new(place: &Place, subject: Subject, binary: PathBuf) -> Result<Self> {
         Ok(Self {
             place: place.clone(),
             servers: Servers::start(place)?,
-            daemon: Daemon::new(place, subject),
+            daemon: Daemon::new(place, subject, binary),
         })
     }
 
@@ -44,7 +46,7 @@ impl Stage {
         println!("All of it is in a network namespace that has nothing but loopback.\n");
         println!("The commands below can be typed while the demo runs, after these lines:");
         println!("    cd {}", workspace::root().display());
-        println!("    alias splitter={}", Daemon::binary().display());
+        println!("    alias splitter={}", self.daemon.binary().display());
         println!("    export SPLITTER_SOCKET={}", self.daemon.socket().display());
         for role in [Role::Client, Role::Beside] {
             println!("    {}() ( {} )", role.name(), self.place.enter(role));
