@@ -9,6 +9,8 @@ use crate::addr::{Addr, PortBe};
 pub const EGRESS_LEVELS: u32 = 16;
 /// Most rules.
 pub const MAX_EGRESS_RULES: u32 = 256;
+/// Most networks of a set. The map has room for two: the one before is removed later.
+pub const MAX_EGRESS_NETWORKS: u32 = 32_768;
 /// Most ranges of ports of one network.
 pub const MAX_PORT_RANGES: usize = 16;
 

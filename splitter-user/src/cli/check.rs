@@ -1,5 +1,6 @@
 //! `splitter check`: everything that is wrong with a policy, at once.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -11,7 +12,7 @@ use super::{Exit, Output, complain, complain_of, count, print, print_json, read_
 use crate::compile::Note;
 use crate::policy::Source;
 use crate::policy::diagnostic::{Diagnostic, Severity};
-use crate::policy::model::{Policy, Service};
+use crate::policy::model::{Outbound, Policy, Service};
 use crate::publish::Publisher;
 use crate::rehearsal::{Rehearsal, imagine_ids};
 use crate::tables::Sizes;
@@ -21,8 +22,8 @@ use crate::tables::memory::MemoryMaps;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Neither privilege nor a daemon is needed. Whether the cgroups and network namespaces that the policy \
-names exist is not checked: that is known only on the node. The exit status is 1 where the policy \
-would be refused; warnings leave it 0.")]
+names exist, and what the hosts of egress documents resolve to, is not checked: that is known only \
+on the node. The exit status is 1 where the policy would be refused; warnings leave it 0.")]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]
@@ -58,6 +59,7 @@ struct Findings<'a> {
 /// Something that a service gets only nearly, or that cannot be known here.
 #[derive(Serialize)]
 struct Remark {
+    /// Name of the service, or of the egress document.
     service: String,
     place: String,
     message: String,
@@ -111,6 +113,7 @@ fn find<'a>(
         let notes = rehearsal.notes().iter();
         findings.notes = notes.map(|(service, note)| remark(service, note)).collect();
         findings.notes.extend(services.iter().flat_map(unchecked_names));
+        findings.notes.extend(policy.outbound.iter().flat_map(unresolved_hosts));
         findings.maps = rooms(&rehearsal);
     }
     Ok(findings)
@@ -146,6 +149,15 @@ fn unchecked_names(service: &Service) -> impl Iterator<Item = Remark> {
             place: route.name.clone(),
             message: format!("whether {what} exists is known only on the node"),
         })
+    })
+}
+
+fn unresolved_hosts(said: &Outbound) -> impl Iterator<Item = Remark> {
+    let hosts: BTreeSet<&str> = said.hosts().collect();
+    hosts.into_iter().map(|host| Remark {
+        service: said.name.clone(),
+        place: "egress".to_owned(),
+        message: format!("the addresses of {host} are known only on the node, which resolves it"),
     })
 }
 

@@ -1,5 +1,7 @@
 //! `splitter status`: what the kernel and the daemon say.
 
+mod egress;
+
 use std::fmt::{self, Write as _};
 
 use clap::Args;
@@ -14,13 +16,11 @@ use crate::daemon::health::{HealthCounts, HealthStatus, HealthSummary};
 use crate::daemon::hooks::HookStatus;
 use crate::daemon::outcomes::{OutOfUse, Outcomes};
 use crate::daemon::resolver::DnsStatus;
-use crate::daemon::status::{EgressStatus, ServiceStatus, Status, SubsetStatus};
+use crate::daemon::status::{ServiceStatus, Status, SubsetStatus};
 use crate::daemon::sweep::SweepStatus;
 
 /// Names of services that a line has at most.
 const MOST_NAMES: usize = 16;
-/// Egress documents that have a line.
-const MOST_EGRESS: usize = 32;
 /// Drains that have a line.
 const MOST_DRAINS: usize = 32;
 
@@ -87,7 +87,7 @@ fn write_daemon(text: &mut String, status: &Status) -> fmt::Result {
     write_sweep(text, &status.sweep)?;
     write_draining(text, &status.draining)?;
     write_assignments(text, &status.assignments)?;
-    write_egress(text, &status.egress)?;
+    egress::write(text, &status.egress)?;
     writeln!(text, "cgroup      {cgroup}")?;
     for hook in &status.hooks {
         writeln!(text, "hook        {:<13} {}", hook.hook, show_hook(hook))?;
@@ -185,30 +185,6 @@ fn write_draining(text: &mut String, draining: &[DrainStatus]) -> fmt::Result {
         writeln!(text, "{label:<11} {}", show_drain(drain))?;
     }
     match draining.len().saturating_sub(MOST_DRAINS) {
-        0 => Ok(()),
-        n => writeln!(text, "            and {n} more"),
-    }
-}
-
-/// All of them are in the JSON form.
-fn write_egress(text: &mut String, egress: &[EgressStatus]) -> fmt::Result {
-    for (i, rule) in egress.iter().take(MOST_EGRESS).enumerate() {
-        let label = if i == 0 { "egress" } else { "" };
-        let EgressStatus { name, cgroups, mode, audit, refused, audited, untold } = rule;
-        let clients = match cgroups[..] {
-            [] => "every client".to_owned(),
-            [ref only] => only.clone(),
-            [ref first, ref rest @ ..] => format!("{first} and {} more cgroups", rest.len()),
-        };
-        let audit = if *audit { ", audit" } else { "" };
-        write!(text, "{label:<11} {name} ({mode}{audit}) of {clients}: {refused} refused")?;
-        write!(text, ", {audited} audited")?;
-        match untold {
-            0 => writeln!(text)?,
-            n => writeln!(text, ", {n} of them in no event")?,
-        }
-    }
-    match egress.len().saturating_sub(MOST_EGRESS) {
         0 => Ok(()),
         n => writeln!(text, "            and {n} more"),
     }

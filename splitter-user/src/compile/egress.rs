@@ -1,16 +1,19 @@
 //! What clients may reach besides services, as the kernel will see it.
 
-use std::collections::BTreeMap;
+mod hosts;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use splitter_common::abi::{
-    EGRESS_LEVELS, EgressRule, MAX_EGRESS_RULES, MAX_PORT_RANGES, PortRange, PortRanges, TCP, UDP,
-    egress_flag,
+    EGRESS_LEVELS, EgressRule, MAX_EGRESS_NETWORKS, MAX_EGRESS_RULES, MAX_PORT_RANGES, PortRange,
+    PortRanges, TCP, UDP, egress_flag,
 };
 use splitter_common::addr::Addr;
 
 use super::Cgroup;
 use crate::policy::model::{CgroupName, Network, Outbound, PortSpan, Protocol, Reach};
+pub use hosts::{HostAddresses, LeftOut, MAX_HOST_ADDRESSES, NoRoom, host_key};
 
 /// Bits of a v4-mapped address before the IPv4 address.
 const MAPPED_BITS: u8 = 96;
@@ -26,10 +29,22 @@ pub struct EgressImage {
     pub clients: BTreeMap<u64, EgressRule>,
     /// Bit `n` is set where there is a cgroup of level `n`.
     pub levels: u32,
-    /// What rules say of networks: by rule, address, and bits of it that count.
-    pub networks: BTreeMap<(u32, Addr, u8), PortRanges>,
+    /// What rules say of networks, and of the addresses of host names.
+    pub networks: BTreeMap<NetworkKey, PortRanges>,
     /// Names of the rules, by number.
     pub names: Vec<String>,
+}
+
+/// A network of a rule: the rule's number, the address, and the bits of it that count.
+pub type NetworkKey = (u32, Addr, u8);
+
+/// What documents come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    /// What the kernel is told.
+    pub image: EgressImage,
+    /// Addresses of host names that it is not told of.
+    pub left_out: BTreeSet<LeftOut>,
 }
 
 /// What clients may reach cannot be told to the kernel.
@@ -38,7 +53,13 @@ pub enum EgressError {
     /// Too many documents.
     #[error("{0} documents say what clients may reach; at most {MAX_EGRESS_RULES} can")]
     Documents(usize),
-    /// A network has too many ranges of ports.
+    /// Too many networks.
+    #[error(
+        "the egress documents name {0} networks; at most {MAX_EGRESS_NETWORKS} can be told apart: \
+         put neighbours together"
+    )]
+    Networks(usize),
+    /// A destination has too many ranges of ports.
     #[error(
         "the egress document {name} says {n} things of ports of {network}, those of larger \
          networks included; at most {MAX_PORT_RANGES} can be told apart: put ranges together"
@@ -46,7 +67,7 @@ pub enum EgressError {
     Ranges {
         /// Name of the document.
         name: String,
-        /// The network.
+        /// The network, or the host name.
         network: String,
         /// How many.
         n: usize,
@@ -79,8 +100,13 @@ impl EgressImage {
 /// Cgroups by name, each with its path from the v2 root.
 pub type Places = BTreeMap<CgroupName, (String, Cgroup)>;
 
-/// Compiles what documents say, in their order. Cgroups that do not exist have no clients.
-pub fn compile_egress(outbound: &[Outbound], places: &Places) -> Result<EgressImage, EgressError> {
+/// Compiles what documents say, in their order. Cgroups that do not exist have no clients. Of the
+/// addresses of host names, those are left out that there is no room for: others choose them.
+pub fn compile_egress(
+    outbound: &[Outbound],
+    places: &Places,
+    hosts: &HostAddresses,
+) -> Result<Compiled, EgressError> {
     if outbound.len() > MAX_EGRESS_RULES as usize {
         return Err(EgressError::Documents(outbound.len()));
     }
@@ -89,6 +115,23 @@ pub fn compile_egress(outbound: &[Outbound], places: &Places) -> Result<EgressIm
         image.names.push(said.name.clone());
         add_networks(&mut image, said, rule)?;
     }
+    if image.networks.len() > MAX_EGRESS_NETWORKS as usize {
+        return Err(EgressError::Networks(image.networks.len()));
+    }
+    add_rules(&mut image, outbound, places)?;
+    let mut left_out = BTreeSet::new();
+    for (said, rule) in outbound.iter().zip(0..) {
+        left_out.append(&mut hosts::add(&mut image, said, rule, hosts)?);
+    }
+    Ok(Compiled { image, left_out })
+}
+
+/// Says which clients the rules are for.
+fn add_rules(
+    image: &mut EgressImage,
+    outbound: &[Outbound],
+    places: &Places,
+) -> Result<(), EgressError> {
     for (path, cgroup) in
         outbound.iter().flat_map(|said| &said.cgroups).filter_map(|name| places.get(name))
     {
@@ -110,7 +153,7 @@ pub fn compile_egress(outbound: &[Outbound], places: &Places) -> Result<EgressIm
     if let Some((said, rule)) = outbound.iter().zip(0..).find(|(said, _)| said.cgroups.is_empty()) {
         image.everyone = compile_rule(said, rule);
     }
-    Ok(image)
+    Ok(())
 }
 
 /// Whether a cgroup is another one, or one around it.
@@ -130,35 +173,46 @@ fn compile_rule(said: &Outbound, rule: u32) -> EgressRule {
 
 fn add_networks(image: &mut EgressImage, said: &Outbound, rule: u32) -> Result<(), EgressError> {
     let mut networks: Vec<Network> =
-        said.reaches.iter().flat_map(|it| &it.networks).copied().collect();
+        said.reaches.iter().flat_map(|it| it.to.networks()).copied().collect();
     // An IPv6 network that v4-mapped addresses are in says nothing of IPv4.
     if networks.iter().any(|network| network.ip.is_ipv6() && contains_mapped(network)) {
         networks.push(EVERY_V4);
     }
     for network in networks {
-        let ranges = ranges_of(said, &network);
-        let n = ranges.len();
-        let mut record =
-            PortRanges { n: u32::try_from(n).unwrap_or(u32::MAX), ..PortRanges::default() };
-        let Some(room) = record.ranges.get_mut(..n) else {
+        let ranges = ranges_of(said.reaches.iter().filter(|reach| is_about(reach, &network)));
+        let Some(record) = record(&ranges) else {
             let (name, network) = (said.name.clone(), format!("{}/{}", network.ip, network.prefix));
-            return Err(EgressError::Ranges { name, network, n });
+            return Err(EgressError::Ranges { name, network, n: ranges.len() });
         };
-        room.copy_from_slice(&ranges);
-        let (addr, bits) = mapped(&network);
-        image.networks.insert((rule, addr, bits), record);
+        image.networks.insert(key(rule, &network), record);
     }
     Ok(())
 }
 
-/// All that is said of the addresses of a network, by what is around it too, in the order of the text.
-fn ranges_of(said: &Outbound, network: &Network) -> Vec<PortRange> {
-    let is_about = |reach: &&Reach| reach.networks.iter().any(|other| covers(other, network));
-    let mut ranges: Vec<PortRange> =
-        said.reaches.iter().filter(is_about).flat_map(port_ranges).collect();
-    let mut seen = std::collections::HashSet::new();
+/// Whether something is said of all addresses of a network, by what is around it too.
+fn is_about(reach: &Reach, network: &Network) -> bool {
+    reach.to.networks().iter().any(|other| covers(other, network))
+}
+
+/// All that is said, in the order of the text.
+fn ranges_of<'a>(reaches: impl Iterator<Item = &'a Reach>) -> Vec<PortRange> {
+    let mut ranges: Vec<PortRange> = reaches.flat_map(port_ranges).collect();
+    let mut seen = HashSet::new();
     ranges.retain(|range| seen.insert(*range));
     ranges
+}
+
+/// As the kernel has them; `None` where they are too many.
+fn record(ranges: &[PortRange]) -> Option<PortRanges> {
+    let n = u32::try_from(ranges.len()).ok()?;
+    let mut record = PortRanges { n, ..PortRanges::default() };
+    record.ranges.get_mut(..ranges.len())?.copy_from_slice(ranges);
+    Some(record)
+}
+
+fn key(rule: u32, network: &Network) -> NetworkKey {
+    let (addr, bits) = mapped(network);
+    (rule, addr, bits)
 }
 
 fn port_ranges(reach: &Reach) -> impl Iterator<Item = PortRange> {

@@ -1,8 +1,8 @@
 //! Foreign documents: those of the policy files, and those that were applied over them.
 //!
 //! Services are derived from all of them together, so each load reads all of them again. What was
-//! applied, the addresses that hosts were given, and what the resolver answered last are kept over
-//! restarts: as text here, in a file by [`super::overrides`], whose journal makes them one with the services of a change.
+//! applied, the addresses that hosts were given, what the resolver answered last, and what the host
+//! names of egress documents stand for are kept over restarts: as text here, in a file by [`super::overrides`], whose journal makes them one with the services of a change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -35,6 +35,8 @@ pub(crate) struct Documents {
     pub(crate) assigned: BTreeMap<String, IpAddr>,
     /// What the resolver answered last.
     pub(crate) answers: Answers,
+    /// What host names of egress documents stand for beside those.
+    pub(crate) egress_hosts: Answers,
     /// See [`Loaded::hosts`].
     pub(crate) hosts: Vec<HostNames>,
     /// See [`Loaded::lookups`].
@@ -50,6 +52,8 @@ struct Kept {
     applied: Vec<KeptSource>,
     addresses: BTreeMap<String, IpAddr>,
     answers: Answers,
+    #[serde(default, skip_serializing_if = "Answers::is_empty")]
+    egress_hosts: Answers,
 }
 
 /// A source that was applied.
@@ -70,21 +74,26 @@ impl Documents {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        let Kept { applied, addresses, answers } = serde_json::from_str(text)?;
+        let Kept { applied, addresses, answers, egress_hosts } = serde_json::from_str(text)?;
         let held = |kept| Held { source: Source::from(kept), identities: Vec::new() };
         let applied = applied.into_iter().map(held).collect();
-        Ok(Self { applied, assigned: addresses, answers, ..Self::default() })
+        Ok(Self { applied, assigned: addresses, answers, egress_hosts, ..Self::default() })
     }
 
     /// What is kept over restarts; empty where that is nothing.
     pub(crate) fn to_text(&self) -> String {
-        if self.applied.is_empty() && self.assigned.is_empty() && self.answers.is_empty() {
+        let names = [&self.answers, &self.egress_hosts];
+        if self.applied.is_empty()
+            && self.assigned.is_empty()
+            && names.iter().all(|it| it.is_empty())
+        {
             return String::new();
         }
         let kept = Kept {
             applied: self.applied.iter().map(|held| KeptSource::from(&held.source)).collect(),
             addresses: self.assigned.clone(),
             answers: self.answers.clone(),
+            egress_hosts: self.egress_hosts.clone(),
         };
         serde_json::to_string(&kept).expect("strings and addresses are JSON")
     }
@@ -129,6 +138,7 @@ impl Documents {
             base,
             applied,
             answers: self.answers.clone(),
+            egress_hosts: self.egress_hosts.clone(),
             assigned: remember(&self.assigned, &loaded.hosts),
             hosts: loaded.hosts.clone(),
             lookups: loaded.lookups.clone(),

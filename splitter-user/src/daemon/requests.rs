@@ -397,7 +397,10 @@ fn full_status(
     status.sweep = circumstances.sweep.read();
     status.problems.extend(status.sweep.problem.take());
     status.assignments = circumstances.assignments.status(engine);
-    status.egress = engine.egress().map(|(said, counts)| EgressStatus::new(said, counts)).collect();
+    let egress = engine.egress();
+    let describe = |(said, counts, hosts)| EgressStatus::new(said, counts, hosts, &status.dns);
+    status.egress = egress.map(describe).collect();
+    status.problems.extend(engine.host_problems());
     status.draining = engine.draining(&status.sweep.draining);
     status.problems.extend(hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)

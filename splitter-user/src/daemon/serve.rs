@@ -1,5 +1,7 @@
 //! The event loop: whatever may change the policy, one thing at a time.
 
+mod names;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -23,7 +25,7 @@ use super::control::Response;
 use super::files::PolicyFiles;
 use super::health::{Health, Target, Verdict, checks_of};
 use super::hooks::hook_problems;
-use super::requests::{Answer, Circumstances, Job, KernelEngine, Task, answer, chain, log_applied};
+use super::requests::{Answer, Circumstances, Job, KernelEngine, Task, answer, chain};
 use super::resolver::Resolver;
 use super::server::{self, Call};
 use super::start::{load_policy, tell_systemd};
@@ -45,6 +47,8 @@ const DOWN_PERIOD: Duration = Duration::from_secs(1);
 const HOOKS_PERIOD: Duration = Duration::from_secs(5);
 /// How often it is looked whether commands ended that are clients of chosen subsets.
 const ASSIGNMENTS_PERIOD: Duration = Duration::from_secs(1);
+/// How often it is looked whether addresses count no longer that left the answers of their names.
+const LEFT_HOSTS_PERIOD: Duration = Duration::from_secs(10);
 /// Requests that wait for the engine.
 const WAITING_CALLS: usize = 32;
 
@@ -94,6 +98,7 @@ struct Wakers {
     balance: Interval,
     down: Interval,
     assignments: Interval,
+    left_hosts: Interval,
     events: AsyncFd<EventRing>,
 }
 
@@ -170,6 +175,7 @@ impl Daemon {
             balance: every(BALANCE_PERIOD),
             down: every(DOWN_PERIOD),
             assignments: every(ASSIGNMENTS_PERIOD),
+            left_hosts: every(LEFT_HOSTS_PERIOD),
             events: watch_ring(events).context("wait for events")?,
         })
     }
@@ -204,6 +210,7 @@ impl Daemon {
             _ = wakers.assignments.tick(), if !self.circumstances.assignments.is_empty() => {
                 self.circumstances.assignments.forget_ended(&mut self.engine);
             }
+            _ = wakers.left_hosts.tick(), if self.engine.has_left_hosts() => self.forget_left_hosts(),
             ready = wakers.events.readable_mut() => self.take_events(ready),
             mark = ended(&mut self.grace) => self.release(mark),
         }
@@ -233,30 +240,6 @@ impl Daemon {
         if self.circumstances.is_waiting && self.engine.publisher().generation() != before {
             self.tell_ready();
         }
-    }
-
-    /// Asks the resolver for what the policy needs now, which may be other names than before the
-    /// change. Where answers did not fit the policy of that generation, they may fit this one.
-    fn follow_hosts(&mut self, before: u64) {
-        self.resolver.follow(&self.engine.documents().lookups);
-        let is_other = self.engine.publisher().generation() != before;
-        if is_other && self.circumstances.dns_problem.is_some() {
-            self.take_answers();
-        }
-    }
-
-    fn take_answers(&mut self) {
-        let result = self.engine.set_answers(self.resolver.known());
-        match &result {
-            Ok(applied) => log_applied("resolved", applied),
-            Err(error) => error!("other addresses of hosts are not in force: {}", chain(error)),
-        }
-        self.circumstances.dns_problem = result.err().map(|error| {
-            let why = chain(&error);
-            format!("other addresses of hosts are not in force, those of before are: {why}")
-        });
-        self.resolver.follow(&self.engine.documents().lookups);
-        self.free_retired();
     }
 
     /// Tells the health checks what the policy asks for now.

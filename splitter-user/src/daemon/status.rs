@@ -2,10 +2,14 @@
 //!
 //! Hooks and counts are read from the kernel when they are asked for, never remembered.
 
+mod egress;
+
+pub(crate) use egress::EgressStatus;
+
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use splitter_common::abi::{EgressCounts, Reason, State, cell};
+use splitter_common::abi::{Reason, State, cell};
 
 use super::assignments::AssignmentStatus;
 use super::congestion::Algorithms;
@@ -17,7 +21,7 @@ use super::outcomes::{OutOfUse, Outcomes, monotonic_ns};
 use super::resolver::DnsStatus;
 use super::sweep::SweepStatus;
 use crate::compile::{Note, name_ids, service_id};
-use crate::policy::model::{Action, Backend, OldConnections, Outbound, Pick, Service, Subset};
+use crate::policy::model::{Action, Backend, OldConnections, Pick, Service, Subset};
 use crate::publish::{CounterOwner, Counters as Indices};
 use crate::tables::{Arena, Maps, read};
 
@@ -74,41 +78,6 @@ pub(crate) struct Status {
     pub(crate) services: Vec<ServiceStatus>,
     /// Services that are not in `services`, because there are many and none was named.
     pub(crate) n_omitted: usize,
-}
-
-/// What some clients may reach.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct EgressStatus {
-    /// Name of the document.
-    pub(crate) name: String,
-    /// Cgroups of the clients; every client where empty.
-    pub(crate) cgroups: Vec<String>,
-    /// `allowAny` or `registryOnly`.
-    pub(crate) mode: String,
-    /// Whether what is to be refused is only told of.
-    pub(crate) audit: bool,
-    /// Connections and datagrams that were refused.
-    pub(crate) refused: u64,
-    /// Those that were only told of.
-    pub(crate) audited: u64,
-    /// Those of both that are in no event, because there were too many.
-    pub(crate) untold: u64,
-}
-
-impl EgressStatus {
-    /// What is said, and what came of it.
-    pub(super) fn new(said: &Outbound, counts: EgressCounts) -> Self {
-        let EgressCounts { refused, audited, untold, .. } = counts;
-        Self {
-            name: said.name.clone(),
-            cgroups: said.cgroups.iter().map(|name| name.value().to_owned()).collect(),
-            mode: if said.registry_only { "registryOnly" } else { "allowAny" }.to_owned(),
-            audit: said.audit,
-            refused,
-            audited,
-            untold,
-        }
-    }
 }
 
 /// One program.
@@ -305,8 +274,8 @@ pub(crate) fn dns_problems(dns: &DnsStatus) -> Vec<String> {
     names
         .map(|(name, why)| {
             format!(
-                "the name {name} was never resolved, so nothing serves it: {why}; it is asked for \
-                 again, and `getent ahosts {name}` shows what the node knows"
+                "the name {name} was never resolved, so it stands for no address: {why}; it is asked \
+                 for again, and `getent ahosts {name}` shows what the node knows"
             )
         })
         .collect()

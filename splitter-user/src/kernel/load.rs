@@ -9,7 +9,8 @@ use aya::programs::{Iter, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use rustix::time::{ClockId, clock_getres};
 use splitter_common::abi::{
-    Assignment, AssignmentKey, EgressClient, EgressRule, FrontendKey, PortRanges, map,
+    Assignment, AssignmentKey, EgressClient, EgressRule, FrontendKey, MAX_EGRESS_NETWORKS,
+    PortRanges, map,
 };
 
 use super::assignments::AssignmentMap;
@@ -79,8 +80,8 @@ const MOST_PREVIOUS: u32 = 8_192;
 const MOST_ASSIGNMENTS: u32 = 16_384;
 /// Cgroups that have rules of their own about what is no service.
 const MOST_EGRESS_CLIENTS: u32 = 16_384;
-/// Networks of all such rules together.
-const MOST_EGRESS_NETWORKS: u32 = 65_536;
+/// Networks of all such rules together, in two sets.
+const MOST_EGRESS_NETWORKS: u32 = 2 * MAX_EGRESS_NETWORKS;
 /// Room for some 3,000 events that nobody has taken yet: whole pages, a power of two.
 const EGRESS_EVENTS_BYTES: u32 = 1 << 18;
 

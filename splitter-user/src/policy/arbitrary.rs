@@ -9,10 +9,10 @@ use proptest::test_runner::TestRunner;
 
 use super::model::{
     Abort, Action, Backend, Balance, Bandwidth, Blackhole, CgroupName, ClientKey, ClientMatch,
-    CongestionControl, Connection, Datagrams, Delay, Ejection, Errno, Fault, Frontend, HealthCheck,
-    Keepalive, Mark, NetnsName, Network, OldConnections, OnBackendDown, OnEmpty, Outbound,
-    OverLimit, PeerName, Pick, Policy, PortSpan, Probe, Protocol, Reach, Route, Service, Split,
-    Stall, Subset,
+    CongestionControl, Connection, Datagrams, Delay, Destinations, Ejection, Errno, Fault,
+    Frontend, HealthCheck, Keepalive, Mark, NetnsName, Network, OldConnections, OnBackendDown,
+    OnEmpty, Outbound, OverLimit, PeerName, Pick, Policy, PortSpan, Probe, Protocol, Reach, Route,
+    Service, Split, Stall, Subset,
 };
 
 const N_FRONTENDS: u8 = 10;
@@ -68,12 +68,22 @@ fn reach() -> impl Strategy<Value = Reach> {
     let network = network.prop_map(|(ip, prefix)| Network { ip: ip.parse().unwrap(), prefix });
     let ports = (1_u16..9, 0_u16..9).prop_map(|(first, n)| PortSpan { first, last: first + n });
     let protocol = select(vec![None, Some(Protocol::Tcp), Some(Protocol::Udp)]);
-    let (networks, ports) =
-        (prop::collection::vec(network, 1..3), prop::collection::vec(ports, 0..3));
-    (any::<bool>(), networks, ports, protocol).prop_map(
-        |(is_refused, networks, ports, protocol)| Reach { is_refused, networks, ports, protocol },
-    )
+    let hosts = prop::collection::vec(select(HOSTS.map(str::to_owned).to_vec()), 1..3);
+    let to = prop_oneof![
+        prop::collection::vec(network, 1..3).prop_map(Destinations::Networks),
+        hosts.prop_map(Destinations::Hosts),
+    ];
+    let ports = prop::collection::vec(ports, 0..3);
+    (any::<bool>(), to, ports, protocol).prop_map(|(is_refused, to, ports, protocol)| Reach {
+        is_refused,
+        to,
+        ports,
+        protocol,
+    })
 }
+
+/// Host names that policies have.
+pub(crate) const HOSTS: [&str; 3] = ["a.example.com", "b.example.com", "never.example.com"];
 
 /// The same policies every time.
 pub(crate) fn some_policies(n: usize) -> Vec<Policy> {

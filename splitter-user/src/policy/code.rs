@@ -188,6 +188,7 @@ codes! {
     EGRESS_CONFLICT = "SP0925" Error "two egress documents take the same clients";
     HOSTS_ALIKE = "SP0926" Error "several hosts share a port at which nothing tells them apart";
     SNI_NOT_A_HOST = "SP0927" Error "a server name is none of the document's hosts";
+    NOT_RESOLVABLE = "SP0928" Error "a `host` is not the full name of one host";
 
     // Warnings about the same.
     RULE_UNREACHABLE = "SP1001" "IST0130" Warning "a rule comes after one that takes every connection";

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use splitter_common::abi::CONGESTION_LEN;
 
 pub use client::{CgroupName, ClientMatch, Mark, NETNS_NAMES, NetnsName};
-pub use egress::{Network, Outbound, PortSpan, Reach};
+pub use egress::{Destinations, Network, Outbound, PortSpan, Reach};
 pub use health::{HealthCheck, Probe};
 
 /// All services of a node, sorted by name; names and frontends are unique.

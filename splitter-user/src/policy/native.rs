@@ -8,6 +8,7 @@ mod connection;
 mod egress;
 mod fault;
 mod health;
+mod host;
 mod old_connections;
 mod options;
 mod rate;

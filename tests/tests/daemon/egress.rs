@@ -51,7 +51,7 @@ spec: {{{rest}}}
 /// A way to reach somebody.
 type Way = fn(SocketAddr) -> io::Result<()>;
 
-fn tcp(to: SocketAddr) -> io::Result<()> {
+pub(super) fn tcp(to: SocketAddr) -> io::Result<()> {
     TcpStream::connect(to).map(drop)
 }
 
@@ -63,7 +63,7 @@ fn udp_connect(to: SocketAddr) -> io::Result<()> {
     UdpSocket::bind(any(to))?.connect(to)
 }
 
-fn udp_send(to: SocketAddr) -> io::Result<()> {
+pub(super) fn udp_send(to: SocketAddr) -> io::Result<()> {
     UdpSocket::bind(any(to))?.send_to(b"x", to).map(drop)
 }
 
@@ -98,7 +98,7 @@ fn shown(to: SocketAddr, protocol: &str) -> String {
     format!("{}/{protocol}", SocketAddr::new(to.ip().to_canonical(), to.port()))
 }
 
-fn is_refused(result: &io::Result<()>, errno: i32) -> bool {
+pub(super) fn is_refused(result: &io::Result<()>, errno: i32) -> bool {
     result.as_ref().is_err_and(|error| error.raw_os_error() == Some(errno))
 }
 
@@ -123,7 +123,7 @@ fn last_event(site: &Site) -> Result<u64> {
 }
 
 /// To the network that this runs in.
-fn add_addresses() -> Result<()> {
+pub(super) fn add_addresses() -> Result<()> {
     ADDRESSES.iter().try_for_each(|address| ip(&["address", "add", address, "dev", "lo"]))
 }
 

@@ -7,6 +7,7 @@ mod detach;
 mod documents;
 mod drain;
 mod egress;
+mod egress_hosts;
 mod exec;
 mod files;
 mod health;

@@ -142,19 +142,31 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         held.flat_map(|held| held.identities.iter().cloned()).collect()
     }
 
-    /// Derives services anew from other answers of the resolver. Answers that make the policy wrong
-    /// are dropped, and those of before stay.
+    /// Takes in other answers of the resolver: derives services anew, and has clients reach the
+    /// hosts that documents name. Answers that make services wrong are dropped for those, and the
+    /// ones of before stay.
     pub(crate) fn set_answers(&mut self, answers: &Answers) -> Result<Applied, ChangeError> {
         let start = Instant::now();
+        self.learn_hosts(answers, start);
+        let derived = self.derive_from(answers);
+        if derived.is_err()
+            && let Err(error) = self.publish_hosts()
+        {
+            warn!("have clients reach other addresses of hosts: {error}");
+        }
+        let mut applied = derived?;
+        finish(&mut applied, self.publisher.generation(), start);
+        Ok(applied)
+    }
+
+    fn derive_from(&mut self, answers: &Answers) -> Result<Applied, ChangeError> {
         self.check_known()?;
         let sources = self.documents.sources();
         let loaded = self.load_with(&sources, answers)?;
         let mut plan = self.plan_documents(loaded, &sources, &[])?;
         plan.documents.answers.clone_from(answers);
         // Servers that move are followed even where the disk is full.
-        let mut applied = self.carry_out(plan, Keep::IfPossible)?;
-        finish(&mut applied, self.publisher.generation(), start);
-        Ok(applied)
+        self.carry_out(plan, Keep::IfPossible)
     }
 
     /// Publishes and keeps what was planned. What changed is told without generation and time.
@@ -169,7 +181,8 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             running.is_some_and(|r| r.service == target.service && r.origin == target.origin)
         };
         let targets = next.into_values().filter(|target| !is_in_force(target)).collect();
-        let Plan { files, changes, dropped, documents, .. } = plan;
+        let Plan { files, changes, dropped, mut documents, .. } = plan;
+        documents.egress_hosts = self.egress.hosts.beside(&documents.answers, &documents.outbound);
         let text = Some(documents.to_text()).filter(|text| *text != self.overrides.documents());
         let (first, last) = if keep == Keep::First { (text, None) } else { (None, text) };
         let changes = Changes { services: changes, documents: first, drains: None };
@@ -191,7 +204,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     }
 
     /// Writes what a daemon can do without: the next one asks the resolver itself.
-    fn keep_documents(&mut self, text: Option<String>) {
+    pub(super) fn keep_documents(&mut self, text: Option<String>) {
         let changes = Changes { documents: text, ..Changes::default() };
         if let Err(error) = self.overrides.set(changes).and_then(|()| self.overrides.settle()) {
             warn!("keep the resolver's answers in the state directory: {error}");

@@ -3,13 +3,14 @@
 //! A change is written as a set of its own, which the root refers to from the commit on. The set of
 //! before is removed when the next one comes, after every decision that could look at it has ended.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use splitter_common::abi::{EgressCounts, EgressRoot, egress_flag};
 use tracing::warn;
 
+use super::hosts::{HostStatus, Hosts};
 use super::{ChangeError, Engine, OptionalHooks};
-use crate::compile::egress::{EgressImage, compile_egress};
+use crate::compile::egress::{Compiled, EgressImage, LeftOut, compile_egress};
 use crate::compile::image::Need;
 use crate::policy::model::{CgroupName, Errno, Outbound};
 use crate::publish::PublishError;
@@ -24,7 +25,11 @@ const SETS_REMEMBERED: usize = 16;
 pub(super) struct Egress {
     tables: Box<dyn EgressTables>,
     /// What the documents say.
-    wanted: Vec<Outbound>,
+    pub(super) wanted: Vec<Outbound>,
+    /// What the host names in them stand for.
+    pub(super) hosts: Hosts,
+    /// Addresses of those that are not in force with the rest.
+    pub(super) left_out: BTreeSet<LeftOut>,
     /// Cgroups whose clients reach nothing until a policy is committed.
     held: Vec<CgroupName>,
     /// Whether the change under way gives a policy, which ends a hold.
@@ -32,22 +37,24 @@ pub(super) struct Egress {
     /// Whether that may be another thing than what is in force.
     is_stale: bool,
     /// What that came to; of an earlier daemon's nothing is known.
-    in_force: Option<EgressImage>,
+    pub(super) in_force: Option<EgressImage>,
     /// Names of rules by set, the latest last.
     names: VecDeque<(u32, Vec<String>)>,
 }
 
 /// A change that is written and not committed.
 pub(super) struct Staged {
-    image: EgressImage,
+    compiled: Compiled,
     pub(super) root: EgressRoot,
 }
 
 impl Egress {
-    pub(super) fn new(tables: Box<dyn EgressTables>) -> Self {
-        let (wanted, names) = (Vec::new(), VecDeque::new());
-        let (held, gives_policy, is_stale) = (Vec::new(), false, true);
-        Self { tables, wanted, held, gives_policy, is_stale, in_force: None, names }
+    /// Nothing yet, where host names stand for what an earlier daemon knew.
+    pub(super) fn new(tables: Box<dyn EgressTables>, hosts: Hosts) -> Self {
+        let (wanted, held, left_out) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (gives_policy, is_stale, in_force) = (false, true, None);
+        let names = VecDeque::new();
+        Self { tables, wanted, hosts, left_out, held, gives_policy, is_stale, in_force, names }
     }
 
     /// What the clients may reach now.
@@ -120,26 +127,33 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         self.egress.held.clone()
     }
 
-    fn compile_egress(&self) -> Result<EgressImage, ChangeError> {
+    fn compile_egress(&self) -> Result<Compiled, ChangeError> {
         let place = |name: &CgroupName| {
             let path = name.path().map(str::to_owned).or_else(|| self.clients.path(name))?;
             let cgroup = self.clients.cgroup(&path)?;
             Some((name.clone(), (path, cgroup)))
         };
         let places = self.egress_cgroups().filter_map(place).collect();
-        let mut image = compile_egress(&self.egress.said(), &places)
+        let hosts = self.egress.hosts.addresses(&self.egress.wanted);
+        let mut compiled = compile_egress(&self.egress.said(), &places, &hosts)
             .map_err(|error| ChangeError::Impossible(error.to_string()))?;
         if !self.egress.held.is_empty() {
-            image.everyone.flags |= egress_flag::HOLDS;
+            compiled.image.everyone.flags |= egress_flag::HOLDS;
         }
-        Ok(image)
+        Ok(compiled)
     }
 
-    /// Looks whether cgroups that came or went make it another thing than what is in force.
+    /// Looks whether cgroups that came or went, or other addresses of hosts, make it another thing
+    /// than what is in force.
     pub(super) fn is_egress_stale(&mut self) -> bool {
-        let image = self.compile_egress();
-        self.egress.is_stale |=
-            image.is_ok_and(|image| self.egress.in_force.as_ref().is_some_and(|it| *it != image));
+        let Ok(Compiled { image, left_out }) = self.compile_egress() else {
+            return self.egress.is_stale;
+        };
+        let is_other = self.egress.in_force.as_ref().is_some_and(|in_force| *in_force != image);
+        self.egress.is_stale |= is_other;
+        if !self.egress.is_stale {
+            self.egress.leave_out(left_out);
+        }
         self.egress.is_stale
     }
 
@@ -148,35 +162,38 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         if !self.egress.is_stale {
             return Ok(None);
         }
-        let image = self.compile_egress()?;
-        let is_nothing = image == EgressImage::default();
+        let compiled = self.compile_egress()?;
+        let image = &compiled.image;
+        let is_nothing = *image == EgressImage::default();
         // Held by a daemon before this one, which was not told of whom: until there is a policy.
         if is_nothing && self.is_holding() && self.egress.in_force.is_none() && !self.has_policy() {
             return Ok(None);
         }
         let was_nothing = self.publisher.egress_root() == EgressRoot::default();
-        if self.egress.in_force.as_ref() == Some(&image) || is_nothing && was_nothing {
+        if self.egress.in_force.as_ref() == Some(image) || is_nothing && was_nothing {
             self.egress.is_stale = false;
+            self.egress.leave_out(compiled.left_out);
             return Ok(None);
         }
         let before = self.publisher.egress_root();
         let set = before.set.wrapping_add(1).max(1);
         let written = self.publisher.maps().grace().wait();
         let written = written.and_then(|()| self.egress.tables.keep_only(before.set));
-        let written = written.and_then(|()| self.egress.tables.insert(set, &image));
+        let written = written.and_then(|()| self.egress.tables.insert(set, image));
         written.map_err(|error| ChangeError::Kernel(PublishError::Kernel(error)))?;
         if image.refuses() {
             self.hooks.set(Need::Egress, true).map_err(ChangeError::Hooks)?;
             let told = self.publisher.set_egress(true);
             told.map_err(|error| ChangeError::Kernel(PublishError::Kernel(error)))?;
         }
-        let EgressImage { everyone, levels, .. } = image;
+        let EgressImage { everyone, levels, .. } = *image;
         let root = EgressRoot { generation: 0, set, levels, everyone };
-        Ok(Some(Staged { image, root }))
+        Ok(Some(Staged { compiled, root }))
     }
 
     /// Takes in that a change is committed.
-    pub(super) fn take_egress(&mut self, Staged { image, root }: Staged) {
+    pub(super) fn take_egress(&mut self, Staged { compiled, root }: Staged) {
+        let Compiled { image, left_out } = compiled;
         let before = self.egress.in_force.as_ref().map_or(&[][..], |image| &image.names);
         let renamed =
             image.names.iter().zip(0..).filter(|(name, rule)| {
@@ -192,6 +209,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             self.egress.names.pop_front();
         }
         self.egress.in_force = Some(image);
+        self.egress.leave_out(left_out);
         self.egress.is_stale = false;
         self.settle_egress();
     }
@@ -222,8 +240,13 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         names.get(rule as usize).map(String::as_str)
     }
 
-    /// What is said of clients, with what came of it.
-    pub(crate) fn egress(&self) -> impl Iterator<Item = (&Outbound, EgressCounts)> {
-        self.egress.wanted.iter().zip((0..).map(|rule| self.publisher.egress_counts(rule)))
+    /// What is said of clients, with what came of it and what its host names stand for.
+    pub(crate) fn egress(
+        &self,
+    ) -> impl Iterator<Item = (&Outbound, EgressCounts, Vec<HostStatus>)> {
+        self.egress.wanted.iter().zip(0..).map(|(said, rule)| {
+            let counts = self.publisher.egress_counts(rule);
+            (said, counts, self.egress.host_status(said, rule))
+        })
     }
 }

@@ -13,6 +13,7 @@ mod clients;
 mod documents;
 mod drains;
 mod egress;
+mod hosts;
 mod leaving;
 mod names;
 mod neighbours;
@@ -36,6 +37,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use splitter_common::abi::FrontendKey;
 use tracing::warn;
@@ -53,6 +55,8 @@ use crate::publish::{Change, PublishError, Published, Publisher};
 use crate::tables::{EgressTables, Maps};
 use checks::CheckedServices;
 use egress::Egress;
+pub(crate) use hosts::HostStatus;
+use hosts::Hosts;
 use leaving::Leaving;
 use terms::TimedServices;
 
@@ -238,10 +242,12 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         egress: Box<dyn EgressTables>,
     ) -> Self {
         let drains = drains::read(overrides.drains());
+        let hosts = Hosts::restore(&documents.answers, &documents.egress_hosts, Instant::now());
         let needs = |need, id| publisher.image(id).is_some_and(|image| image.needs(need));
         let count = |need| publisher.services().filter(|id| needs(need, *id)).count();
         Self {
             needs: Need::ALL.map(count),
+            egress: Egress::new(egress, hosts),
             publisher,
             hooks,
             clients,
@@ -256,7 +262,6 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             timed: TimedServices::default(),
             drains,
             leaving: Leaving::default(),
-            egress: Egress::new(egress),
             degraded: None,
         }
     }

@@ -3,6 +3,7 @@
 mod checks;
 mod documents;
 mod drains;
+mod hosts;
 mod mesh;
 
 use std::cell::RefCell;

@@ -79,6 +79,8 @@ pub(super) fn lower(
     let mut lowered = services::make(&mesh, report);
     services::make_gateways(&mesh, &resources.gateways, &mut lowered, report);
     lowered.outbound = outbound::find(resources, &mesh.sidecars, &clients, report);
-    lowered.lookups = registry.lookups.iter().cloned().collect();
+    let mut lookups = registry.lookups.clone();
+    lookups.extend(lowered.outbound.iter().flat_map(Outbound::hosts).map(str::to_owned));
+    lowered.lookups = lookups.into_iter().collect();
     lowered
 }

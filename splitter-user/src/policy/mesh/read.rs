@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Whether text is a DNS name, perhaps with a wildcard in front.
-fn is_host(name: &str) -> bool {
+pub(in crate::policy) fn is_host(name: &str) -> bool {
     let rest = name.strip_prefix("*.").unwrap_or(name);
     if name == "*" {
         return true;

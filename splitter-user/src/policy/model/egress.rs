@@ -19,7 +19,7 @@ pub struct Outbound {
     pub errno: Errno,
     /// Whether loopback addresses that are not named here are allowed.
     pub loopback: bool,
-    /// What is said of networks, in the order of the text: what is refused comes first.
+    /// What is said of destinations, in the order of the text: what is refused comes first.
     pub reaches: Vec<Reach>,
 }
 
@@ -34,19 +34,52 @@ impl Outbound {
     pub fn refuses(&self) -> bool {
         self.registry_only || self.reaches.iter().any(|reach| reach.is_refused)
     }
+
+    /// Host names that it depends on, in the order of the text; one may come again.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.reaches.iter().flat_map(|reach| reach.to.hosts()).map(String::as_str)
+    }
 }
 
-/// Ports of networks, and whether they may be reached.
+/// Ports of destinations, and whether they may be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
     /// Whether connections to them are refused, rather than allowed.
     pub is_refused: bool,
-    /// Which addresses; at least one network.
-    pub networks: Vec<Network>,
+    /// Which addresses.
+    pub to: Destinations,
     /// Which ports; all where empty.
     pub ports: Vec<PortSpan>,
     /// Which protocol; both where there is none.
     pub protocol: Option<Protocol>,
+}
+
+/// Addresses, as a document gives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destinations {
+    /// Those of networks, at least one.
+    Networks(Vec<Network>),
+    /// Those that the node resolves host names to, at least one: fully qualified, in lower case,
+    /// without the dot at the end.
+    Hosts(Vec<String>),
+}
+
+impl Destinations {
+    /// The networks; none where host names are given.
+    pub fn networks(&self) -> &[Network] {
+        match self {
+            Self::Networks(networks) => networks,
+            Self::Hosts(_) => &[],
+        }
+    }
+
+    /// The host names; none where networks are given.
+    pub fn hosts(&self) -> &[String] {
+        match self {
+            Self::Networks(_) => &[],
+            Self::Hosts(hosts) => hosts,
+        }
+    }
 }
 
 /// A range of addresses.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::client::{CGROUP_KEYS, read_cgroup_name};
-use super::route::read_errno;
+use super::host::read_host;
+use super::route::{exclusive, read_errno};
 use crate::policy::Reading;
 use crate::policy::address::parse_port;
 use crate::policy::code;
@@ -13,8 +14,8 @@ use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, read as field};
 use crate::policy::mesh::meta::read_object;
 use crate::policy::mesh::resource::{At, Cidr, ClientEgress, OutboundMode, Resource};
-use crate::policy::model::{CgroupName, Errno, Network, Outbound, PortSpan, Reach};
-use crate::policy::reader::Reader;
+use crate::policy::model::{CgroupName, Destinations, Errno, Network, Outbound, PortSpan, Reach};
+use crate::policy::reader::{Fields, Reader};
 use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Value};
 
@@ -75,7 +76,7 @@ pub(in crate::policy) fn read(
 
 const REACH_HELP: &str = "write a list such as `[{cidr: 10.0.0.0/8, ports: [443]}]`";
 
-/// What is said of networks; nothing where there is no key. `None` where some of it is wrong.
+/// What is said of destinations; nothing where there is no key. `None` where some of it is wrong.
 fn read_reaches(reader: &mut Reader<'_>, node: Option<NodeId>, key: &str) -> Option<Vec<Reach>> {
     let Some(node) = node else { return Some(Vec::new()) };
     let nodes = reader.list(node, &format!("`{key}`"), REACH_HELP)?;
@@ -90,9 +91,8 @@ fn read_reaches(reader: &mut Reader<'_>, node: Option<NodeId>, key: &str) -> Opt
 }
 
 fn read_reach(reader: &mut Reader<'_>, node: NodeId, is_refused: bool) -> Option<Reach> {
-    let fields = reader.fields(node, "a destination", &["cidr", "ports", "protocol"])?;
-    let cidr = reader.required(&fields, "cidr", "write `cidr: 10.0.0.0/8`, or one address");
-    let networks = cidr.and_then(|node| read_some(reader, node, "`cidr`", read_network));
+    let fields = reader.fields(node, "a destination", &["cidr", "host", "ports", "protocol"])?;
+    let to = read_to(reader, &fields);
     let ports = match fields.value("ports") {
         Some(node) => read_some(reader, node, "`ports`", read_ports),
         None => Some(Vec::new()),
@@ -102,7 +102,21 @@ fn read_reach(reader: &mut Reader<'_>, node: NodeId, is_refused: bool) -> Option
         Some(read) => Some(read?),
         None => None,
     };
-    Some(Reach { is_refused, networks: networks?, ports: ports?, protocol })
+    Some(Reach { is_refused, to: to?, ports: ports?, protocol })
+}
+
+/// Networks or host names. Where both are given, what is wrong with either is told too.
+fn read_to(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Destinations> {
+    let hosts = fields.value("host").map(|node| read_some(reader, node, "`host`", read_host));
+    let Some(hosts) = hosts else {
+        let help = "write `cidr: 10.0.0.0/8`, one address, or `host: api.example.com`";
+        let node = reader.required(fields, "cidr", help)?;
+        return read_some(reader, node, "`cidr`", read_network).map(Destinations::Networks);
+    };
+    let Some(cidr) = fields.get("cidr") else { return hosts.map(Destinations::Hosts) };
+    read_some(reader, cidr.value, "`cidr`", read_network);
+    exclusive(reader, fields.get("host")?, cidr, "write a destination for each of the two");
+    None
 }
 
 /// One value, or a list of at least one. `None` where one is wrong.

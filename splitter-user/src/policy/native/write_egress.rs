@@ -4,7 +4,7 @@ use super::egress::MODES;
 use super::write::Quoted;
 use crate::policy::document::{API_VERSION, EGRESS};
 use crate::policy::mesh::resource::OutboundMode;
-use crate::policy::model::{CgroupName, Errno, Network, Outbound, PortSpan, Reach};
+use crate::policy::model::{CgroupName, Destinations, Errno, Network, Outbound, PortSpan, Reach};
 
 /// Writes a document that loads to the same.
 pub fn outbound_to_yaml(outbound: &Outbound) -> String {
@@ -56,8 +56,12 @@ fn reach_value(reach: &Reach) -> String {
     let port = |PortSpan { first, last }: &PortSpan| {
         if first == last { first.to_string() } else { format!("\"{first}-{last}\"") }
     };
-    let networks: Vec<String> = reach.networks.iter().map(network).collect();
-    let mut keys = vec![format!("cidr: [{}]", networks.join(", "))];
+    let host = |host: &String| Quoted(host).to_string();
+    let (key, to): (_, Vec<String>) = match &reach.to {
+        Destinations::Networks(networks) => ("cidr", networks.iter().map(network).collect()),
+        Destinations::Hosts(hosts) => ("host", hosts.iter().map(host).collect()),
+    };
+    let mut keys = vec![format!("{key}: [{}]", to.join(", "))];
     let ports: Vec<String> = reach.ports.iter().map(port).collect();
     if !ports.is_empty() {
         keys.push(format!("ports: [{}]", ports.join(", ")));
