@@ -369,6 +369,44 @@ fn assert_paths_and_short_ids(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+/// Labels of a pod and of a workload, which a native route names without a cgroup.
+#[test]
+fn labels_are_the_clients_that_documents_give_them() -> Result<()> {
+    let site = Site::new()?;
+    let place = site.place().cgroup_path();
+    fs::create_dir(site.place().cgroup().join("kubepods.slice"))?;
+    let wanted = ["labels: {app: web}, namespace: prod".to_owned()];
+    let documents = format!(
+        "{}---
+apiVersion: v1
+kind: Pod
+metadata: {{name: web-1, namespace: prod, uid: {POD}, labels: {{app: web}}}}
+---
+apiVersion: splitter.dev/v1
+kind: Workload
+metadata: {{name: web, namespace: prod}}
+spec: {{cgroup: {place}/web, labels: {{app: web}}}}
+",
+        policy_of(&place, &wanted)
+    );
+    let policy = site.write("policy.yaml", documents.clone())?;
+    let daemon = site.run(&["--policy", &policy])?;
+    let mut stage = Stage { site, client: UdpClient::new(V4)?, times: BTreeMap::new() };
+    stage.expect(20_000)?;
+    let pod = format!("kubepods.slice/kubepods-pod{}.slice", POD.replace('-', "_"));
+    stage.enter("a pod by its labels", &format!("{pod}/x"), [0, 20_001])?;
+    stage.enter("a workload by its labels", "web", [20_000, 20_001])?;
+    // Without the labels, the same clients are anybody.
+    let bare = documents.replace("labels: {app: web}}\n", "labels: {app: other}}\n");
+    stage.site.replace("policy.yaml", bare)?;
+    let start = Instant::now();
+    while stage.port()? != 20_000 {
+        ensure!(start.elapsed() < LONGEST_WAIT, "{}", daemon.log());
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 /// Clients in network namespaces that the policy names by a file, and by the inode number.
 fn assert_networks(stage: &Stage, place: &str) -> Result<()> {
     in_own_network(|| {

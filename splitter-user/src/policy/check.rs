@@ -10,7 +10,7 @@ use splitter_common::abi::MAX_ROUTES;
 
 use super::code;
 use super::diagnostic::{Diagnostic, Report, Span};
-use super::document::Draft;
+use super::document::{Draft, MatchPlace};
 use super::model::{Action, Frontend, OnEmpty, OverLimit, Protocol, Split};
 use super::reader::Reader;
 
@@ -95,13 +95,14 @@ fn check_repeats(draft: &Draft, reader: &mut Reader<'_>) {
     if matches.len() > MAX_ROUTES as usize {
         return;
     }
-    for (index, (client, at)) in matches.iter().enumerate() {
+    for (index, own) in matches.iter().enumerate() {
         let mut earlier = matches.iter().take(index);
-        if let Some((_, first)) = earlier.find(|(other, _)| other == client) {
+        let is_same = |it: &&&MatchPlace| it.client == own.client && it.selector == own.selector;
+        if let Some(first) = earlier.find(is_same) {
             let message = "this match is the same as an earlier one, which takes its clients";
             reader.push(
-                Diagnostic::new(&code::MATCH_REPEATED, *at, message)
-                    .with_secondary(*first, "first here")
+                Diagnostic::new(&code::MATCH_REPEATED, own.at, message)
+                    .with_secondary(first.at, "first here")
                     .with_help("delete it"),
             );
         }

@@ -211,6 +211,7 @@ codes! {
     SELECTOR_IGNORED = "SP1018" Warning "a selector is ignored beside another, as in Istio";
     KIND_SKIPPED = "SP1019" Warning "a document of a group that is not known is skipped";
     ANSWER_SHARED = "SP1020" Warning "a host resolves to an address at which another one is dialled";
+    LABELS_TAKE_INNER = "SP1021" Warning "labels take clients inside of those that bear them";
 
     // Health checks.
     BAD_PATH = "SP1101" Error "a path of a request is malformed";

@@ -2,7 +2,7 @@
 
 use super::code;
 use super::diagnostic::{Diagnostic, Report, Span};
-use super::mesh::resource::Resource;
+use super::mesh::resource::{ClientSelector, Resource};
 use super::model::{ClientMatch, Frontend, Service};
 use super::reader::Reader;
 use super::words::{list, nearest, quote};
@@ -25,16 +25,18 @@ pub(super) enum Document {
 }
 
 /// A service as read, with the places that rules between services and routes point at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Draft {
     pub(super) service: Service,
     pub(super) places: Places,
 }
 
 /// Where the parts of a service stand.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Places {
     pub(super) name: Span,
+    /// Namespace of the document, where it has one or is read in one.
+    pub(super) namespace: String,
     /// Every frontend of the text, duplicates included, in its order.
     pub(super) frontends: Vec<(Frontend, Span)>,
     /// In parallel to the service's subsets.
@@ -48,7 +50,7 @@ pub(super) struct Places {
 }
 
 /// Where the parts of a subset stand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SubsetPlaces {
     pub(super) name: Span,
     /// In parallel to the subset's backends.
@@ -60,13 +62,23 @@ pub(super) struct SubsetPlaces {
 }
 
 /// Where the parts of a route stand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct RoutePlaces {
     pub(super) route: Span,
-    /// Matches and their places.
-    pub(super) matches: Vec<(ClientMatch, Span)>,
+    /// In parallel to the route's matches.
+    pub(super) matches: Vec<MatchPlace>,
     /// Where it says what becomes of the share of a subset without backends, if it does.
     pub(super) on_empty: Option<Span>,
+}
+
+/// A match as it is written, and where.
+#[derive(Clone, Debug)]
+pub(super) struct MatchPlace {
+    /// What is said of the client itself.
+    pub(super) client: ClientMatch,
+    /// Labels that stand for the cgroups of clients that other documents describe.
+    pub(super) selector: Option<ClientSelector>,
+    pub(super) at: Span,
 }
 
 /// Reads one object. `None` where it is in error.

@@ -138,6 +138,10 @@ impl Loaded {
     }
 }
 
+/// What identities of services say instead of [`document::KIND`] where these take clients by labels,
+/// and so are parts of a whole and not services by themselves.
+pub(crate) const SPLIT_BY_LABELS: &str = "SplitByLabels";
+
 /// Whether a document's identity is that of a service, `Split/NAME`.
 pub(crate) fn is_service(identity: &str) -> bool {
     identity.split_once('/').is_some_and(|(kind, _)| kind == document::KIND)

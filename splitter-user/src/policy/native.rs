@@ -25,6 +25,7 @@ use super::check;
 use super::code;
 use super::diagnostic::{Diagnostic, Span};
 use super::document::{API_VERSION, Document, Draft, Places};
+use super::mesh::resource::{LabelledSplit, Labels, Meta, Resource};
 use super::model::{Datagrams, Frontend, OnBackendDown, PeerName, Protocol, Service};
 use super::reader::{Fields, Reader};
 use super::yaml::{NodeId, Value};
@@ -57,7 +58,7 @@ const PEER_NAMES: [(&str, PeerName); 2] =
     [("backend", PeerName::Backend), ("frontend", PeerName::Frontend)];
 
 /// Reads a document. A service in error may lack its name.
-pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, _: &Reading) -> Option<Document> {
+pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> Option<Document> {
     let keys = ["apiVersion", "kind", "metadata", "spec"];
     let document = &reader.fields(node, "the document", &keys)?;
     reader.required(document, "kind", "write `kind: Split`");
@@ -66,9 +67,25 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, _: &Reading) -> Option
     let name = metadata.and_then(|node| read_name(reader, node));
     let spec = reader.required(document, "spec", "write `spec:` with `frontends` and `routes`");
     let spec = spec.and_then(|node| reader.fields(node, "the spec", &SPEC))?;
-    let draft = read_spec(reader, &spec, name.unwrap_or_default());
+    let draft = read_spec(reader, &spec, name.unwrap_or_default(), reading);
     check::within(&draft, reader);
-    Some(Document::Service(Box::new(draft)))
+    Some(sort(draft))
+}
+
+/// A service by itself, or one that depends on what documents say of clients.
+fn sort(draft: Draft) -> Document {
+    let mut matches = draft.places.routes.iter().flat_map(|route| &route.matches);
+    if matches.all(|it| it.selector.is_none()) {
+        return Document::Service(Box::new(draft));
+    }
+    let full = &draft.service.name;
+    let meta = Meta {
+        namespace: draft.places.namespace.clone(),
+        name: full.split_once('/').map_or(full.as_str(), |(_, name)| name).to_owned(),
+        labels: Labels::new(),
+        at: draft.places.name,
+    };
+    Document::Resource(Box::new(Resource::Split(LabelledSplit { meta, draft })))
 }
 
 /// `namespace/name`, or the name alone.
@@ -100,9 +117,14 @@ fn read_labels(reader: &mut Reader<'_>, node: NodeId) {
     }
 }
 
-fn read_spec(reader: &mut Reader<'_>, spec: &Fields<'_>, name: (String, Span)) -> Draft {
-    let (name, at) = name;
-    let mut places = Places { name: at, ..Places::default() };
+fn read_spec(
+    reader: &mut Reader<'_>,
+    spec: &Fields<'_>,
+    (name, at): (String, Span),
+    reading: &Reading,
+) -> Draft {
+    let namespace = name.split_once('/').map_or(reading.namespace.as_str(), |(own, _)| own);
+    let mut places = Places { name: at, namespace: namespace.to_owned(), ..Places::default() };
     let frontends = "write `frontends: [\"127.0.0.1:8080\"]`: what clients dial";
     if let Some(node) = reader.required(spec, "frontends", frontends) {
         places.frontends = read_frontends(reader, node);

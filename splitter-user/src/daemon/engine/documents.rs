@@ -16,7 +16,7 @@ use crate::daemon::documents::Held;
 use crate::daemon::overrides::Changes;
 use crate::daemon::resolver::Answers;
 use crate::policy::diagnostic::Diagnostic;
-use crate::policy::{Source, suggest};
+use crate::policy::{SPLIT_BY_LABELS, Source, suggest};
 use crate::tables::Maps;
 
 /// What came of documents that were applied.
@@ -90,8 +90,8 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// Removes documents and services that were applied, and what was applied over those of policy
     /// files.
     pub(crate) fn remove(&mut self, names: &[String]) -> Result<Applied, ChangeError> {
-        let names: BTreeSet<&str> =
-            names.iter().map(|name| name.strip_prefix("Split/").unwrap_or(name)).collect();
+        let names: Vec<String> = names.iter().map(|name| self.find_labelled(name)).collect();
+        let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
         let (documents, services): (BTreeSet<&str>, BTreeSet<&str>) =
             names.into_iter().partition(|name| is_document(name));
         if documents.is_empty() {
@@ -115,6 +115,23 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         applied.dropped = documents.into_iter().map(str::to_owned).collect();
         finish(&mut applied, self.publisher.generation(), start);
         Ok(applied)
+    }
+
+    /// The document of a service that was applied and takes clients by labels; else the name itself.
+    fn find_labelled(&self, name: &str) -> String {
+        let name = name.strip_prefix("Split/").unwrap_or(name);
+        let is_it = |identity: &&String| {
+            let full = identity.strip_prefix(SPLIT_BY_LABELS).and_then(|it| it.strip_prefix('/'));
+            full.is_some_and(|full| {
+                full == name || full.split_once('/').is_some_and(|(_, short)| short == name)
+            })
+        };
+        let held = self.documents.applied.iter();
+        let mut found = held.flat_map(|held| &held.identities).filter(is_it);
+        match (found.next(), found.next()) {
+            (Some(only), None) => only.clone(),
+            _ => name.to_owned(),
+        }
     }
 
     /// Whether a document was applied; else says where it is, or which were.

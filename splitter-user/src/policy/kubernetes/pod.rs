@@ -1,6 +1,6 @@
 //! `v1` `Pod` and `Namespace`, as API servers dump them.
 //!
-//! Of a pod only its labels, addresses, readiness and named ports matter. Its other fields, some
+//! Of a pod only its uid, labels, addresses, readiness and named ports matter. Its other fields, some
 //! hundred, are the cluster's affair and are not looked at.
 
 use std::collections::BTreeMap;
@@ -10,19 +10,24 @@ use crate::policy::Reading;
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, read as field};
 use crate::policy::mesh::meta::{Object, read_object};
-use crate::policy::mesh::resource::{Namespace, Pod, Resource};
+use crate::policy::mesh::resource::{At, Labels, Namespace, Pod, Resource, Workload};
+use crate::policy::model::CgroupName;
+use crate::policy::native::parse_pod;
 use crate::policy::reader::{Fields, Reader};
 use crate::policy::yaml::NodeId;
 
 const POD: &[Field] =
     &[inert("apiVersion"), inert("kind"), inert("metadata"), field("spec"), field("status")];
 
+/// Annotation of pods that the kubelet has from files, and not from the API server.
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
 const NAMESPACE: &[Field] =
     &[inert("apiVersion"), inert("kind"), inert("metadata"), inert("spec"), inert("status")];
 
 /// Reads a pod.
 pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> Option<Document> {
-    let Object { meta, fields, .. } = read_object(reader, node, reading, POD)?;
+    let Object { meta, fields, annotations } = read_object(reader, node, reading, POD)?;
     let spec = fields.value("spec").and_then(|node| {
         reader.open_object(node, "the spec", &["nodeName", "containers", "initContainers"])
     });
@@ -39,8 +44,16 @@ pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> 
         .peek(node, "metadata")
         .and_then(|meta| reader.peek(meta, "deletionTimestamp"))
         .is_some_and(|node| !reader.is_null(node));
+    let is_over = status.as_ref().is_some_and(|status| is_over(reader, status));
     let is_ready = status.as_ref().is_none_or(|status| is_ready(reader, status));
+    let cgroup = if is_over { None } else { find_cgroup(reader, node, &annotations) };
     let pod = Pod {
+        client: cgroup.map(|cgroup| Workload {
+            meta: meta.clone(),
+            cgroup,
+            labels: meta.labels.clone(),
+            reject: None,
+        }),
         ready: is_ready && !is_deleted && !addresses.is_empty(),
         addresses,
         ports: spec.as_ref().map(|spec| read_ports(reader, spec)).unwrap_or_default(),
@@ -80,11 +93,25 @@ fn read_addresses(reader: &mut Reader<'_>, status: &Fields<'_>) -> Vec<IpAddr> {
     addresses
 }
 
+/// The cgroup that the kubelet gives a pod, by its uid; for pods of files, which the API server knows
+/// by another one, by the hash that the kubelet took for it.
+fn find_cgroup(reader: &Reader<'_>, node: NodeId, annotations: &Labels) -> Option<At<CgroupName>> {
+    let uid = reader.peek(node, "metadata").and_then(|meta| reader.peek(meta, "uid"))?;
+    let known = annotations.get(CONFIG_HASH).map(String::as_str).or(reader.text(uid))?;
+    let pod = parse_pod(known).ok().map(CgroupName::Pod)?;
+    Some(At { value: pod, at: reader.span(uid) })
+}
+
+/// Whether none of its containers will run again.
+fn is_over(reader: &Reader<'_>, status: &Fields<'_>) -> bool {
+    let phase = status.value("phase").and_then(|node| reader.text(node));
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// Whether a pod that has an address may get connections. One that nobody watches, because it was
 /// written by hand, has no condition and is taken to be ready.
 fn is_ready(reader: &mut Reader<'_>, status: &Fields<'_>) -> bool {
-    let phase = status.value("phase").and_then(|node| reader.text(node));
-    if matches!(phase, Some("Succeeded" | "Failed")) {
+    if is_over(reader, status) {
         return false;
     }
     let Some(node) = status.value("conditions") else { return true };
@@ -157,6 +184,25 @@ mod tests {
             (gone, "podIP: 10.0.0.1", false),
         ] {
             assert_eq!(read(metadata, "", status).ready, ready, "{metadata} {status}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_a_client_by_its_uid() {
+        const UID: &str = "2c48913c-b29f-11e7-9350-020968147796";
+        const HASH: &str = "0123456789abcdef0123456789abcdef";
+        let uid = format!("uid: {UID}");
+        let of_file = format!("{uid}, annotations: {{{CONFIG_HASH}: {HASH}}}");
+        for (metadata, status, wanted) in [
+            (uid.as_str(), "", Some(UID)),
+            (&of_file, "", Some(HASH)),
+            (&uid, "phase: Succeeded", None),
+            ("", "", None),
+            ("uid: web-1", "", None),
+        ] {
+            let client = read(metadata, "", status).client;
+            let found = client.map(|client| client.cgroup.value);
+            assert_eq!(found, wanted.map(|uid| CgroupName::Pod(uid.to_owned())), "{metadata}");
         }
     }
 

@@ -13,7 +13,7 @@ use super::registry::{Host, Server};
 use super::resource::{LoadBalancer, ServicePort, Transport};
 use crate::policy::code::{self, Code};
 use crate::policy::diagnostic::{Diagnostic, Report, Span};
-use crate::policy::document::{Draft, Places, RoutePlaces, SubsetPlaces};
+use crate::policy::document::{Draft, MatchPlace, Places, RoutePlaces, SubsetPlaces};
 use crate::policy::model::{
     Action, Backend, Balance, CgroupName, ClientKey, ClientMatch, Connection, Datagrams, Frontend,
     OldConnections, OnBackendDown, OnEmpty, PeerName, Pick, Protocol, Route, Service, Split,
@@ -86,7 +86,9 @@ fn make_route<'r>(
     let client =
         |name: &CgroupName| ClientMatch { cgroup: Some(name.clone()), ..ClientMatch::default() };
     let matches: Vec<ClientMatch> = cgroups.iter().map(client).collect();
-    let places = matches.iter().map(|client| (client.clone(), plan.at)).collect();
+    let place =
+        |client: &ClientMatch| MatchPlace { client: client.clone(), selector: None, at: plan.at };
+    let places = matches.iter().map(place).collect();
     let name = unique(&clean_name(&plan.name), names);
     let route = Route { name, matches, action, fault: plan.fault };
     Some((route, RoutePlaces { route: plan.at, matches: places, on_empty: None }))
@@ -286,7 +288,7 @@ fn serves_none(target: &Target<'_>, serves_port: bool, v4: bool, report: &mut Re
 }
 
 /// Whether the service fits the data plane.
-fn check_limits(service: &Service, at: Span, report: &mut Report) -> bool {
+pub(super) fn check_limits(service: &Service, at: Span, report: &mut Report) -> bool {
     let routes: usize = service.routes.iter().map(|route| route.matches.len().max(1)).sum();
     let widest = service.routes.iter().map(|route| match &route.action {
         Action::Split(split) => split.weights.len(),

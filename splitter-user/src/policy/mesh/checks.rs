@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::clients::Client;
+use super::clients::{Client, Clients};
 use super::gateway_routes;
 use super::names::{full_host, suffixes};
 use super::plan::Mesh;
@@ -145,6 +145,8 @@ fn check_service(
     }
 }
 
+/// What is said of labels and a namespace that nobody has.
+pub(super) const UNSELECTED: &str = "no known client has these labels and this namespace";
 const UNSEEN: &str = "no known client is of a namespace that this is exported to";
 
 /// Whether nobody sees what is exported so, and somebody shall.
@@ -155,14 +157,14 @@ fn is_unseen(export: &Export, mesh: &Mesh<'_>) -> bool {
 
 fn check_seen(export: &Export, at: Span, mesh: &Mesh<'_>, report: &mut Report) {
     if is_unseen(export, mesh) {
-        unseen(at, UNSEEN, mesh, report);
+        unseen(at, UNSEEN, mesh.clients, report);
     }
 }
 
 /// Reports what selects clients that nobody is: an error where nobody could be.
-fn unseen(at: Span, message: &str, mesh: &Mesh<'_>, report: &mut Report) {
+pub(super) fn unseen(at: Span, message: &str, clients: &Clients<'_>, report: &mut Report) {
     let code: &'static Code =
-        if mesh.clients.are_known() { &code::RULE_INEFFECTIVE } else { &code::UNKNOWN_CLIENT };
+        if clients.are_known() { &code::RULE_INEFFECTIVE } else { &code::UNKNOWN_CLIENT };
     report.push(Diagnostic::new(code, at, message).with_help(WORKLOAD_HELP));
 }
 
@@ -227,12 +229,9 @@ fn check_match(wanted: &Match, mesh: &Mesh<'_>, report: &mut Report) {
     if wanted.source_labels.is_empty() && namespace.is_none() {
         return;
     }
-    let fits = |client: &Client<'_>| {
-        client.has(&wanted.source_labels)
-            && namespace.is_none_or(|name| client.namespace() == Some(name))
-    };
+    let fits = |client: &Client<'_>| client.is_selected(&wanted.source_labels, namespace);
     if !mesh.clients.classes.iter().any(fits) {
-        unseen(wanted.at, "no known client has these labels and this namespace", mesh, report);
+        unseen(wanted.at, UNSELECTED, mesh.clients, report);
     }
 }
 
@@ -323,7 +322,7 @@ fn check_destination_rules(
             client.namespace() == Some(&rule.meta.namespace) && client.has(labels)
         };
         if !mesh.clients.classes.iter().any(own) {
-            unseen(rule.meta.at, "no known client is selected by this", mesh, report);
+            unseen(rule.meta.at, "no known client is selected by this", mesh.clients, report);
         }
     }
 }

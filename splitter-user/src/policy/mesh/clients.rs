@@ -1,6 +1,7 @@
 //! Who connects: workloads, and everybody else.
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use super::resource::{Export, Labels, Resources, Workload, selects};
@@ -32,6 +33,8 @@ pub(super) struct Clients<'r> {
     pub(super) all: Vec<Client<'r>>,
     /// One client of each class.
     pub(super) classes: Vec<Client<'r>>,
+    /// Position of the first client behind containers and pods.
+    after_pods: usize,
 }
 
 impl<'r> Client<'r> {
@@ -49,6 +52,11 @@ impl<'r> Client<'r> {
             Some(workload) => selects(labels, &workload.labels),
             None => labels.is_empty(),
         }
+    }
+
+    /// Whether the client has all of these labels, and is of this namespace where one is asked for.
+    pub(super) fn is_selected(&self, labels: &Labels, namespace: Option<&str>) -> bool {
+        self.has(labels) && namespace.is_none_or(|name| self.namespace() == Some(name))
     }
 
     /// What its connections to services fail with, whatever rules say.
@@ -79,6 +87,11 @@ impl<'r> Client<'r> {
         self.cgroup().is_none_or(|name| name.path().is_some())
     }
 
+    /// Whether a cgroup that the node will find may be inside of the client's.
+    fn may_hold(&self, inner: &CgroupName) -> bool {
+        self.cgroup().is_none_or(|own| own.may_hold(inner))
+    }
+
     /// Where it stands in the order: what may be inside of another comes first. Of what the node will
     /// find, a container is inside of a pod, and both are inside of units and paths.
     fn rank(&self) -> (Reverse<usize>, Option<&'r CgroupName>) {
@@ -93,10 +106,27 @@ impl<'r> Client<'r> {
     }
 }
 
-impl Clients<'_> {
+impl<'r> Clients<'r> {
     /// Everybody, without a difference.
     pub(super) fn anybody() -> Self {
-        Self { all: vec![Client::ANYBODY], classes: vec![Client::ANYBODY] }
+        Self { all: vec![Client::ANYBODY], classes: vec![Client::ANYBODY], after_pods: 0 }
+    }
+
+    /// Clients that one may be inside of, which come after it.
+    pub(super) fn around<'a>(
+        &'a self,
+        index: usize,
+        client: &'a Client<'_>,
+    ) -> impl Iterator<Item = &'a Client<'r>> {
+        let known = client.around.filter(|_| client.is_placed());
+        // No pod is inside of another one: thousands of them are passed at once.
+        let first = match client.cgroup() {
+            Some(CgroupName::Pod(_)) => self.after_pods,
+            _ => index + 1,
+        };
+        let later = self.all.iter().skip(if known.is_some() { self.all.len() } else { first });
+        let later = later.filter(|outer| client.cgroup().is_some_and(|own| outer.may_hold(own)));
+        known.and_then(|index| self.all.get(index)).into_iter().chain(later)
     }
 
     /// Whether any workload is described.
@@ -118,13 +148,24 @@ pub(super) fn find<'r>(resources: &'r Resources, report: &mut Report) -> Clients
             all.push(Client { workload: Some(workload), ..Client::ANYBODY });
         }
     }
+    for workload in resources.pods.iter().filter_map(|pod| pod.client.as_ref()) {
+        // What a workload says of a pod counts; of pods with one uid, the first.
+        if let Entry::Vacant(free) = seen.entry(&workload.cgroup.value) {
+            free.insert(workload);
+            all.push(Client { workload: Some(workload), ..Client::ANYBODY });
+        }
+    }
     all.sort_by_key(Client::rank);
     if !all.iter().any(|client| client.path() == Some(ROOT)) {
         all.push(Client::ANYBODY);
     }
     nest(&mut all);
     let classes = classify(&mut all, resources);
-    Clients { all, classes }
+    let is_of_pods = |client: &Client<'_>| {
+        matches!(client.cgroup(), Some(CgroupName::Container(_) | CgroupName::Pod(_)))
+    };
+    let after_pods = all.iter().take_while(|client| is_of_pods(client)).count();
+    Clients { all, classes, after_pods }
 }
 
 /// Finds the client around each. Where one is not known to be, everything that comes later may be.
@@ -151,15 +192,20 @@ fn nest(all: &mut [Client<'_>]) {
 
 /// Marks the clients that may have others inside which the node will find.
 fn mark_enclosing(all: &mut [Client<'_>]) {
-    let (mut some, mut some_container) = (false, false);
+    // Each name once for all that are alike where they may be: there may be thousands of pods.
+    let found: Vec<CgroupName> = all
+        .iter()
+        .filter(|client| !client.is_placed())
+        .filter_map(Client::cgroup)
+        .cloned()
+        .collect();
+    let pods = found.iter().filter(|name| matches!(name, CgroupName::Pod(_))).take(1);
+    let others = found.iter().filter(|name| !matches!(name, CgroupName::Pod(_)));
+    let inner: Vec<&CgroupName> = pods.chain(others).collect();
     for client in all {
-        client.encloses = match client.cgroup() {
-            Some(CgroupName::Container(_)) => false,
-            Some(CgroupName::Pod(_)) => some_container,
-            _ => some,
-        };
-        some |= !client.is_placed();
-        some_container |= matches!(client.cgroup(), Some(CgroupName::Container(_)));
+        let own = client.cgroup();
+        let is_other = |name: &&&CgroupName| own != Some(**name);
+        client.encloses = inner.iter().filter(is_other).any(|name| client.may_hold(name));
     }
 }
 

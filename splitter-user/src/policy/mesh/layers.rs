@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::resource::{Meta, Resource, Resources, RouteKind};
 use crate::policy::diagnostic::{Diagnostic, Report};
-use crate::policy::{DocumentRef, Reading, code};
+use crate::policy::{DocumentRef, Reading, SPLIT_BY_LABELS, code};
 
 /// Resources as they are read. One in a higher layer replaces one in a lower; two in one layer are
 /// an error.
@@ -97,6 +97,7 @@ impl Resource {
             Self::ReferenceGrant(it) => &it.meta,
             Self::Gateway(it) => &it.meta,
             Self::Workload(it) => &it.meta,
+            Self::Split(it) => &it.meta,
             Self::Egress(it) => &it.meta,
         }
     }
@@ -120,6 +121,7 @@ impl Resource {
             Self::ReferenceGrant(_) => "ReferenceGrant",
             Self::Gateway(_) => "Gateway",
             Self::Workload(_) => "Workload",
+            Self::Split(_) => SPLIT_BY_LABELS,
             Self::Egress(_) => "Egress",
         }
     }
@@ -148,6 +150,7 @@ impl Resources {
             Resource::ReferenceGrant(it) => self.grants.push(it),
             Resource::Gateway(it) => self.gateways.push(it),
             Resource::Workload(it) => self.workloads.push(it),
+            Resource::Split(it) => self.splits.push(it),
             Resource::Egress(it) => self.egresses.push(it),
         }
     }

@@ -11,6 +11,7 @@ mod checks;
 mod clients;
 mod destination_rules;
 mod gateway_routes;
+mod labels;
 pub(super) mod layers;
 pub(super) mod meta;
 mod names;
@@ -62,6 +63,8 @@ pub(super) fn lower(
 ) -> Lowered {
     let clients = clients::find(resources, report);
     let mut registry = registry::build(resources, surroundings, report);
+    let own = resources.splits.iter().flat_map(|split| &split.draft.service.frontends);
+    let taken = taken.chain(own.map(|frontend| frontend.addr.ip()));
     let virtual_services = VirtualServices::new(resources);
     let routes = GatewayRoutes::new(resources);
     let is_routed = |host: &str| routes.has(host) || virtual_services.has(host);
@@ -78,6 +81,8 @@ pub(super) fn lower(
     checks::check(resources, &mesh, report);
     let mut lowered = services::make(&mesh, report);
     services::make_gateways(&mesh, &resources.gateways, &mut lowered, report);
+    let splits = resources.splits.iter();
+    lowered.drafts.extend(splits.filter_map(|split| labels::expand(split, &clients, report)));
     lowered.outbound = outbound::find(resources, &mesh.sidecars, &clients, report);
     let mut lookups = registry.lookups.clone();
     lookups.extend(lowered.outbound.iter().flat_map(Outbound::hosts).map(str::to_owned));

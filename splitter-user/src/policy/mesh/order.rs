@@ -36,15 +36,14 @@ impl<'r> Plans<'r> {
     /// inside others come first; those that would fall to the same plan anyway are left out.
     pub(super) fn in_order(&self, clients: &Clients<'_>) -> Vec<(&Plan<'r>, Vec<CgroupName>)> {
         let mut routes: Vec<(usize, Vec<CgroupName>)> = Vec::new();
-        for client in &clients.all {
+        for (index, client) in clients.all.iter().enumerate() {
             let Some(plan) = self.of(client) else { continue };
             let Some(cgroup) = client.cgroup().filter(|cgroup| cgroup.path() != Some(ROOT)) else {
                 // Nothing comes after what every client is in.
                 routes.push((plan, Vec::new()));
                 break;
             };
-            let around = client.around.and_then(|index| clients.all.get(index));
-            if client.is_placed() && around.and_then(|around| self.of(around)) == Some(plan) {
+            if clients.around(index, client).all(|around| self.of(around) == Some(plan)) {
                 continue;
             }
             match routes.iter_mut().find(|(known, _)| *known == plan) {

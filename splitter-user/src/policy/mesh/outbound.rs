@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::clients::{Clients, ROOT};
+use super::labels;
 use super::resource::{At, ClientEgress, OutboundMode, Resources};
 use super::sidecars::Sidecars;
 use crate::policy::code;
@@ -18,10 +19,16 @@ pub(super) fn find(
     report: &mut Report,
 ) -> Vec<Outbound> {
     let mut taken = HashMap::new();
+    let mut all = Vec::new();
     for egress in &resources.egresses {
-        check_unique(egress, &mut taken, report);
+        let cgroups = cgroups(egress, clients, report);
+        // Nobody bears the labels.
+        if cgroups.is_empty() && !egress.selectors.is_empty() {
+            continue;
+        }
+        check_unique(egress, &cgroups, &mut taken, report);
+        all.push(outbound(egress, cgroups));
     }
-    let mut all: Vec<Outbound> = resources.egresses.iter().map(outbound).collect();
     all.extend(sidecars.outbound(clients));
     all.sort_by_key(|outbound| outbound.cgroups.is_empty());
     all
@@ -34,9 +41,25 @@ pub(super) fn are_some_refused(resources: &Resources) -> bool {
         || sidecars.map(|mode| mode.value).any(|mode| mode == OutboundMode::RegistryOnly)
 }
 
-fn outbound(egress: &ClientEgress) -> Outbound {
-    let mut cgroups: Vec<CgroupName> =
-        egress.cgroups.iter().map(|cgroup| cgroup.value.clone()).collect();
+/// Cgroups of the clients, each once; none where a document is about every client.
+fn cgroups(
+    egress: &ClientEgress,
+    clients: &Clients<'_>,
+    report: &mut Report,
+) -> Vec<At<CgroupName>> {
+    let mut cgroups = egress.cgroups.clone();
+    for selector in &egress.selectors {
+        for value in labels::find(selector, clients, report) {
+            if cgroups.iter().all(|known| known.value != value) {
+                cgroups.push(At { value, at: selector.at });
+            }
+        }
+    }
+    cgroups
+}
+
+fn outbound(egress: &ClientEgress, cgroups: Vec<At<CgroupName>>) -> Outbound {
+    let mut cgroups: Vec<CgroupName> = cgroups.into_iter().map(|cgroup| cgroup.value).collect();
     cgroups.sort_unstable();
     if cgroups.iter().any(|cgroup| cgroup.path() == Some(ROOT)) {
         cgroups.clear();
@@ -45,20 +68,20 @@ fn outbound(egress: &ClientEgress) -> Outbound {
 }
 
 /// Reports clients that an earlier document takes.
-fn check_unique<'a>(
-    egress: &'a ClientEgress,
-    taken: &mut HashMap<(&'static str, &'a str), Span>,
+fn check_unique(
+    egress: &ClientEgress,
+    cgroups: &[At<CgroupName>],
+    taken: &mut HashMap<CgroupName, Span>,
     report: &mut Report,
 ) {
-    const EVERY: (&str, &str) = ("cgroup", ROOT);
-    let own = egress.cgroups.iter().map(|At { value, at }| ((value.key(), value.value()), *at));
-    let own = own.chain(egress.cgroups.is_empty().then_some((EVERY, egress.meta.at)));
-    for (name, at) in own {
-        let Some(first) = taken.insert(name, at) else { continue };
-        let clients = match name {
-            EVERY => "every client".to_owned(),
-            (_, name) => format!("the clients of {}", quote(name)),
+    let every = || (CgroupName::Path(ROOT.to_owned()), egress.meta.at);
+    let own = cgroups.iter().map(|At { value, at }| (value.clone(), *at));
+    for (name, at) in own.chain(cgroups.is_empty().then(every)) {
+        let clients = match &name {
+            CgroupName::Path(path) if path == ROOT => "every client".to_owned(),
+            name => format!("the clients of {}", quote(name.value())),
         };
+        let Some(first) = taken.insert(name, at) else { continue };
         let message = format!("two documents say what {clients} may reach");
         report.push(
             Diagnostic::new(&code::EGRESS_CONFLICT, at, message)

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::policy::diagnostic::Span;
+use crate::policy::document::Draft;
 use crate::policy::model::{CgroupName, Ejection, Errno, Fault, Keepalive, Outbound};
 pub(in crate::policy) use gateway::*;
 
@@ -25,6 +26,14 @@ pub(in crate::policy) type Labels = BTreeMap<String, String>;
 /// Whether everything that a selector asks for is there. An empty selector fits all.
 pub(in crate::policy) fn selects(selector: &Labels, labels: &Labels) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// Clients that a native document takes by what other documents say of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::policy) struct ClientSelector {
+    pub(in crate::policy) namespace: String,
+    /// At least one.
+    pub(in crate::policy) labels: Labels,
 }
 
 /// Who a document is.
@@ -361,6 +370,8 @@ pub(in crate::policy) struct Pod {
     pub(in crate::policy) ports: BTreeMap<String, u16>,
     /// Of the pod, with `kubernetes.io/hostname` of its node.
     pub(in crate::policy) labels: Labels,
+    /// Who its containers are as clients, where its uid says which cgroup is theirs.
+    pub(in crate::policy) client: Option<Workload>,
 }
 
 /// v1 Namespace.
@@ -383,12 +394,22 @@ pub(in crate::policy) struct Workload {
     pub(in crate::policy) reject: Option<Errno>,
 }
 
+/// splitter.dev Split that takes clients by labels, so that it depends on other documents.
+#[derive(Clone, Debug)]
+pub(in crate::policy) struct LabelledSplit {
+    pub(in crate::policy) meta: Meta,
+    /// The service, where matches by labels are only what they say of the client itself.
+    pub(in crate::policy) draft: Draft,
+}
+
 /// splitter.dev Egress: what clients may reach besides the services.
 #[derive(Clone, Debug)]
 pub(in crate::policy) struct ClientEgress {
     pub(in crate::policy) meta: Meta,
-    /// Who the clients are; every client where empty.
+    /// Who the clients are; every client where this and `selectors` are empty.
     pub(in crate::policy) cgroups: Vec<At<CgroupName>>,
+    /// Clients by labels.
+    pub(in crate::policy) selectors: Vec<At<ClientSelector>>,
     /// All the rest; its cgroups are empty.
     pub(in crate::policy) said: Outbound,
 }
@@ -409,6 +430,7 @@ pub(in crate::policy) struct Resources {
     pub(in crate::policy) grants: Vec<ReferenceGrant>,
     pub(in crate::policy) gateways: Vec<Gateway>,
     pub(in crate::policy) workloads: Vec<Workload>,
+    pub(in crate::policy) splits: Vec<LabelledSplit>,
     pub(in crate::policy) egresses: Vec<ClientEgress>,
 }
 
@@ -428,5 +450,6 @@ pub(in crate::policy) enum Resource {
     ReferenceGrant(ReferenceGrant),
     Gateway(Gateway),
     Workload(Workload),
+    Split(LabelledSplit),
     Egress(ClientEgress),
 }

@@ -248,9 +248,7 @@ fn fits(wanted: &Match, list: List, dialled: &Dialled<'_>) -> bool {
     }
     let ignores_client = list == List::Http && !gateways.is_empty();
     let namespace = wanted.source_namespace.as_deref();
-    let fits_client = ignores_client
-        || client.has(&wanted.source_labels)
-            && namespace.is_none_or(|name| client.namespace() == Some(name));
+    let fits_client = ignores_client || client.is_selected(&wanted.source_labels, namespace);
     let subnets = &wanted.destination_subnets;
     let names = &wanted.sni_hosts;
     fits_client

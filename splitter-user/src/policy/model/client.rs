@@ -125,6 +125,24 @@ impl CgroupName {
         }
     }
 
+    /// Whether a directory that another name is of may be inside of one that this is the name of. What
+    /// is known by its path is inside of what its path says alone.
+    pub fn may_hold(&self, inner: &Self) -> bool {
+        match (self, inner) {
+            (_, Self::Path(_))
+            | (Self::Container(_), _)
+            | (Self::Pod(_), Self::Pod(_) | Self::Unit(_)) => false,
+            (Self::Pod(_), Self::Container(_)) => true,
+            // The kubelet makes slices, or directories in one that no unit has.
+            (Self::Unit(unit), Self::Pod(_)) => is_slice(unit),
+            (Self::Path(path), Self::Pod(_)) => {
+                inner.may_be_below(path) && !names(path).any(is_unit_of_processes)
+            }
+            (Self::Unit(_), Self::Unit(_) | Self::Container(_)) => true,
+            (Self::Path(path), Self::Unit(_) | Self::Container(_)) => inner.may_be_below(path),
+        }
+    }
+
     /// A path at which it would be, for clients that are made up.
     pub fn usual_path(&self) -> String {
         match self {
@@ -159,6 +177,11 @@ fn names(path: &str) -> impl Iterator<Item = &str> {
 
 fn is_slice(name: &str) -> bool {
     name.ends_with(SLICE)
+}
+
+/// Whether it is the directory of a unit that has processes itself.
+fn is_unit_of_processes(name: &str) -> bool {
+    [".service", ".scope"].iter().any(|kind| name.ends_with(kind))
 }
 
 /// systemd puts `_` before what cgroup files could be called, and before `_`, `.` and names of

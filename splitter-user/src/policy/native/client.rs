@@ -1,18 +1,22 @@
 //! `match` of a route: which clients it takes.
 
 mod cgroup;
+mod labels;
 mod socket;
 
 use splitter_common::abi::COMMAND_LEN;
 
 use crate::policy::code;
-use crate::policy::diagnostic::{Diagnostic, Span};
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::document::MatchPlace;
+use crate::policy::mesh::resource::ClientSelector;
 use crate::policy::model::ClientMatch;
 use crate::policy::reader::Reader;
 use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Value};
 pub(in crate::policy) use cgroup::{KEYS as CGROUP_KEYS, read as read_cgroup_name};
 pub(crate) use cgroup::{parse_container, parse_pod, parse_unit};
+pub(super) use labels::{KEYS as LABEL_KEYS, read as read_selector};
 pub(crate) use socket::{parse_netns, parse_number};
 
 const EMPTY_HELP: &str = "leave `match` out to take every client";
@@ -20,24 +24,36 @@ const EMPTY_HELP: &str = "leave `match` out to take every client";
 const OWN_KEYS: [&str; 3] = ["uid", "gid", "command"];
 const SOCKET_KEYS: [&str; 3] = ["netns", "mark", "tos"];
 
-/// Reads one match or a list of them. `None` where one is wrong.
-pub(super) fn read_all(reader: &mut Reader<'_>, node: NodeId) -> Option<Vec<(ClientMatch, Span)>> {
-    match reader.value(node) {
-        Value::Sequence([]) => {
-            reader.empty(reader.span(node), "`match`", EMPTY_HELP);
-            None
-        }
+/// Reads one match or a list of them, of a document of a namespace. `None` where one is wrong.
+pub(super) fn read_all(
+    reader: &mut Reader<'_>,
+    node: NodeId,
+    namespace: &str,
+) -> Option<Vec<MatchPlace>> {
+    let value = reader.value(node);
+    if let Value::Sequence([]) = value {
+        reader.empty(reader.span(node), "`match`", EMPTY_HELP);
+        return None;
+    }
+    let mut read = |node: &NodeId| {
+        let (client, selector) = read(reader, *node, namespace)?;
+        Some(MatchPlace { client, selector, at: reader.span(*node) })
+    };
+    match value {
         Value::Sequence(nodes) => {
-            let read = |node: &NodeId| Some((read(reader, *node)?, reader.span(*node)));
-            let matches: Vec<_> = nodes.iter().filter_map(read).collect();
+            let matches: Vec<_> = nodes.iter().filter_map(&mut read).collect();
             (matches.len() == nodes.len()).then_some(matches)
         }
-        _ => Some(vec![(read(reader, node)?, reader.span(node))]),
+        _ => Some(vec![read(&node)?]),
     }
 }
 
-fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<ClientMatch> {
-    let keys = [&OWN_KEYS[..], &cgroup::KEYS, &SOCKET_KEYS].concat();
+fn read(
+    reader: &mut Reader<'_>,
+    node: NodeId,
+    namespace: &str,
+) -> Option<(ClientMatch, Option<ClientSelector>)> {
+    let keys = [&OWN_KEYS[..], &cgroup::KEYS, &labels::KEYS, &SOCKET_KEYS].concat();
     let fields = reader.fields(node, "a match", &keys)?;
     let [uid, gid, command] = OWN_KEYS.map(|key| fields.value(key));
     let [netns, mark, tos] = SOCKET_KEYS.map(|key| fields.value(key));
@@ -45,6 +61,7 @@ fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<ClientMatch> {
     let gid = gid.map(|node| read_id(reader, node, "gid"));
     let command = command.map(|node| read_command(reader, node));
     let cgroup = cgroup::read(reader, &fields);
+    let selector = labels::read(reader, &fields, namespace);
     let netns = netns.map(|node| socket::read_netns(reader, node));
     let mark = mark.map(|node| socket::read_mark(reader, node));
     let tos = tos.map(|node| socket::read_tos(reader, node));
@@ -56,7 +73,7 @@ fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<ClientMatch> {
         reader.push(diagnostic.with_help(EMPTY_HELP));
         return None;
     }
-    Some(ClientMatch {
+    let client = ClientMatch {
         uid: given(uid)?,
         gid: given(gid)?,
         command: given(command)?,
@@ -64,7 +81,8 @@ fn read(reader: &mut Reader<'_>, node: NodeId) -> Option<ClientMatch> {
         netns: given(netns)?,
         mark: given(mark)?,
         tos: given(tos)?,
-    })
+    };
+    Some((client, given(selector)?))
 }
 
 /// Tells a field that is absent (`Some(None)`) from one that is wrong (`None`).

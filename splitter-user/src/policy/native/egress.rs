@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::client::{CGROUP_KEYS, read_cgroup_name};
+use super::client::{CGROUP_KEYS, LABEL_KEYS, read_cgroup_name, read_selector};
 use super::host::read_host;
 use super::route::{exclusive, read_errno};
 use crate::policy::Reading;
@@ -13,7 +13,9 @@ use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, read as field};
 use crate::policy::mesh::meta::read_object;
-use crate::policy::mesh::resource::{At, Cidr, ClientEgress, OutboundMode, Resource};
+use crate::policy::mesh::resource::{
+    At, Cidr, ClientEgress, ClientSelector, OutboundMode, Resource,
+};
 use crate::policy::model::{CgroupName, Destinations, Errno, Network, Outbound, PortSpan, Reach};
 use crate::policy::reader::{Fields, Reader};
 use crate::policy::words::quote;
@@ -45,8 +47,8 @@ pub(in crate::policy) fn read(
     let spec = reader.required(&object.fields, "spec", "write `spec: {mode: registryOnly}`")?;
     let spec = reader.object(spec, "the spec", SPEC)?;
     let clients = match spec.value("clients") {
-        Some(node) => read_clients(reader, node),
-        None => Some(Vec::new()),
+        Some(node) => read_clients(reader, node, &object.meta.namespace),
+        None => Some(Clients::default()),
     };
     reader.required(&spec, "mode", "write `mode: registryOnly` or `mode: allowAny`");
     let mode = spec.value("mode").map(|node| reader.word(node, "a mode of egress", &MODES));
@@ -70,7 +72,8 @@ pub(in crate::policy) fn read(
         loopback: loopback?,
         reaches: refuse?.into_iter().chain(allow?).collect(),
     };
-    let egress = ClientEgress { meta: object.meta, cgroups: clients?, said };
+    let Clients { cgroups, selectors } = clients?;
+    let egress = ClientEgress { meta: object.meta, cgroups, selectors, said };
     Some(Document::Resource(Box::new(Resource::Egress(egress))))
 }
 
@@ -168,26 +171,49 @@ fn read_ports(reader: &mut Reader<'_>, node: NodeId) -> Option<PortSpan> {
     None
 }
 
-/// Cgroups of the clients, at least one. `None` where one is wrong.
-fn read_clients(reader: &mut Reader<'_>, node: NodeId) -> Option<Vec<At<CgroupName>>> {
+/// Who the clients are.
+#[derive(Default)]
+struct Clients {
+    cgroups: Vec<At<CgroupName>>,
+    selectors: Vec<At<ClientSelector>>,
+}
+
+/// At least one client. `None` where one is wrong.
+fn read_clients(reader: &mut Reader<'_>, node: NodeId, namespace: &str) -> Option<Clients> {
     let nodes = reader.list(node, "`clients`", CLIENTS_HELP)?;
     if nodes.is_empty() {
         reader.empty(reader.span(node), "`clients`", CLIENTS_HELP);
         return None;
     }
-    let clients: Vec<_> = nodes.iter().filter_map(|node| read_client(reader, *node)).collect();
-    let is_complete = clients.len() == nodes.len();
-    (check_unique(reader, &clients) && is_complete).then_some(clients)
+    let mut clients = Clients::default();
+    let read = |node: &&NodeId| read_client(reader, **node, namespace, &mut clients).is_some();
+    let is_complete = nodes.iter().filter(read).count() == nodes.len();
+    (check_unique(reader, &clients.cgroups) && is_complete).then_some(clients)
 }
 
-fn read_client(reader: &mut Reader<'_>, node: NodeId) -> Option<At<CgroupName>> {
-    let fields = reader.fields(node, "a client", &CGROUP_KEYS)?;
+fn read_client(
+    reader: &mut Reader<'_>,
+    node: NodeId,
+    namespace: &str,
+    clients: &mut Clients,
+) -> Option<()> {
+    let keys = [&CGROUP_KEYS[..], &LABEL_KEYS].concat();
+    let fields = reader.fields(node, "a client", &keys)?;
+    let at = reader.span(keys.iter().find_map(|key| fields.value(key)).unwrap_or(node));
+    if let Some(selector) = read_selector(reader, &fields, namespace) {
+        clients.selectors.push(At { value: selector?, at });
+        return Some(());
+    }
     let Some(name) = read_cgroup_name(reader, &fields) else {
-        reader.required(&fields, "cgroup", "write `cgroup`, `unit`, `container` or `pod`");
+        reader.required(
+            &fields,
+            "cgroup",
+            "write `cgroup`, `unit`, `container`, `pod` or `labels`",
+        );
         return None;
     };
-    let given = CGROUP_KEYS.iter().find_map(|key| fields.value(key))?;
-    Some(At { value: name?, at: reader.span(given) })
+    clients.cgroups.push(At { value: name?, at });
+    Some(())
 }
 
 fn check_unique(reader: &mut Reader<'_>, clients: &[At<CgroupName>]) -> bool {

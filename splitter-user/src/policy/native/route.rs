@@ -86,7 +86,8 @@ fn read_list(
     let mut names = HashMap::new();
     let mut routes = Vec::new();
     for (ordinal, node) in nodes.iter().take(limit).enumerate() {
-        routes.extend(read(reader, *node, ordinal, subsets, &mut names));
+        let own = (ordinal, places.namespace.as_str());
+        routes.extend(read(reader, *node, own, subsets, &mut names));
     }
     check_count(reader, nodes, &routes);
     places.routes_complete = !nodes.is_empty() && routes.len() == nodes.len();
@@ -116,14 +117,14 @@ fn check_count(reader: &mut Reader<'_>, nodes: &[NodeId], routes: &[(Route, Rout
 fn read(
     reader: &mut Reader<'_>,
     node: NodeId,
-    ordinal: usize,
+    (ordinal, namespace): (usize, &str),
     subsets: Subsets<'_>,
     names: &mut HashMap<String, Span>,
 ) -> Option<(Route, RoutePlaces)> {
     let fields = reader.fields(node, "a route", &KEYS)?;
     let name = read_name(reader, &fields, ordinal, names);
     let matches = match fields.value("match") {
-        Some(node) => client::read_all(reader, node),
+        Some(node) => client::read_all(reader, node, namespace),
         None => Some(Vec::new()),
     };
     let action = read_action(reader, &fields, subsets);
@@ -134,7 +135,7 @@ fn read(
     let matches = matches?;
     let route = Route {
         name: name?,
-        matches: matches.iter().map(|(client, _)| client.clone()).collect(),
+        matches: matches.iter().map(|place| place.client.clone()).collect(),
         action: action?,
         fault: fault?,
     };

@@ -63,6 +63,29 @@ fn later_documents_replace_earlier_ones_and_the_rest_stays() {
 }
 
 #[test]
+fn services_by_labels_follow_workloads_and_are_removed_by_name() {
+    let mut bench = bench();
+    let split = service("shop", 1, "v1: 1")
+        .replace("  split: ", "  routes:\n    - {match: {labels: {app: web}}, split: ")
+        .replace("{v1: 1}\n", "{v1: 1}}\n    - {reject: ECONNREFUSED}\n");
+    let labelled = |cgroup: &str| {
+        workload("web", cgroup).replace("{cgroup: ", "{labels: {app: web}, cgroup: ")
+    };
+    bench.reload(&[source("files.yaml", &labelled("/a"))]).unwrap();
+    bench.engine.apply_documents(&[source("shop.yaml", &split)]).unwrap();
+    let cgroup = |bench: &Bench| {
+        let matches = &bench.engine.find("shop").unwrap().service.routes[0].matches;
+        matches[0].cgroup.as_ref().unwrap().value().to_owned()
+    };
+    assert_eq!(cgroup(&bench), "/a");
+    bench.engine.apply_documents(&[source("web.yaml", &labelled("/b"))]).unwrap();
+    assert_eq!(cgroup(&bench), "/b");
+    let applied = bench.engine.remove(&["shop".to_owned()]).unwrap();
+    assert_eq!((applied.removed, applied.dropped.len()), (vec!["shop".to_owned()], 1));
+    assert!(bench.engine.find("shop").is_err());
+}
+
+#[test]
 fn documents_are_removed_by_identity() {
     let mut bench = bench();
     bench.reload(&[source("files.yaml", &workload("base", "/base"))]).unwrap();
