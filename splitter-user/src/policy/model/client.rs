@@ -132,13 +132,14 @@ impl CgroupName {
             (_, Self::Path(_))
             | (Self::Container(_), _)
             | (Self::Pod(_), Self::Pod(_) | Self::Unit(_)) => false,
-            (Self::Pod(_), Self::Container(_)) => true,
             // The kubelet makes slices, or directories in one that no unit has.
             (Self::Unit(unit), Self::Pod(_)) => is_slice(unit),
             (Self::Path(path), Self::Pod(_)) => {
                 inner.may_be_below(path) && !names(path).any(is_unit_of_processes)
             }
-            (Self::Unit(_), Self::Unit(_) | Self::Container(_)) => true,
+            (Self::Unit(_), Self::Unit(_)) | (Self::Pod(_) | Self::Unit(_), Self::Container(_)) => {
+                true
+            }
             (Self::Path(path), Self::Unit(_) | Self::Container(_)) => inner.may_be_below(path),
         }
     }
@@ -322,6 +323,31 @@ mod tests {
         assert!(!name.is_at(&format!("/docker/{ID}/kubepods/pod{UID}")));
         assert!(!name.is_at(&format!("/kubepods/pod{UID}0")));
         assert!(name.may_be_below("/kubepods/pod0"));
+    }
+
+    #[test]
+    fn what_the_node_finds_may_be_inside_of_what_is_made_for_it() {
+        let pod = CgroupName::Pod(UID.to_owned());
+        let container = CgroupName::Container(ID.to_owned());
+        let unit = |name: &str| CgroupName::Unit(name.to_owned());
+        let path = |path: &str| CgroupName::Path(path.to_owned());
+        for (outer, inner, wanted) in [
+            (&pod, &container, true),
+            (&container, &pod, false),
+            (&pod, &pod, false),
+            (&unit("kubepods.slice"), &pod, true),
+            (&unit("web.service"), &pod, false),
+            (&unit("web.service"), &container, true),
+            (&path("/"), &pod, true),
+            (&path("/kubepods/burstable"), &pod, true),
+            (&path("/system.slice/web.service"), &pod, false),
+            (&path("/system.slice/web.service"), &container, true),
+            (&path(&format!("/docker/{ID}")), &pod, false),
+            (&path("/system.slice"), &unit("web.service"), true),
+            (&path("/a"), &path("/a/b"), false),
+        ] {
+            assert_eq!(outer.may_hold(inner), wanted, "{inner} inside of {outer}");
+        }
     }
 
     #[test]
