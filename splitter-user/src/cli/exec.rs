@@ -4,6 +4,7 @@
 //! what the clients in it get. This process then becomes the command, so that signals, the terminal
 //! and the exit status are the command's; [`super::reap`] removes the cgroup when nobody is left.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -25,8 +26,10 @@ use crate::daemon::control::{Request, Response};
 const CANNOT_EXEC: u8 = 126;
 /// There is no such command.
 const NOT_FOUND: u8 = 127;
-/// Nothing of the command ran, because of this program.
-const FAILED: u8 = 125;
+/// Nothing of the command ran, because of this program or how it was used.
+pub(super) const FAILED: u8 = 125;
+/// The verb, as the command line has it.
+pub(super) const VERB: &str = "exec";
 /// How often a cgroup is made again that somebody took for the leftover of a dead command.
 const ATTEMPTS: u32 = 3;
 
@@ -62,6 +65,13 @@ fn parse_choice(word: &str) -> Result<(String, String), String> {
 /// Becomes the command, or says why not.
 pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
     let Options { subsets, command, cgroup, daemon } = options;
+    if let Some(service) = find_repeated(&subsets) {
+        complain(&format!(
+            "splitter: the service `{service}` is given twice: a command is a client of one subset \
+             of it\n"
+        ))?;
+        return Ok(Exit::Status(FAILED));
+    }
     match prepare(subsets, cgroup.as_deref(), &daemon) {
         Ok(true) => become_command(&command),
         Ok(false) => Ok(Exit::Status(FAILED)),
@@ -70,6 +80,12 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
             Ok(Exit::Status(FAILED))
         }
     }
+}
+
+/// A service with more than one choice.
+fn find_repeated(subsets: &[(String, String)]) -> Option<&str> {
+    let mut seen = BTreeSet::new();
+    subsets.iter().map(|(service, _)| service.as_str()).find(|service| !seen.insert(*service))
 }
 
 /// Makes this process a client of the subsets. False where the daemon refused, and said why.
@@ -154,7 +170,7 @@ fn try_make_and_enter(path: &Path) -> io::Result<u64> {
     let made = fs::create_dir(path);
     if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
         // Of a process that had this id before, and whose descendants may be in it still.
-        fs::remove_dir(path)?;
+        reap::remove_tree(path)?;
         fs::create_dir(path)?;
     } else {
         made?;
@@ -173,7 +189,7 @@ fn remove_leftovers(parent: &Path) {
         };
         if !Path::new("/proc").join(process).exists() {
             // The kernel removes none that has processes.
-            let _ = fs::remove_dir(entry.path());
+            let _ = reap::remove_tree(&entry.path());
         }
     }
 }

@@ -84,7 +84,8 @@ enum Verb {
     Reap(reap::Options),
 }
 
-/// How a verb that was used rightly ended. Wrong usage ends in `clap`, with status 2.
+/// How a verb that was used rightly ended. Wrong usage ends with status 2, but for `exec`, whose
+/// other statuses are those of a command: see [`exec::FAILED`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Status 0.
@@ -107,7 +108,11 @@ pub(crate) enum Output {
 
 /// Runs the verb that the process's arguments name.
 pub fn main() -> ExitCode {
-    let result = match Splitter::parse().verb {
+    let verb = match Splitter::try_parse() {
+        Ok(Splitter { verb }) => verb,
+        Err(error) => return misused(&error),
+    };
+    let result = match verb {
         Verb::Run(options) => run::run(options),
         Verb::Apply(options) => apply::run(options),
         Verb::Get(options) => get::run(options),
@@ -135,6 +140,18 @@ pub fn main() -> ExitCode {
             let _ = complain(&format!("splitter: {error:#}\n"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says what is wrong with the arguments, or what was asked for, as `--help` does.
+fn misused(error: &clap::Error) -> ExitCode {
+    // With standard error gone there is nobody left to tell.
+    let _ = error.print();
+    let is_exec = std::env::args_os().nth(1).is_some_and(|verb| verb == exec::VERB);
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ if is_exec => ExitCode::from(exec::FAILED),
+        status => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
     }
 }
 

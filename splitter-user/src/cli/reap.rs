@@ -78,15 +78,32 @@ fn wait(path: &Path) -> io::Result<()> {
     remove(path)
 }
 
-/// Cgroups of commands that ran inside go first, each by its own process.
+/// Tries for a while: the kernel may take a moment to let an empty cgroup go.
 fn remove(path: &Path) -> io::Result<()> {
-    let mut result = fs::remove_dir(path);
+    let mut result = remove_tree(path);
     for _ in 0..ATTEMPTS {
         match &result {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => thread::sleep(PAUSE),
             _ => break,
         }
-        result = fs::remove_dir(path);
+        result = remove_tree(path);
     }
     result
+}
+
+/// Removes a cgroup with those that its processes made inside. None that has a process goes.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        // Files of a cgroup go with it.
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path()).or_else(ignore_missing)?;
+        }
+    }
+    fs::remove_dir(path)
+}
+
+/// A command that ran inside has a process of its own for its cgroup.
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }

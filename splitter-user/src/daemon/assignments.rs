@@ -5,7 +5,7 @@
 //! one. The command line makes and removes them, because a daemon may have no right to. They are the
 //! only trace of a command: another daemon finds them, and what was chosen in the kernel's map.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -50,6 +50,8 @@ pub(super) struct Assignments {
     cgroups: CgroupTree,
     /// By id of the cgroup.
     running: BTreeMap<u64, Running>,
+    /// Names of the services that were chosen: the policy may lose one before its command ends.
+    names: BTreeMap<ServiceId, String>,
 }
 
 struct Running {
@@ -60,7 +62,11 @@ struct Running {
 
 impl Assignments {
     /// Takes over the commands that an earlier daemon knew.
-    pub(super) fn take_over(map: AssignmentMap, cgroups: CgroupTree) -> io::Result<Self> {
+    pub(super) fn take_over(
+        engine: &KernelEngine,
+        map: AssignmentMap,
+        cgroups: CgroupTree,
+    ) -> io::Result<Self> {
         let known = map.all()?;
         let mut running = BTreeMap::new();
         if !known.is_empty() {
@@ -77,7 +83,12 @@ impl Assignments {
             }
         }
         running.retain(|_, command| !command.chosen.is_empty());
-        Ok(Self { map, cgroups, running })
+        let chosen = running.values().flat_map(|command: &Running| command.chosen.keys());
+        let chosen: BTreeSet<&ServiceId> = chosen.collect();
+        let name =
+            |service: &ServiceId| Some((*service, engine.name_service(*service)?.to_owned()));
+        let names = chosen.into_iter().filter_map(name).collect();
+        Ok(Self { map, cgroups, running, names })
     }
 
     /// Whether no command runs.
@@ -95,13 +106,12 @@ impl Assignments {
         let Command { cgroup, id, subsets } = command;
         self.check_cgroup(engine.hooks().cgroup(), cgroup, *id).map_err(ChangeError::Impossible)?;
         let mut chosen = self.inherited(cgroup);
-        for (service, subset) in subsets {
-            let (service, subset) = engine.find_assignable(service, subset)?;
-            chosen.insert(service, subset);
-        }
+        let own = find_all(engine, subsets)?;
+        chosen.extend(own.iter().map(|(service, (subset, _))| (*service, *subset)));
         self.write(engine, *id, &chosen).map_err(|error| {
             ChangeError::Impossible(format!("assign subsets to the cgroup {cgroup}: {error}"))
         })?;
+        self.names.extend(own.into_iter().map(|(service, (_, name))| (service, name)));
         debug!(cgroup, ?subsets, "a command is a client of chosen subsets");
         self.running.insert(*id, Running { path: cgroup.clone(), chosen });
         Ok(())
@@ -180,6 +190,8 @@ impl Assignments {
                 self.running.insert(id, command);
             }
         }
+        let chosen = || self.running.values().flat_map(|command| command.chosen.keys());
+        self.names.retain(|service, _| chosen().any(|it| it == service));
         if self.is_empty()
             && let Err(error) = engine.publisher_mut().set_assignments(false)
         {
@@ -199,9 +211,33 @@ impl Assignments {
             *counts.entry(chosen).or_insert(0) += 1;
         }
         let status = |((service, subset), commands): ((&ServiceId, &u32), usize)| {
-            let (service, subset) = engine.name_subset(*service, *subset);
-            AssignmentStatus { service, subset, commands }
+            let known = engine.name_service(*service);
+            let name = known.or_else(|| self.names.get(service).map(String::as_str));
+            AssignmentStatus {
+                // A service that no daemon since the one that was told of the command has had.
+                service: name.map_or_else(|| format!("{:#x}", service.0), str::to_owned),
+                subset: engine.name_subset(*service, *subset),
+                commands,
+            }
         };
         counts.into_iter().map(status).collect()
     }
+}
+
+/// The subsets that a command chooses, with their services' names. One service may be given by two.
+fn find_all(
+    engine: &KernelEngine,
+    subsets: &[(String, String)],
+) -> Result<BTreeMap<ServiceId, (u32, String)>, ChangeError> {
+    let mut found = BTreeMap::new();
+    for (name, subset) in subsets {
+        let (service, subset) = engine.find_assignable(name, subset)?;
+        let full = engine.find(name)?.service.name.clone();
+        if found.insert(service, (subset, full)).is_some() {
+            return Err(ChangeError::Impossible(format!(
+                "the service `{name}` is given twice: a command is a client of one subset of it"
+            )));
+        }
+    }
+    Ok(found)
 }

@@ -144,7 +144,7 @@ fn take_over_assignments(
 ) -> anyhow::Result<Assignments> {
     let map =
         engine.hooks_mut().loaded_mut().assignments().context("open the map of assignments")?;
-    let assignments = Assignments::take_over(map, cgroups.clone())
+    let assignments = Assignments::take_over(engine, map, cgroups.clone())
         .context("take over the commands that are clients of chosen subsets")?;
     engine.publisher_mut().set_assignments(!assignments.is_empty())?;
     Ok(assignments)

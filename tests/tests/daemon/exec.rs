@@ -177,6 +177,61 @@ fn a_choice_holds_through_changes_and_another_daemon() -> Result<()> {
 }
 
 #[test]
+fn wrong_usage_ends_as_what_did_not_run() -> Result<()> {
+    let site = Site::new()?;
+    let policy = policy().replace("{name: shop}", "{name: shop, namespace: prod}");
+    let _daemon = site.run(&["--policy", &site.write("policy.yaml", policy)?])?;
+    let shop = "shop=v2";
+    for (arguments, why) in [
+        (&["exec"][..], "required"),
+        (&["exec", shop], "required"),
+        (&["exec", "shop", "--", "true"], "SERVICE=SUBSET"),
+        (&["exec", "--no-such-option", shop, "--", "true"], "--no-such-option"),
+        (&["exec", shop, "shop=v1", "--", "true"], "the service `shop` is given twice"),
+        (&["exec", shop, "prod/shop=v1", "--", "true"], "the service `prod/shop` is given twice"),
+    ] {
+        let answer = site.splitter(arguments)?;
+        assert_eq!(answer.code, Some(125), "{arguments:?}: {answer:?}");
+        assert!(answer.err.contains(why), "{arguments:?}: {answer:?}");
+    }
+    assert_eq!(site.splitter(&["exec", "--help"])?.code, Some(0));
+    assert_eq!(site.splitter(&["status", "--no-such-option"])?.code, Some(2));
+    nothing_is_left(&site)
+}
+
+#[test]
+fn cgroups_inside_of_a_command_go_with_it_and_lost_services_keep_their_names() -> Result<()> {
+    let site = Site::new()?;
+    let _servers = servers()?;
+    let _daemon = site.run(&["--policy", &site.write("policy.yaml", policy())?])?;
+    let home = site.place().cgroup().join("splitter-exec-$$");
+    let home = home.display();
+    let go = site.path("go");
+    let script = format!(
+        "mkdir -p {home}/inner/deeper && echo 0 > {home}/inner/deeper/cgroup.procs
+         until [ -e {} ]; do sleep 0.05; done; curl -s {URL6}",
+        go.display()
+    );
+    let mut command = site.command(&["exec", "shop6=v2", "--", "sh", "-c", &script]);
+    let child = command.stdout(Stdio::piped()).spawn()?;
+    eventually("the command runs", || Ok(n_commands(&site)? == 1))?;
+
+    let both = policy();
+    let without: Vec<&str> = both.split("---\n").filter(|it| !it.contains("shop6")).collect();
+    site.replace("policy.yaml", without.join("---\n"))?;
+    eventually("the service is gone", || Ok(site.splitter(&["get", "shop6"])?.code != Some(0)))?;
+    let told = site.splitter(&["status"])?.success()?;
+    assert!(told.contains("shop6=(a subset that is gone): 1 command"), "{told}");
+    site.replace("policy.yaml", both)?;
+    eventually("the service is back", || Ok(site.splitter(&["get", "shop6"])?.code == Some(0)))?;
+
+    fs::write(go, "")?;
+    let said = String::from_utf8(child.wait_with_output()?.stdout)?;
+    assert_eq!(port(&said), Some(PORTS[0]), "a process that moved is anybody");
+    nothing_is_left(&site)
+}
+
+#[test]
 fn killed_commands_leave_nothing() -> Result<()> {
     let site = Site::new()?;
     let _servers = servers()?;

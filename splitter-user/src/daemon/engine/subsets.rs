@@ -29,16 +29,21 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         Ok((service_id(&service.name), subset_ids(service)[at]))
     }
 
-    /// Names of a service and of its subset; a service that is gone is named by its number, and there
-    /// is none of a subset that is gone.
-    pub(crate) fn name_subset(&self, service: ServiceId, subset: u32) -> (String, Option<String>) {
-        let mut running = self.running();
-        let Some(running) = running.find(|it| service_id(&it.service.name) == service) else {
-            return (format!("{:#x}", service.0), None);
-        };
-        let service = &running.service;
-        let at = subset_ids(service).iter().position(|id| *id == subset);
-        (service.name.clone(), at.map(|at| service.subsets[at].name.clone()))
+    /// Name of a service in force.
+    pub(crate) fn name_service(&self, service: ServiceId) -> Option<&str> {
+        self.by_id(service).map(|service| service.name.as_str())
+    }
+
+    /// Name of a subset of a service, where both are in force.
+    pub(crate) fn name_subset(&self, service: ServiceId, subset: u32) -> Option<String> {
+        let service = self.by_id(service)?;
+        let at = subset_ids(service).iter().position(|id| *id == subset)?;
+        Some(service.subsets[at].name.clone())
+    }
+
+    fn by_id(&self, id: ServiceId) -> Option<&Service> {
+        let mut services = self.running().map(|running| running.service.as_ref());
+        services.find(|service| service_id(&service.name) == id)
     }
 }
 
