@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
@@ -62,6 +62,16 @@ impl Address {
         UnixStream::connect(&self.socket).is_err_and(|error| is_vacant(&error))
     }
 
+    /// Whether it is where a daemon listens unless an option says otherwise.
+    pub(crate) fn is_default(&self) -> bool {
+        self.socket == Path::new(DEFAULT_SOCKET)
+    }
+
+    /// Says that nothing listens there.
+    pub(crate) fn describe_vacancy(&self) -> String {
+        format!("no daemon listens at {}", self.socket.display())
+    }
+
     /// Sends a request and waits for the answer. Refusals go to standard error.
     pub(crate) fn ask(&self, request: &Request) -> anyhow::Result<Answer> {
         match self.exchange(request)? {
@@ -97,13 +107,14 @@ impl Address {
     }
 
     fn explain(&self, error: io::Error) -> anyhow::Error {
-        let socket = self.socket.display();
         if is_vacant(&error) {
+            let vacancy = self.describe_vacancy();
             return anyhow!(
-                "no daemon listens at {socket}; start one with `splitter run` or `systemctl start \
+                "{vacancy}; start one with `splitter run` or `systemctl start \
                  splitter`, or name its --socket"
             );
         }
+        let socket = self.socket.display();
         anyhow::Error::new(error).context(format!("connect to the daemon at {socket}"))
     }
 }

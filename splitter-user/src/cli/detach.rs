@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::client::{Address, Answer, unexpected};
@@ -15,7 +15,7 @@ use crate::kernel::PinDir;
 #[derive(Args)]
 pub(crate) struct Options {
     /// Directory on bpffs with the maps and links of a daemon that is gone [default: those of the
-    /// running daemon, or else /sys/fs/bpf/splitter].
+    /// running daemon, or else, where it would listen at the default socket, /sys/fs/bpf/splitter].
     #[arg(long, value_name = "PATH")]
     pin_dir: Option<PathBuf>,
     /// Form of the output.
@@ -32,6 +32,12 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
     // A directory that was named is what goes, whatever daemon listens at the socket; one that a
     // daemon uses is refused.
     let direct = pin_dir.is_some() || daemon.is_vacant();
+    if direct && pin_dir.is_none() && !daemon.is_default() {
+        bail!(
+            "{}; a socket does not say which pins were its daemon's: name them, with --pin-dir PATH",
+            daemon.describe_vacancy()
+        );
+    }
     let pin_dir = pin_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_PIN_DIR));
     let removed = if direct {
         remove(&pin_dir)?

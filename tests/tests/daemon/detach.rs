@@ -64,6 +64,11 @@ fn what_a_killed_daemon_left_is_detached() -> Result<()> {
     fixture.daemon.signal(rustix::process::Signal::KILL)?;
     fixture.daemon.wait()?;
     ensure!((20_000..=20_001).contains(&port_of(SHOP)?), "the split goes on");
+    // Which pins were of the socket's daemon is not known, and the default ones may be another's.
+    let refusal = fixture.site.splitter(&["detach"])?.refusal()?;
+    let named = ["no daemon listens at", "--pin-dir"].iter().all(|word| refusal.contains(word));
+    ensure!(named, "{refusal}");
+    ensure!(fixture.site.place().pins().exists(), "nothing was removed");
     let pins = fixture.site.place().pins().to_string_lossy().into_owned();
     let detach = ["detach", "--pin-dir", &pins];
     let out = fixture.site.splitter(&detach)?.success()?;
