@@ -81,8 +81,12 @@ impl PolicyFiles {
 
     /// Reads every file. The first that cannot be read fails it, named.
     pub(crate) fn read(&self) -> Result<Vec<Source>, String> {
-        let fail =
-            |path: &Path, error: &io::Error| format!("read the policy {}: {error}", path.display());
+        let fail = |path: &Path, error: &io::Error| {
+            let missing =
+                missing_directory(path).filter(|_| error.kind() == io::ErrorKind::NotFound);
+            let missing = missing.map(|it| format!("; there is no directory {}", it.display()));
+            format!("read the policy {}: {error}{}", path.display(), missing.unwrap_or_default())
+        };
         let mut sources = Vec::new();
         for path in &self.paths {
             for file in policy_files(path).map_err(|error| fail(path, &error))? {
@@ -109,13 +113,20 @@ impl PolicyFiles {
     }
 
     /// Directories in which a change may change the policy, with their inodes: those of the
-    /// files, of symbolic links on the way to them, and of what those lead to.
+    /// files, of symbolic links on the way to them, and of what those lead to. Where one does not
+    /// exist yet, the nearest that does.
     pub(crate) fn directories(&self) -> BTreeMap<PathBuf, u64> {
         let mut directories = BTreeMap::new();
         let mut add = |path: PathBuf| {
-            if let Some(metadata) = fs::metadata(&path).ok().filter(fs::Metadata::is_dir) {
-                directories.insert(path, metadata.ino());
-            }
+            let here = |it: &Path| it.as_os_str().is_empty();
+            let around = path.ancestors();
+            let mut around = around.map(|it| if here(it) { Path::new(".") } else { it });
+            let inode = |path: &Path| {
+                let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_dir)?;
+                Some((path.to_owned(), metadata.ino()))
+            };
+            let found = around.find_map(inode);
+            directories.extend(found);
         };
         for path in &self.paths {
             add(path.clone());
@@ -130,6 +141,11 @@ impl PolicyFiles {
         }
         directories
     }
+}
+
+/// The outermost directory that a path leads through and that does not exist.
+fn missing_directory(path: &Path) -> Option<&Path> {
+    path.ancestors().skip(1).filter(|it| !it.as_os_str().is_empty() && !it.exists()).last()
 }
 
 fn parent(path: &Path) -> PathBuf {

@@ -22,6 +22,10 @@ const QUIET: Duration = Duration::from_millis(50);
 /// A burst that does not end is looked at after so long.
 const LONGEST_BURST: Duration = Duration::from_millis(500);
 
+/// How often it is looked in a row for directories that came while it was looked: deeper than any
+/// path to a policy is.
+const MOST_LOOKS: usize = 32;
+
 /// A watch on the directories of policy files.
 pub(crate) struct Watch {
     files: PolicyFiles,
@@ -63,24 +67,33 @@ impl Watch {
 
     /// Remembers the files as they are. Answers whether they are different.
     pub(crate) fn look(&mut self) -> bool {
-        self.follow_directories();
+        // In a new directory there may be others, made before it was watched.
+        for _ in 0..MOST_LOOKS {
+            if !self.follow_directories() {
+                break;
+            }
+        }
         let now = self.files.fingerprint();
         std::mem::replace(&mut self.seen, now) != self.seen
     }
 
-    /// Symbolic links may lead elsewhere than before.
-    fn follow_directories(&mut self) {
+    /// Symbolic links may lead elsewhere than before. Answers whether any directory is new.
+    fn follow_directories(&mut self) -> bool {
         let wanted = self.files.directories();
         for (gone, _) in self.watched.iter().filter(|(path, id)| wanted.get(*path) != Some(*id)) {
             // A directory that was removed is not watched any more.
             let _not_watched = self.watcher.unwatch(gone);
         }
-        for (new, _) in wanted.iter().filter(|(path, id)| self.watched.get(*path) != Some(*id)) {
+        let new = wanted.iter().filter(|(path, id)| self.watched.get(*path) != Some(*id));
+        let new: Vec<&PathBuf> = new.map(|(path, _)| path).collect();
+        for new in &new {
             if let Err(error) = self.watcher.watch(new, RecursiveMode::NonRecursive) {
                 warn!("watch {}: {error}; send SIGHUP after changes there", new.display());
             }
         }
+        let is_news = !new.is_empty();
         self.watched = wanted;
+        is_news
     }
 }
 

@@ -1,6 +1,6 @@
 //! Clients that start before there is a policy.
 
-use std::io;
+use std::{fs, io};
 
 use anyhow::{Result, ensure};
 use splitter_tests::daemon::{Site, eventually};
@@ -60,5 +60,28 @@ fn held_clients_reach_nothing_before_there_is_a_policy() -> Result<()> {
     eventually("the policy is in force", || Ok(ask_port(SHOP).is_ok()))?;
     assert_eq!(ask_port(BACKEND)?, 19_001, "held no more");
     ensure!(site.problems()?.is_empty(), "{:?}", site.problems()?);
+    Ok(())
+}
+
+#[test]
+fn a_policy_is_awaited_whose_directory_does_not_exist_yet() -> Result<()> {
+    let site = Site::new()?;
+    let _server = PortServer::start(BACKEND)?;
+    let directory = site.path("late/later");
+    let file = directory.join("policy.yaml");
+    let daemon = site.run(&["--policy", &file.display().to_string(), "--wait"])?;
+    let missing = format!("there is no directory {}", site.path("late").display());
+    let problems = site.problems()?;
+    ensure!(problems.iter().any(|it| it.to_string().contains(&missing)), "{problems:?}");
+    // First the one, so that it is in the other that the next appears.
+    fs::create_dir(site.path("late"))?;
+    let missing = format!("there is no directory {}", directory.display());
+    daemon.signal(rustix::process::Signal::HUP)?;
+    eventually("the first directory is seen", || {
+        Ok(site.problems()?.iter().any(|it| it.to_string().contains(&missing)))
+    })?;
+    fs::create_dir(&directory)?;
+    fs::write(&file, policy())?;
+    eventually("the policy is in force", || Ok(ask_port(SHOP).is_ok()))?;
     Ok(())
 }
