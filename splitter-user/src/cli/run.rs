@@ -46,10 +46,11 @@ pub(crate) struct Options {
     /// Form of the log, which goes to standard error; `SPLITTER_LOG` filters it.
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
-    /// Group, by number or name, whose members may change the policy.
+    /// Group, by number or name, whose members may change the policy: by the user database, or by the
+    /// effective group of the caller, and not by groups that a process was only given.
     #[arg(long, value_name = "GROUP", value_parser = find_group)]
     admin_group: Option<Gid>,
-    /// Group, by number or name, whose members may read policy and state.
+    /// Group, by number or name, whose members may read policy and state; the same holds for it.
     #[arg(long, value_name = "GROUP", value_parser = find_group)]
     read_group: Option<Gid>,
     #[command(flatten)]
