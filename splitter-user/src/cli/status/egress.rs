@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
+use crate::cli::count;
 use crate::daemon::engine::HostStatus;
 use crate::daemon::status::EgressStatus;
 
@@ -21,7 +22,9 @@ pub(super) fn write(text: &mut String, egress: &[EgressStatus]) -> fmt::Result {
         let clients = match cgroups[..] {
             [] => "every client".to_owned(),
             [ref only] => only.clone(),
-            [ref first, ref rest @ ..] => format!("{first} and {} more cgroups", rest.len()),
+            [ref first, ref rest @ ..] => {
+                format!("{first} and {}", count(rest.len() as u64, "more cgroup"))
+            }
         };
         let audit = if *audit { ", audit" } else { "" };
         write!(text, "{label:<11} {name} ({mode}{audit}) of {clients}: {refused} refused")?;
