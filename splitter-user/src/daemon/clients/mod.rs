@@ -12,8 +12,9 @@ pub(super) use networks::Networks;
 pub(super) use watch::{ClientWatch, watch_places};
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::compile::egress::Places;
 use crate::compile::{Cgroup, ClientNames, Ids};
 use crate::policy::model::CgroupName;
 
@@ -21,8 +22,9 @@ use crate::policy::model::CgroupName;
 pub(crate) trait ClientSource {
     /// The cgroup at a path from the v2 root.
     fn cgroup(&self, path: &str) -> Option<Cgroup>;
-    /// The path of the only cgroup that has a name.
-    fn path(&self, name: &CgroupName) -> Option<String>;
+    /// Where the cgroups are that names mean; those that none or several have are left out. All at
+    /// once, because each look may go through the whole hierarchy.
+    fn places(&self, names: &BTreeSet<&CgroupName>) -> Places;
     /// The ids of names.
     fn find(&self, names: &ClientNames) -> Ids;
 }
@@ -44,11 +46,14 @@ impl ClientSource for NodeClients {
         self.tree.at(path)
     }
 
-    fn path(&self, name: &CgroupName) -> Option<String> {
-        match &self.tree.survey([name]).found[..] {
-            [(_, only)] => Some(only.path.clone()),
-            _ => None,
+    fn places(&self, names: &BTreeSet<&CgroupName>) -> Places {
+        let found = self.tree.survey(names.iter().copied()).found;
+        let mut count: BTreeMap<CgroupName, usize> = BTreeMap::new();
+        for (name, _) in &found {
+            *count.entry(name.clone()).or_default() += 1;
         }
+        let only = found.into_iter().filter(|(name, _)| count.get(name) == Some(&1));
+        only.map(|(name, place)| (name, (place.path, place.cgroup))).collect()
     }
 
     fn find(&self, names: &ClientNames) -> Ids {

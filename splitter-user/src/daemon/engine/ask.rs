@@ -1,6 +1,6 @@
 //! Questions about the running policy: nothing in here changes it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -90,7 +90,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             Some(CgroupName::Path(path)) => path.clone(),
             Some(name) => self
                 .clients
-                .path(name)
+                .places(&BTreeSet::from([name]))
+                .remove(name)
+                .map(|(path, _)| path)
                 .ok_or_else(|| nobody(name, "none is found now, or several are"))?,
         };
         let find = |path: String| {

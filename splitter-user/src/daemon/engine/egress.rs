@@ -128,12 +128,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     }
 
     fn compile_egress(&self) -> Result<Compiled, ChangeError> {
-        let place = |name: &CgroupName| {
-            let path = name.path().map(str::to_owned).or_else(|| self.clients.path(name))?;
-            let cgroup = self.clients.cgroup(&path)?;
-            Some((name.clone(), (path, cgroup)))
-        };
-        let places = self.egress_cgroups().filter_map(place).collect();
+        let places = self.clients.places(&self.egress_cgroups().collect());
         let hosts = self.egress.hosts.addresses(&self.egress.wanted);
         let mut compiled = compile_egress(&self.egress.said(), &places, &hosts)
             .map_err(|error| ChangeError::Impossible(error.to_string()))?;

@@ -7,14 +7,14 @@ mod hosts;
 mod mesh;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::compile::Cgroup;
-use crate::compile::egress::EgressImage;
+use crate::compile::egress::{EgressImage, Places};
 use crate::compile::image::{ActionImage, ChoiceImage};
 use crate::policy::load;
 use crate::policy::model::CgroupName;
@@ -48,14 +48,19 @@ impl ClientSource for FakeClients {
         self.0.borrow().get(path).map(|id| Cgroup { id: *id, level })
     }
 
-    fn path(&self, name: &CgroupName) -> Option<String> {
-        self.0.borrow().keys().find(|path| name.is_at(path)).cloned()
+    fn places(&self, names: &BTreeSet<&CgroupName>) -> Places {
+        let place = |name: &&CgroupName| {
+            let path = self.0.borrow().keys().find(|path| name.is_at(path)).cloned()?;
+            let cgroup = self.cgroup(&path)?;
+            Some(((*name).clone(), (path, cgroup)))
+        };
+        names.iter().filter_map(place).collect()
     }
 
     fn find(&self, names: &ClientNames) -> Ids {
-        let find = |name: &CgroupName| self.cgroup(&self.path(name)?);
-        let found = names.cgroups.iter().filter_map(|name| Some((name.clone(), find(name)?)));
-        Ids { cgroups: found.collect(), ..Ids::default() }
+        let places = self.places(&names.cgroups.iter().collect()).into_iter();
+        let cgroups = places.map(|(name, (_, cgroup))| (name, cgroup)).collect();
+        Ids { cgroups, ..Ids::default() }
     }
 }
 
