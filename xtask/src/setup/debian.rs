@@ -15,7 +15,7 @@ struct Program {
     needed_for: &'static str,
 }
 
-const PROGRAMS: [Program; 15] = [
+const PROGRAMS: [Program; 17] = [
     Program { name: "cc", package: "gcc", needed_for: "linking every Rust program" },
     Program { name: "strip", package: "binutils", needed_for: "small guests: `test vm`" },
     Program { name: "curl", package: "curl", needed_for: "real-kernel tests and the demo" },
@@ -29,6 +29,8 @@ const PROGRAMS: [Program; 15] = [
     Program { name: "node", package: "nodejs", needed_for: "real-kernel tests" },
     Program { name: "javac", package: "default-jdk-headless", needed_for: "real-kernel tests" },
     Program { name: "redis-server", package: "redis-server", needed_for: "real-kernel tests" },
+    Program { name: "dnsmasq", package: "dnsmasq-base", needed_for: "real-kernel tests" },
+    Program { name: "unbound-host", package: "unbound-host", needed_for: "real-kernel tests" },
     Program {
         name: "qemu-system-x86_64",
         package: "qemu-system-x86",

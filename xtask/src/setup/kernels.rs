@@ -4,12 +4,12 @@
 //! What is unpacked is kept, so runs test the same kernels until `target/vm` is removed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{Outcome, Report, debian};
+use super::{Outcome, Report, unpack};
 use crate::{exec, workspace};
 
 /// The oldest supported long-term kernel and the one after it, as beginnings of releases.
@@ -50,7 +50,7 @@ pub(super) fn fetch(report: &mut Report) {
     for series in SERIES {
         let outcome = match unpacked(series) {
             Some(kernel) => Outcome::Found(kernel.dir.display().to_string()),
-            None => match fetch_with_fresh_lists(series) {
+            None => match unpack::with_fresh_lists(|| fetch_newest(series)) {
                 Ok(kernel) => Outcome::Installed(kernel.dir.display().to_string()),
                 Err(error) => Outcome::Missing(format!(
                     "{error:#} (needed for `cargo xtask test vm`; it comes from Debian's package \
@@ -75,46 +75,12 @@ fn vm_dir() -> PathBuf {
     workspace::path("target/vm")
 }
 
-/// Old lists name no kernel, or one that the servers have no more.
-fn fetch_with_fresh_lists(series: &str) -> Result<Kernel> {
-    fetch_newest(series).or_else(|error| {
-        println!("{error:#}");
-        debian::update_lists();
-        fetch_newest(series)
-    })
-}
-
-/// `apt-get download` and `dpkg-deb` need neither root nor a place in the system.
 fn fetch_newest(series: &str) -> Result<Kernel> {
     let names = exec::output(Command::new("apt-cache").args(["pkgnames", "linux-image-"]))?;
     let release = newest(&names, series).context("apt knows no such package")?;
-    let download = vm_dir().join("download");
-    if download.exists() {
-        fs::remove_dir_all(&download).with_context(|| format!("remove {}", download.display()))?;
-    }
-    fs::create_dir_all(&download).with_context(|| format!("create {}", download.display()))?;
-    let package = format!("linux-image-{release}");
-    exec::run(Command::new("apt-get").arg("download").arg(&package).current_dir(&download))?;
     let kernel = Kernel { release: release.to_owned(), dir: vm_dir().join(release) };
-    unpack(&archive_of(&package, &download)?, &download.join("root"), &kernel.dir)?;
-    fs::remove_dir_all(&download).with_context(|| format!("remove {}", download.display()))?;
+    unpack::fetch(&[&format!("linux-image-{release}")], &kernel.dir)?;
     Ok(kernel)
-}
-
-/// Unpacks beside and renames, so that a directory in place is a whole one.
-fn unpack(archive: &Path, beside: &Path, place: &Path) -> Result<()> {
-    exec::run(Command::new("dpkg-deb").arg("--extract").args([archive, beside]))?;
-    fs::rename(beside, place).with_context(|| format!("move {}", place.display()))
-}
-
-fn archive_of(package: &str, dir: &Path) -> Result<PathBuf> {
-    let prefix = format!("{package}_");
-    let entries = fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?;
-    entries
-        .flatten()
-        .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-        .map(|entry| entry.path())
-        .with_context(|| format!("no archive of {package} in {}", dir.display()))
 }
 
 /// The newest release of a series among names such as `linux-image-6.1.0-56-cloud-amd64`. Names

@@ -6,7 +6,9 @@
 mod debian;
 mod kernels;
 mod mounts;
+mod resolved;
 mod rust;
+mod unpack;
 
 use anyhow::{Result, bail};
 
@@ -55,6 +57,7 @@ pub(crate) fn run(toolchain: ToolchainChoice) -> Result<()> {
         rust::bpf_toolchain(&mut report, toolchain);
         rust::cargo_programs(&mut report);
         kernels::fetch(&mut report);
+        resolved::fetch(&mut report);
         mounts::prepare(&mut report);
         if !report.missing.is_empty() {
             bail!("cannot be had:\n- {}", report.missing.join("\n- "));
