@@ -10,8 +10,10 @@
 pub mod daemon;
 pub mod datagrams;
 pub mod empty;
+pub mod etc;
 pub mod files;
 pub mod links;
+pub mod names;
 pub mod net;
 pub mod node;
 pub mod peers;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub struct Node {
     pub loaded: Loaded,
     /// The lock on the pins.
     pub pins: PinDir,
+    /// What [`Self::socket_list`] answers, once it was asked for.
+    list: Option<OwnedFd>,
     /// The cgroup; dropped last.
     pub place: Place,
     /// The counters when the policy was last taken away: those of reasons are never cleared.
@@ -58,7 +61,16 @@ impl Node {
         let publisher = Publisher::adopt(loaded.maps()?)?;
         let attachment = Attachment::new(&pins, place.cgroup())?;
         attachment.attach(&mut loaded, hooks)?;
-        Ok(Self { publisher, attachment, loaded, pins, place, before: Vec::new() })
+        Ok(Self { publisher, attachment, loaded, pins, list: None, place, before: Vec::new() })
+    }
+
+    /// The link by which connected UDP sockets are listed, whose program is loaded once.
+    pub fn socket_list(&mut self) -> Result<OwnedFd> {
+        let list = match self.list.take() {
+            Some(list) => list,
+            None => self.loaded.socket_list()?,
+        };
+        Ok(self.list.insert(list).try_clone()?)
     }
 
     /// Detaches the hooks that no service in force needs, which a daemon would not attach.

@@ -8,11 +8,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 /// Seconds after which a program is ended that should have ended by itself, hours before.
 const LONGEST_RUN: &str = "240";
+/// No program takes so long to listen unless it never does.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// A program with its arguments, which is ended if it hangs. It is looked for here, so that what is
 /// missing is named.
@@ -35,9 +38,9 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(out.into_owned())
 }
 
-/// The static program of `tests/clients/dial.c`.
-pub fn static_client() -> Result<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients/dial");
+/// A static program of `tests/clients`, by its name there.
+pub fn static_client(name: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients").join(name);
     ensure!(
         path.is_file(),
         "there is no {}: `cargo xtask test kernel --only compat` makes it",
@@ -54,6 +57,17 @@ impl Running {
     pub fn start(command: &mut Command) -> Result<Self> {
         command.stdout(Stdio::null());
         Ok(Self(command.spawn().with_context(|| format!("run {command:?}"))?))
+    }
+
+    /// Starts it, and waits until it listens on an address.
+    pub fn start_listening(command: &mut Command, addr: &str) -> Result<Self> {
+        let running = Self::start(command)?;
+        let start = Instant::now();
+        while TcpStream::connect(addr).is_err() {
+            ensure!(start.elapsed() < LONGEST_WAIT, "{command:?} does not listen on {addr}");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(running)
     }
 }
 

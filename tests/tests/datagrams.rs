@@ -3,13 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, ToSocketAddrs as _, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use splitter_common::abi::{MAX_PEERS, standing};
-use splitter_tests::datagrams::{
-    DatagramServer, answer_name, datagram_socket, exchange, receive, resolving_by, send_many,
-};
+use splitter_tests::datagrams::{DatagramServer, datagram_socket, exchange, receive, send_many};
 use splitter_tests::net::in_own_network;
 use splitter_tests::node::{Node, two_versions};
 use splitter_tests::scale;
@@ -271,29 +269,6 @@ fn none_of_a_flood_is_lost_or_answered_from_elsewhere() -> Result<()> {
             }
         }
         assert_eq!(counts, BTreeMap::from([(19001, 90 * rounds), (19002, 10 * rounds)]));
-        Ok(())
-    })
-}
-
-#[test]
-fn the_c_library_resolves_names_through_a_split_name_service() -> Result<()> {
-    in_own_network(|| {
-        let mut node = Node::whole()?;
-        let policy = two_versions("udp", 1, 1).replace(SHOP, "127.0.0.53:53");
-        node.apply(&policy)?;
-        let server = |to: &str, addr: [u8; 4]| {
-            DatagramServer::start(to.parse()?, move |asked| answer_name(asked, addr))
-        };
-        let _v1 = server(V1, [127, 9, 9, 1])?;
-        let _v2 = server(V2, [127, 9, 9, 2])?;
-        let look_up = || -> Result<IpAddr> {
-            let mut found = ("shop.example", 80).to_socket_addrs()?;
-            Ok(found.next().context("an address")?.ip())
-        };
-        let found =
-            resolving_by("127.0.0.53", || (0..10).map(|_| look_up()).collect::<Result<Vec<_>>>())?;
-        let of_v1 = found.iter().filter(|ip| **ip == IpAddr::from([127, 9, 9, 1])).count();
-        assert_eq!(of_v1, 5, "{found:?}");
         Ok(())
     })
 }

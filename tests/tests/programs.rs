@@ -1,7 +1,6 @@
 //! Programs that are too large for a guest, on this machine's kernel: each connection of theirs is
 //! split. `compat::programs` has those that run everywhere.
 
-use std::net::TcpStream;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -91,12 +90,8 @@ fn redis(port: &str, more: &[&str]) -> Result<Redis> {
     let at_once = ["--repl-diskless-sync-delay", "0", "--save", ""];
     let options = ["--port", port, "--bind", "127.0.0.1"];
     let mut server = program("redis-server", &[&options[..], &at_once, more].concat())?;
-    let running = Running::start(server.current_dir(folder.path()))?;
-    let start = Instant::now();
-    while TcpStream::connect(format!("127.0.0.1:{port}")).is_err() {
-        ensure!(start.elapsed() < LONGEST_WAIT, "redis-server does not listen on {port}");
-        thread::sleep(Duration::from_millis(1));
-    }
+    let addr = format!("127.0.0.1:{port}");
+    let running = Running::start_listening(server.current_dir(folder.path()), &addr)?;
     Ok(Redis { _running: running, _folder: folder })
 }
 

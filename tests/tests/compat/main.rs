@@ -9,6 +9,7 @@ mod datagrams;
 mod families;
 mod kinds;
 mod mptcp;
+mod names;
 mod programs;
 mod rings;
 

@@ -1,13 +1,11 @@
 //! Programs that every machine of the tests has: each connection of theirs is split.
 
 use std::fs;
-use std::net::TcpStream;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use splitter_tests::datagrams::{DatagramServer, answer_name, resolving_by};
+use splitter_tests::etc::resolving_by;
+use splitter_tests::names::{Datagrams, NameServer};
 use splitter_tests::node::{Node, two_versions};
 use splitter_tests::peers::PortServer;
 use splitter_tests::programs::{HttpServer, Running, output, program, static_client};
@@ -29,13 +27,13 @@ fn served<T: Send>(run: impl FnOnce(&mut Node, &[HttpServer; 2]) -> Result<T> + 
 }
 
 /// A name server behind a frontend of UDP, which knows one name of the web service.
-fn name_server(node: &mut Node) -> Result<DatagramServer> {
+fn name_server(node: &mut Node) -> Result<NameServer> {
     let names = two_versions("udp", 1, 0)
         .replace("127.10.0.1:8080", "127.0.0.53:53")
         .replace("{name: shop}", "{name: names}")
         .replace("19001", "19053");
     node.apply(&format!("{}---\n{names}", two_versions("tcp", 80, 20)))?;
-    DatagramServer::start("127.0.0.1:19053".parse()?, |asked| answer_name(asked, [127, 10, 0, 1]))
+    NameServer::start(19_053, [127, 10, 0, 1], Datagrams::Whole)
 }
 
 fn answered(servers: &[HttpServer; 2]) -> [u64; 2] {
@@ -63,14 +61,8 @@ fn nginx(folder: &Path) -> Result<Running> {
     );
     fs::write(&path, config)?;
     let (folder, path) = (folder.to_string_lossy(), path.to_string_lossy());
-    let running =
-        Running::start(&mut program("nginx", &["-p", &folder, "-e", "stderr", "-c", &path])?)?;
-    let start = Instant::now();
-    while TcpStream::connect(OWN).is_err() {
-        ensure!(start.elapsed() < Duration::from_mins(1), "nginx does not listen on {OWN}");
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(running)
+    let arguments = ["-p", &folder, "-e", "stderr", "-c", &path];
+    Running::start_listening(&mut program("nginx", &arguments)?, OWN)
 }
 
 #[test]
@@ -129,26 +121,13 @@ fn a_static_program_is_split() -> Result<()> {
     with_node(|node| {
         node.apply(&two_versions("tcp", 80, 20))?;
         let _servers = (PortServer::start(V1)?, PortServer::start(V2)?);
-        let client = static_client()?;
+        let client = static_client("dial")?;
         let mut ports = Vec::new();
         for _ in 0..10 {
             ports.push(output(&mut program(&client, &["127.10.0.1", "8080"])?)?);
         }
         assert_eq!(ports.iter().filter(|port| *port == "19001\n").count(), 8, "{ports:?}");
         assert_eq!(ports.iter().filter(|port| *port == "19002\n").count(), 2, "{ports:?}");
-        Ok(())
-    })
-}
-
-/// The resolver of musl never connects, and throws away what comes from another address than it
-/// asked.
-#[test]
-fn a_static_program_resolves_names_through_a_split_name_service() -> Result<()> {
-    with_node(|node| {
-        let _names = name_server(node)?;
-        let _server = PortServer::start(V1)?;
-        let mut client = program(&static_client()?, &["shop.example", "8080"])?;
-        assert_eq!(resolving_by("127.0.0.53", || output(&mut client))?, "19001\n");
         Ok(())
     })
 }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use splitter_tests::daemon::{Site, eventually};
-use splitter_tests::datagrams::{DatagramServer, answer_name, resolving_by};
+use splitter_tests::datagrams::DatagramServer;
+use splitter_tests::etc::resolving_by;
+use splitter_tests::names::answer_name;
 use splitter_tests::net::in_own_network;
 
 use super::egress::{add_addresses, is_refused, tcp, udp_send};

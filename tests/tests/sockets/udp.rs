@@ -37,7 +37,7 @@ fn exactly_the_destroyed_udp_socket_is_disconnected() -> Result<()> {
     in_own_network(|| {
         let mut node = Node::new()?;
         node.apply(DATAGRAMS)?;
-        let list = node.loaded.socket_list()?;
+        let list = node.socket_list()?;
         let _servers = [DatagramServer::echo(BACKEND)?, DatagramServer::echo(BACKEND6)?];
         let mapped = "[::ffff:127.0.0.1]:19001";
         let families = [
@@ -74,7 +74,7 @@ fn a_udp_socket_of_the_same_addresses_is_not_hit() -> Result<()> {
     in_own_network(|| {
         let mut node = Node::new()?;
         node.apply(DATAGRAMS)?;
-        let list = node.loaded.socket_list()?;
+        let list = node.socket_list()?;
         let own = "127.0.0.1:12345";
         let ours = sharing_socket(own, FRONTEND)?;
         let all = list_datagrams(&list)?;

@@ -21,7 +21,7 @@ const IN_TURN: &str = "--test-threads=1";
 const PASSED_ON: &str = "SPLITTER_TEST_TIMES";
 
 /// Tests of programs that are too large for a guest.
-pub(crate) const NOT_FOR_GUESTS: [&str; 1] = ["programs"];
+pub(crate) const NOT_FOR_GUESTS: [&str; 2] = ["programs", "resolvers"];
 
 /// A part of the tests.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ const DOCUMENT: &str = "docs/compatibility.md";
 /// Where the tests are that rows name, by paths from there.
 const TESTS: &str = "tests/tests/";
 /// Tests that are there for the table, by the beginnings of their files' paths from [`TESTS`].
-const OWN: [&str; 2] = ["compat/", "programs.rs"];
+const OWN: [&str; 3] = ["compat/", "programs.rs", "resolvers.rs"];
 /// What the last column says of tests that guests run too, and of those that they do not.
 const KERNELS: [&str; 2] = ["all", "own"];
 

@@ -50,6 +50,7 @@ const LAYERS: [Layer; 3] = [
             "tests/src/empty.rs",
             "tests/src/daemon.rs",
             "tests/src/datagrams.rs",
+            "tests/src/etc.rs",
             "tests/src/net.rs",
             "tests/src/peers.rs",
             "tests/src/ring.rs",
