@@ -4,7 +4,7 @@
 use std::net::ToSocketAddrs as _;
 
 use anyhow::Result;
-use splitter_tests::etc::with_etc;
+use splitter_tests::etc::{resolving_by, with_etc};
 use splitter_tests::names::{Datagrams, asked, count_versions, with_split_names};
 use splitter_tests::programs::{output, program, static_client};
 
@@ -42,16 +42,27 @@ fn the_c_library_resolves_names_over_tcp_in_exact_shares() -> Result<()> {
     })
 }
 
-/// It never connects, and throws away what comes from another address than it asked.
-#[test]
-fn the_resolver_of_musl_resolves_names_in_exact_shares() -> Result<()> {
+/// A static program that looks names up finds each server as often as it should.
+fn ensure_exact(client: &str, arguments: &[&str]) -> Result<()> {
     with_split_names(Datagrams::Whole, |servers| {
-        let client = static_client("resolve")?;
-        let mut resolve = program(&client, &["shop.example", &LOOK_UPS.to_string()])?;
-        let config = [("resolv.conf", "nameserver 127.10.0.1\n")];
-        let said = with_etc(&config, || output(&mut resolve))?;
+        let look_ups = LOOK_UPS.to_string();
+        let arguments = [arguments, &["shop.example", &look_ups]].concat();
+        let mut resolve = program(static_client(client)?, &arguments)?;
+        let said = resolving_by("127.10.0.1", || output(&mut resolve))?;
         assert_eq!(count_versions(&said), [80, 20], "{said}");
         assert_eq!(asked(servers), [[80, 0], [20, 0]]);
         Ok(())
     })
+}
+
+/// It never connects, and throws away what comes from another address than it asked.
+#[test]
+fn the_resolver_of_musl_resolves_names_in_exact_shares() -> Result<()> {
+    ensure_exact("resolve", &[])
+}
+
+/// It connects a socket for each question.
+#[test]
+fn the_resolver_of_go_resolves_names_in_exact_shares() -> Result<()> {
+    ensure_exact("ask", &["resolve"])
 }

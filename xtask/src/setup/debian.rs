@@ -15,7 +15,7 @@ struct Program {
     needed_for: &'static str,
 }
 
-const PROGRAMS: [Program; 17] = [
+const PROGRAMS: [Program; 18] = [
     Program { name: "cc", package: "gcc", needed_for: "linking every Rust program" },
     Program { name: "strip", package: "binutils", needed_for: "small guests: `test vm`" },
     Program { name: "curl", package: "curl", needed_for: "real-kernel tests and the demo" },
@@ -25,6 +25,7 @@ const PROGRAMS: [Program; 17] = [
     Program { name: "ip", package: "iproute2", needed_for: "real-kernel tests" },
     Program { name: "python3", package: "python3", needed_for: "real-kernel tests" },
     Program { name: "musl-gcc", package: "musl-tools", needed_for: "static programs in tests" },
+    Program { name: "go", package: "golang-go", needed_for: "static programs in tests" },
     Program { name: "hey", package: "hey", needed_for: "real-kernel tests, of programs in Go" },
     Program { name: "node", package: "nodejs", needed_for: "real-kernel tests" },
     Program { name: "javac", package: "default-jdk-headless", needed_for: "real-kernel tests" },
