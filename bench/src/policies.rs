@@ -26,13 +26,17 @@ pub struct Shape {
     pub weights: [u32; 2],
     /// Whether each connection leaves state on its socket.
     pub keeps_state: bool,
+    /// Which datagrams are split, where the frontend is one of UDP. Only of sockets that connect,
+    /// unless asked otherwise: where nothing is kept on a socket, a bench measures the decision alone.
+    pub datagrams: &'static str,
 }
 
 impl Shape {
     /// A service with two backends in each subset and a wheel of 100 slots.
     pub fn new(name: impl Into<String>, frontend: impl Into<String>) -> Self {
         let (name, frontend) = (name.into(), frontend.into());
-        Self { name, frontend, backends: 2, weights: [81, 19], keeps_state: false }
+        let (weights, datagrams) = ([81, 19], "connected");
+        Self { name, frontend, backends: 2, weights, keeps_state: false, datagrams }
     }
 
     /// One of the services of a table, by its number, with a TCP frontend.
@@ -52,6 +56,12 @@ impl Shape {
         Self { backends, ..self }
     }
 
+    /// The same with datagrams of sockets that never connect, which leave state too.
+    #[must_use]
+    pub fn splitting_datagrams(self) -> Self {
+        Self { datagrams: "all", ..self }
+    }
+
     /// The same with state on each socket.
     #[must_use]
     pub fn keeping_state(self) -> Self {
@@ -62,8 +72,10 @@ impl Shape {
     pub fn to_yaml(&self) -> String {
         let Self { name, frontend, weights: [v1, v2], .. } = self;
         let state = if self.keeps_state { "\n  getpeername: frontend" } else { "" };
-        // Where nothing is kept on a socket, a bench measures the decision alone.
-        let datagrams = if frontend.ends_with("/udp") { "\n  datagrams: connected" } else { "" };
+        let datagrams = match self.datagrams {
+            which if frontend.ends_with("/udp") => format!("\n  datagrams: {which}"),
+            _ => String::new(),
+        };
         let (b1, b2) = (self.backends_of(1), self.backends_of(2));
         format!(
             "---

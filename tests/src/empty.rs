@@ -1,4 +1,4 @@
-//! A connect program that does nothing: what any program at the hook costs.
+//! Programs that do nothing: what any program at a hook costs.
 
 use std::fs::File;
 use std::io;
@@ -14,6 +14,8 @@ const PROG_QUERY: u32 = 16;
 const CGROUP_SOCK_ADDR: u32 = 18;
 /// `BPF_CGROUP_INET4_CONNECT`.
 const INET4_CONNECT: u32 = 10;
+/// `BPF_CGROUP_UDP4_SENDMSG` and `BPF_CGROUP_UDP4_RECVMSG`.
+const UDP4_DATAGRAMS: [u32; 2] = [14, 19];
 
 /// `r0 = 1; exit`.
 static PROGRAM: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
@@ -24,8 +26,18 @@ pub struct EmptyProgram {
 }
 
 impl EmptyProgram {
-    /// Attaches to a cgroup.
+    /// Attaches to the `connect4` hook of a cgroup.
     pub fn attach(cgroup: &Path) -> io::Result<Self> {
+        Self::attach_at(cgroup, INET4_CONNECT)
+    }
+
+    /// Attaches to both hooks of a cgroup for IPv4 datagrams that name an address.
+    pub fn attach_to_datagrams(cgroup: &Path) -> io::Result<[Self; 2]> {
+        let [send, receive] = UDP4_DATAGRAMS.map(|hook| Self::attach_at(cgroup, hook));
+        Ok([send?, receive?])
+    }
+
+    fn attach_at(cgroup: &Path, hook: u32) -> io::Result<Self> {
         let license = c"GPL";
         // insn_cnt, insns, license, log (3 words), kern_version and flags, name (2), ifindex and
         // expected_attach_type: `union bpf_attr` as eight-byte words.
@@ -33,12 +45,12 @@ impl EmptyProgram {
         load[0] = u64::from(CGROUP_SOCK_ADDR) | 2 << 32;
         load[1] = PROGRAM.as_ptr() as u64;
         load[2] = license.as_ptr() as u64;
-        load[8] = u64::from(INET4_CONNECT) << 32;
+        load[8] = u64::from(hook) << 32;
         let program = bpf(PROG_LOAD, &mut load)?;
         let cgroup = File::open(cgroup)?;
         let fds =
             |a: RawFd, b: RawFd| u64::from(a.cast_unsigned()) | u64::from(b.cast_unsigned()) << 32;
-        let mut link = [fds(program.as_raw_fd(), cgroup.as_raw_fd()), u64::from(INET4_CONNECT)];
+        let mut link = [fds(program.as_raw_fd(), cgroup.as_raw_fd()), u64::from(hook)];
         Ok(Self { _link: bpf(LINK_CREATE, &mut link)? })
     }
 }

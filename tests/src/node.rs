@@ -51,7 +51,12 @@ impl Node {
 
     /// A node of ordinary size with all hooks attached.
     pub fn whole() -> Result<Self> {
-        Self::with_hooks(Sizes::for_services(64), &Hook::ALL)
+        Self::whole_with_sizes(Sizes::for_services(64))
+    }
+
+    /// The same of a given size.
+    pub fn whole_with_sizes(sizes: Sizes) -> Result<Self> {
+        Self::with_hooks(sizes, &Hook::ALL)
     }
 
     fn with_hooks(sizes: Sizes, hooks: &[Hook]) -> Result<Self> {

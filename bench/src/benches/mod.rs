@@ -11,6 +11,7 @@ mod rest;
 mod tcp_connect;
 mod torn;
 mod udp_connect;
+mod udp_send;
 mod wrk;
 
 use anyhow::Result;
@@ -38,6 +39,7 @@ pub struct Bench {
 /// All benches, in the order of the report.
 pub const ALL: &[Bench] = &[
     udp_connect::BENCH,
+    udp_send::BENCH,
     tcp_connect::BENCH,
     requests::BENCH,
     wrk::BENCH,

@@ -31,6 +31,9 @@ enum Role {
         /// Accepts now and then, and closes.
         #[arg(long)]
         drain: bool,
+        /// Answers datagrams.
+        #[arg(long, conflicts_with = "drain")]
+        datagrams: bool,
         /// Where to listen.
         #[arg(required = true)]
         addrs: Vec<SocketAddr>,
@@ -43,9 +46,15 @@ fn main() -> Result<()> {
             cpu.map_or(Ok(()), pin)?;
             follow_commands()
         }
-        Role::Serve { cpu, drain, addrs } => {
+        Role::Serve { cpu, drain, datagrams, addrs } => {
             cpu.map_or(Ok(()), pin)?;
-            serve_until_the_end(&addrs, drain)
+            let serve: fn(SocketAddr) -> Result<()> = match (drain, datagrams) {
+                (true, _) => |addr| serve::drain(serve::listen_on(addr)?),
+                (_, true) => |addr| serve::serve_datagrams(addr).map(drop),
+                _ => |addr| serve::serve_requests(&serve::listen_on(addr)?),
+            };
+            addrs.into_iter().try_for_each(serve)?;
+            wait_for_the_end()
         }
     }
 }
@@ -65,15 +74,7 @@ fn follow_commands() -> Result<()> {
     Ok(())
 }
 
-fn serve_until_the_end(addrs: &[SocketAddr], drain: bool) -> Result<()> {
-    for addr in addrs {
-        let listener = serve::listen_on(*addr)?;
-        if drain {
-            serve::drain(listener)?;
-        } else {
-            serve::serve_requests(&listener)?;
-        }
-    }
+fn wait_for_the_end() -> Result<()> {
     reply(&Reply::Ready)?;
     io::copy(&mut io::stdin().lock(), &mut io::sink()).context("wait for the end")?;
     Ok(())

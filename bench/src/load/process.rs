@@ -88,6 +88,11 @@ impl Server {
         Self::start_with(network, addrs, &["--drain"])
     }
 
+    /// Starts one that answers datagrams.
+    pub fn start_datagrams(network: &Network, addrs: &[SocketAddr]) -> Result<Self> {
+        Self::start_with(network, addrs, &["--datagrams"])
+    }
+
     fn start_with(network: &Network, addrs: &[SocketAddr], options: &[&str]) -> Result<Self> {
         let mut command = network.command(&program()?);
         command.args(["serve", "--cpu", &SERVER_CPU.to_string()]).args(options);

@@ -17,6 +17,14 @@ pub enum Work {
     /// One UDP socket per client connects. Nothing but the system call, in batches; a latency is
     /// the mean of a batch.
     UdpConnect,
+    /// One UDP socket per client sends datagrams and never connects. Nothing but the system call, in
+    /// batches; a latency is the mean of a batch.
+    UdpSend,
+    /// One UDP socket per client, which never connects, sends a datagram and receives the answer,
+    /// which has to bear the address that was sent to. A latency is that of both.
+    UdpAsk,
+    /// The same with a new socket each time. A latency is that of all of it.
+    UdpAskAnew,
     /// Makes a TCP socket, connects, and resets the connection. A latency is that of `connect()`.
     TcpConnect,
     /// Makes a TCP socket, connects, sends a request, reads the answer, and resets the connection.

@@ -1,7 +1,7 @@
 //! The server's side: answers every request with the address that it was sent to.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -51,6 +51,23 @@ pub fn serve_requests(listener: &TcpListener) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Answers datagrams, in a thread that ends with the process. Answers where.
+pub fn serve_datagrams(addr: SocketAddr) -> Result<SocketAddr> {
+    let socket = UdpSocket::bind(addr).with_context(|| format!("receive at {addr}"))?;
+    let addr = socket.local_addr().context("look where a server is")?;
+    let name = name_tag(addr);
+    start(move || {
+        let mut message = [0; MESSAGE];
+        loop {
+            if let Ok((_, from)) = socket.recv_from(&mut message) {
+                // A client that goes away is none of the server's business.
+                let _ = socket.send_to(&name, from);
+            }
+        }
+    })?;
+    Ok(addr)
 }
 
 /// Accepts now and then and closes at once: a server that costs the client nothing but the

@@ -15,8 +15,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use super::histogram::Histogram;
 use super::protocol::{Command, MESSAGE, Outcome, Work};
 
-/// UDP connects between two looks at the clock, which takes as long as a tenth of one.
+/// UDP connects or datagrams between two looks at the clock, which takes as long as a tenth of one.
 const BATCH: u64 = 64;
+/// An answer to a datagram that takes so long is lost.
+const LONGEST_ANSWER: Duration = Duration::from_secs(1);
+/// What is sent, of which nobody reads anything.
+const QUESTION: [u8; MESSAGE] = [0; MESSAGE];
 /// More threads than this are no client but an accident.
 const MOST_CLIENTS: u32 = 1_024;
 
@@ -89,23 +93,25 @@ fn name_of(error: &io::Error) -> String {
 fn client_thread(command: &Command, client: u32, barrier: &Barrier) -> Result<Tally> {
     let clients = u64::from(command.clients);
     let share = command.count / clients + u64::from(u64::from(client) < command.count % clients);
-    let udp = match command.run {
-        Work::UdpConnect => Some(udp_socket(command.to)),
-        Work::TcpConnect | Work::Request => None,
-    };
+    // Made before, and by those who have no use for one too, which costs them no time.
+    let udp = udp_socket(command.to).context("make a UDP socket")?;
     barrier.wait();
     let mut tally = Tally::new();
     let until = command.limit_ms.map(|ms| tally.begin + Duration::from_millis(ms));
     let is_over = || until.is_some_and(|until| Instant::now() >= until);
-    match (command.run, udp.transpose()?) {
-        (Work::UdpConnect, Some(socket)) => {
-            udp_connects(&socket, command, share, &mut tally, is_over);
+    match command.run {
+        Work::UdpConnect => {
+            in_batches(share, &mut tally, is_over, |tally| udp_connect(&udp, command, tally));
         }
-        (Work::Request, _) => {
-            let again = |tally: &mut Tally| request(command, tally);
-            repeat(share, &mut tally, is_over, again);
+        Work::UdpSend => {
+            in_batches(share, &mut tally, is_over, |_| {
+                udp.send_to(&QUESTION, command.to).map(drop)
+            });
         }
-        _ => repeat(share, &mut tally, is_over, |_| tcp_connect(command.to)),
+        Work::UdpAsk => repeat(share, &mut tally, is_over, |tally| udp_ask(&udp, command, tally)),
+        Work::UdpAskAnew => repeat(share, &mut tally, is_over, |tally| ask_anew(command, tally)),
+        Work::Request => repeat(share, &mut tally, is_over, |tally| request(command, tally)),
+        Work::TcpConnect => repeat(share, &mut tally, is_over, |_| tcp_connect(command.to)),
     }
     tally.end = Instant::now();
     Ok(tally)
@@ -128,40 +134,68 @@ fn repeat(
     }
 }
 
-fn udp_socket(to: SocketAddr) -> Result<UdpSocket> {
+fn udp_socket(to: SocketAddr) -> io::Result<UdpSocket> {
     let local: SocketAddr = match to {
         SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, 0).into(),
     };
-    UdpSocket::bind(local).context("make a UDP socket")
+    let socket = UdpSocket::bind(local)?;
+    socket.set_read_timeout(Some(LONGEST_ANSWER))?;
+    Ok(socket)
 }
 
-fn udp_connects(
-    socket: &UdpSocket,
-    command: &Command,
+fn in_batches(
     times: u64,
     tally: &mut Tally,
     is_over: impl Fn() -> bool,
+    mut once: impl FnMut(&mut Tally) -> io::Result<()>,
 ) {
     let mut left = times;
     while left > 0 && !is_over() {
         let batch = left.min(BATCH);
         left -= batch;
         let start = Instant::now();
-        let mut connected = 0;
+        let mut done = 0;
         for _ in 0..batch {
-            if let Err(error) = socket.connect(command.to) {
-                tally.fail(&error);
-                continue;
-            }
-            connected += 1;
-            if command.order {
-                peer_of(socket, tally);
+            match once(tally) {
+                Ok(()) => done += 1,
+                Err(error) => tally.fail(&error),
             }
         }
         let mean = picoseconds(start.elapsed()) / batch;
-        tally.latency.add_many(mean, connected);
+        tally.latency.add_many(mean, done);
     }
+}
+
+fn udp_connect(socket: &UdpSocket, command: &Command, tally: &mut Tally) -> io::Result<()> {
+    socket.connect(command.to)?;
+    if command.order {
+        peer_of(socket, tally);
+    }
+    Ok(())
+}
+
+/// How long it took from a datagram to its answer.
+fn udp_ask(socket: &UdpSocket, command: &Command, tally: &mut Tally) -> io::Result<Duration> {
+    let mut message = QUESTION;
+    let start = Instant::now();
+    socket.send_to(&message, command.to)?;
+    let (_, from) = socket.recv_from(&mut message)?;
+    let took = start.elapsed();
+    if from != command.to {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a stranger's answer"));
+    }
+    tally.answered(message, command.order);
+    Ok(took)
+}
+
+/// The same, and to make the socket and to close it.
+fn ask_anew(command: &Command, tally: &mut Tally) -> io::Result<Duration> {
+    let start = Instant::now();
+    let socket = udp_socket(command.to)?;
+    udp_ask(&socket, command, tally)?;
+    drop(socket);
+    Ok(start.elapsed())
 }
 
 fn peer_of(socket: &UdpSocket, tally: &mut Tally) {
@@ -184,7 +218,7 @@ fn request(command: &Command, tally: &mut Tally) -> io::Result<Duration> {
     let socket = tcp_socket(command.to)?;
     connect(&socket, &command.to)?;
     let mut stream = TcpStream::from(socket);
-    let mut message = [0; MESSAGE];
+    let mut message = QUESTION;
     stream.write_all(&message)?;
     stream.read_exact(&mut message)?;
     drop(stream);
@@ -258,7 +292,7 @@ fn read_tag(tag: &[u8; MESSAGE]) -> String {
 mod tests {
     use std::net::TcpListener;
 
-    use super::super::serve::serve_requests;
+    use super::super::serve::{serve_datagrams, serve_requests};
     use super::*;
 
     fn server() -> SocketAddr {
@@ -287,6 +321,18 @@ mod tests {
         assert_eq!(udp.order, [0; 70]);
         assert_eq!(udp.backends, BTreeMap::from([(to.to_string(), 70)]));
         assert!(follow(&Command::new(Work::Request, to, 5).by(2).in_order()).is_err());
+    }
+
+    #[test]
+    fn datagrams_are_answered_by_the_name_of_the_server() {
+        let to = serve_datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
+        for work in [Work::UdpAsk, Work::UdpAskAnew] {
+            let outcome = follow(&Command::new(work, to, 20).by(2)).unwrap();
+            assert_eq!((outcome.done, outcome.failed()), (20, 0), "{outcome:?}");
+            assert_eq!(outcome.backends, BTreeMap::from([(to.to_string(), 20)]));
+        }
+        let sent = follow(&Command::new(Work::UdpSend, to, 70)).unwrap();
+        assert_eq!((sent.done, sent.latency.total()), (70, 70), "{sent:?}");
     }
 
     #[test]
