@@ -190,6 +190,21 @@ fn limits_of_a_service() {
 }
 
 #[test]
+fn as_many_egress_documents_as_the_kernel_has_rules() {
+    let document = |n| {
+        format!(
+            "apiVersion: splitter.dev/v1\nkind: Egress\nmetadata: {{name: e{n}}}\n\
+             spec: {{mode: allowAny, clients: [{{cgroup: /c{n}}}]}}\n---\n"
+        )
+    };
+    let documents = |n| (0..n).map(document).collect::<String>();
+    assert!(codes(documents(256)).is_empty());
+    let problems = diagnostics(&[source("-", documents(257))]);
+    let places: Vec<_> = problems.iter().map(|d| (d.code, d.primary.line)).collect();
+    assert_eq!(places, [("SP0932", 256 * 5 + 3)]);
+}
+
+#[test]
 fn rules_hold_across_sources() {
     let sources = [
         source("one.yaml", good("web", 1)),

@@ -2,23 +2,23 @@
 
 mod hosts;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use splitter_common::abi::{
-    EGRESS_LEVELS, EgressRule, MAX_EGRESS_NETWORKS, MAX_EGRESS_RULES, MAX_PORT_RANGES, PortRange,
-    PortRanges, TCP, UDP, egress_flag,
+    EGRESS_LEVELS, EgressRule, MAX_EGRESS_NETWORKS, MAX_PORT_RANGES, PortRange, PortRanges, TCP,
+    UDP, egress_flag,
 };
 use splitter_common::addr::Addr;
 
 use super::Cgroup;
-use crate::policy::model::{CgroupName, Network, Outbound, PortSpan, Protocol, Reach};
+use crate::policy::model::{
+    CgroupName, Network, Outbound, PortSpan, PortsSaid, Protocol, Reach, said_by,
+};
 pub use hosts::{HostAddresses, LeftOut, MAX_HOST_ADDRESSES, NoRoom, host_key};
 
 /// Bits of a v4-mapped address before the IPv4 address.
 const MAPPED_BITS: u8 = 96;
-/// All IPv4 addresses.
-const EVERY_V4: Network = Network { ip: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), prefix: 0 };
 
 /// All of it. Two that are equal refuse alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,16 +50,13 @@ pub struct Compiled {
 /// What clients may reach cannot be told to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EgressError {
-    /// Too many documents.
-    #[error("{0} documents say what clients may reach; at most {MAX_EGRESS_RULES} can")]
-    Documents(usize),
     /// Too many networks.
     #[error(
         "the egress documents name {0} networks; at most {MAX_EGRESS_NETWORKS} can be told apart: \
          put neighbours together"
     )]
     Networks(usize),
-    /// A destination has too many ranges of ports.
+    /// A network has too many ranges of ports.
     #[error(
         "the egress document {name} says {n} things of ports of {network}, those of larger \
          networks included; at most {MAX_PORT_RANGES} can be told apart: put ranges together"
@@ -107,9 +104,6 @@ pub fn compile_egress(
     places: &Places,
     hosts: &HostAddresses,
 ) -> Result<Compiled, EgressError> {
-    if outbound.len() > MAX_EGRESS_RULES as usize {
-        return Err(EgressError::Documents(outbound.len()));
-    }
     let mut image = EgressImage::default();
     for (said, rule) in outbound.iter().zip(0..) {
         image.names.push(said.name.clone());
@@ -121,7 +115,7 @@ pub fn compile_egress(
     add_rules(&mut image, outbound, places)?;
     let mut left_out = BTreeSet::new();
     for (said, rule) in outbound.iter().zip(0..) {
-        left_out.append(&mut hosts::add(&mut image, said, rule, hosts)?);
+        left_out.append(&mut hosts::add(&mut image, said, rule, hosts));
     }
     Ok(Compiled { image, left_out })
 }
@@ -172,14 +166,8 @@ fn compile_rule(said: &Outbound, rule: u32) -> EgressRule {
 }
 
 fn add_networks(image: &mut EgressImage, said: &Outbound, rule: u32) -> Result<(), EgressError> {
-    let mut networks: Vec<Network> =
-        said.reaches.iter().flat_map(|it| it.to.networks()).copied().collect();
-    // An IPv6 network that v4-mapped addresses are in says nothing of IPv4.
-    if networks.iter().any(|network| network.ip.is_ipv6() && contains_mapped(network)) {
-        networks.push(EVERY_V4);
-    }
-    for network in networks {
-        let ranges = ranges_of(said.reaches.iter().filter(|reach| is_about(reach, &network)));
+    for network in said.networks() {
+        let ranges = ranges_of(said.reaches.iter().filter(|reach| reach.is_about(&network)));
         let Some(record) = record(&ranges) else {
             let (name, network) = (said.name.clone(), format!("{}/{}", network.ip, network.prefix));
             return Err(EgressError::Ranges { name, network, n: ranges.len() });
@@ -189,17 +177,9 @@ fn add_networks(image: &mut EgressImage, said: &Outbound, rule: u32) -> Result<(
     Ok(())
 }
 
-/// Whether something is said of all addresses of a network, by what is around it too.
-fn is_about(reach: &Reach, network: &Network) -> bool {
-    reach.to.networks().iter().any(|other| covers(other, network))
-}
-
 /// All that is said, in the order of the text.
 fn ranges_of<'a>(reaches: impl Iterator<Item = &'a Reach>) -> Vec<PortRange> {
-    let mut ranges: Vec<PortRange> = reaches.flat_map(port_ranges).collect();
-    let mut seen = HashSet::new();
-    ranges.retain(|range| seen.insert(*range));
-    ranges
+    said_by(reaches).into_iter().map(port_range).collect()
 }
 
 /// As the kernel has them; `None` where they are too many.
@@ -215,37 +195,14 @@ fn key(rule: u32, network: &Network) -> NetworkKey {
     (rule, addr, bits)
 }
 
-fn port_ranges(reach: &Reach) -> impl Iterator<Item = PortRange> {
-    let every = [PortSpan { first: 0, last: u16::MAX }];
-    let spans = if reach.ports.is_empty() { every.to_vec() } else { reach.ports.clone() };
-    let protocol = match reach.protocol {
+fn port_range(PortsSaid { ports, protocol, is_refused }: PortsSaid) -> PortRange {
+    let protocol = match protocol {
         Some(Protocol::Tcp) => TCP,
         Some(Protocol::Udp) => UDP,
         None => 0,
     };
-    let refused = u8::from(reach.is_refused);
-    spans.into_iter().map(move |PortSpan { first, last }| PortRange {
-        first,
-        last,
-        protocol,
-        refused,
-        pad: 0,
-    })
-}
-
-/// Whether all addresses of a network are in another.
-fn covers(outer: &Network, inner: &Network) -> bool {
-    let ((outer_addr, outer_bits), (inner_addr, inner_bits)) = (mapped(outer), mapped(inner));
-    let differing = u128::from_be_bytes(outer_addr.0) ^ u128::from_be_bytes(inner_addr.0);
-    outer.ip.is_ipv4() == inner.ip.is_ipv4()
-        && outer_bits <= inner_bits
-        && differing.leading_zeros() >= u32::from(outer_bits)
-}
-
-fn contains_mapped(network: &Network) -> bool {
-    let (addr, bits) = mapped(network);
-    let differing = u128::from_be_bytes(addr.0) ^ u128::from_be_bytes(mapped(&EVERY_V4).0.0);
-    bits < MAPPED_BITS && differing.leading_zeros() >= u32::from(bits)
+    let PortSpan { first, last } = ports;
+    PortRange { first, last, protocol, refused: u8::from(is_refused), pad: 0 }
 }
 
 /// A network as one of v4-mapped and other IPv6 addresses.

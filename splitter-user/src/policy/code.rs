@@ -115,7 +115,7 @@ codes! {
     EMPTY_MATCH = "SP0501" Error "a match has no field";
     BAD_COMMAND = "SP0502" Error "a command is empty, longer than 15 bytes, or has control characters";
     BAD_CGROUP = "SP0503" Error "a cgroup is not a clean path from the root of the cgroup2 hierarchy";
-    UNKNOWN_ERRNO = "SP0504" Error "an errno is not one that a route may answer";
+    UNKNOWN_ERRNO = "SP0504" Error "an errno is not one that a connection may fail with";
     EPERM = "SP0505" Error "the errno is EPERM";
     BAD_UNIT = "SP0506" Error "a unit is not the name of one that systemd gives a cgroup";
     BAD_CONTAINER = "SP0507" Error "a container or pod is not given by its id";
@@ -189,6 +189,9 @@ codes! {
     HOSTS_ALIKE = "SP0926" Error "several hosts share a port at which nothing tells them apart";
     SNI_NOT_A_HOST = "SP0927" Error "a server name is none of the document's hosts";
     NOT_RESOLVABLE = "SP0928" Error "a `host` is not the full name of one host";
+    EGRESS_PORTS = "SP0930" Error "an egress document says more than 16 things of the ports of one range";
+    EGRESS_DEPTH = "SP0931" Error "a cgroup of an egress document is more than 15 levels below the root";
+    EGRESS_DOCUMENTS = "SP0932" Error "more than 256 documents say what clients may reach";
 
     // Warnings about the same.
     RULE_UNREACHABLE = "SP1001" "IST0130" Warning "a rule comes after one that takes every connection";

@@ -9,6 +9,8 @@ use super::words::{list, nearest, quote};
 use super::yaml::{self, NodeId, Value};
 use super::{Reading, gateway_api, istio, kubernetes, mesh, native};
 
+/// The group of the native form.
+pub(super) const GROUP: &str = "splitter.dev";
 /// The `apiVersion` of the native form.
 pub(super) const API_VERSION: &str = "splitter.dev/v1";
 /// The `kind` of a native service.
@@ -108,21 +110,16 @@ pub(super) enum KindFate {
 
 const NATIVE: &[&str] = &["v1"];
 const KINDS: &[Kind] = &[
-    Kind {
-        name: KIND,
-        group: "splitter.dev",
-        versions: NATIVE,
-        fate: KindFate::Read(native::read),
-    },
+    Kind { name: KIND, group: GROUP, versions: NATIVE, fate: KindFate::Read(native::read) },
     Kind {
         name: "Workload",
-        group: "splitter.dev",
+        group: GROUP,
         versions: NATIVE,
         fate: KindFate::Read(mesh::workload::read),
     },
     Kind {
         name: EGRESS,
-        group: "splitter.dev",
+        group: GROUP,
         versions: NATIVE,
         fate: KindFate::Read(native::read_egress),
     },
@@ -251,13 +248,18 @@ fn of_kind(word: &str) -> Vec<&'static Kind> {
 }
 
 /// The kinds of a group; what there is at all where it has none.
-fn kinds_help(group: Option<&str>) -> String {
+pub(super) fn kinds_help(group: Option<&str>) -> String {
     let of_group = kinds().filter(|known| Some(known.group) == group);
     let of_group: Vec<&str> = of_group.map(|known| known.name).collect();
     match of_group[..] {
-        [] => "this loads `kind: Split`, and kinds of Istio, Kubernetes and the Gateway API; see \
-             docs/policy.md"
-            .to_owned(),
+        [] => {
+            let native: Vec<&str> = KINDS.iter().map(|known| known.name).collect();
+            format!(
+                "this loads {}, and kinds of Istio, Kubernetes and the Gateway API; see \
+                 docs/policy.md",
+                list(&native)
+            )
+        }
         [only] => format!("write `kind: {only}`"),
         _ => format!("the kinds of this group are: {}", list(&of_group)),
     }

@@ -8,6 +8,7 @@
 mod client;
 mod egress;
 mod health;
+mod network;
 
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use splitter_common::abi::CONGESTION_LEN;
 pub use client::{CgroupName, ClientMatch, Mark, NETNS_NAMES, NetnsName};
 pub use egress::{Destinations, Network, Outbound, PortSpan, Reach};
 pub use health::{HealthCheck, Probe};
+pub use network::{PortsSaid, said_by};
 
 /// All services of a node, sorted by name; names and frontends are unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use super::Reading;
 use super::check;
 use super::code;
 use super::diagnostic::{Diagnostic, Span};
-use super::document::{API_VERSION, Document, Draft, Places};
+use super::document::{API_VERSION, Document, Draft, GROUP, Places, kinds_help};
 use super::mesh::resource::{LabelledSplit, Labels, Meta, Resource};
 use super::model::{Datagrams, Frontend, OnBackendDown, PeerName, Protocol, Service};
 use super::reader::{Fields, Reader};
@@ -61,7 +61,7 @@ const PEER_NAMES: [(&str, PeerName); 2] =
 pub(super) fn read(reader: &mut Reader<'_>, node: NodeId, reading: &Reading) -> Option<Document> {
     let keys = ["apiVersion", "kind", "metadata", "spec"];
     let document = &reader.fields(node, "the document", &keys)?;
-    reader.required(document, "kind", "write `kind: Split`");
+    reader.required(document, "kind", &kinds_help(Some(GROUP)));
     reader.required(document, "apiVersion", &format!("write `apiVersion: {API_VERSION}`"));
     let metadata = reader.required(document, "metadata", "write `metadata: {name: NAME}`");
     let name = metadata.and_then(|node| read_name(reader, node));

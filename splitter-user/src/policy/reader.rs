@@ -298,13 +298,14 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn boolean(&mut self, node: NodeId, what: &str) -> Option<bool> {
-        match self.value(node) {
+        let help = match self.value(node) {
             Value::Scalar(scalar) => match scalar.meaning() {
-                Meaning::Bool(value) => Some(value),
-                _ => self.wrong_type(node, what, "`true` or `false`", "write `true`"),
+                Meaning::Bool(value) => return Some(value),
+                _ => scalar::boolean_help(&scalar.text),
             },
-            _ => self.wrong_type(node, what, "`true` or `false`", "write `true`"),
-        }
+            _ => scalar::boolean_help(""),
+        };
+        self.wrong_type(node, what, "`true` or `false`", help)
     }
 
     pub(super) fn number(&mut self, node: NodeId, what: &str) -> Option<u32> {

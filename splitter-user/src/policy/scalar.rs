@@ -35,6 +35,15 @@ pub(super) fn meaning(text: &str) -> Meaning {
     }
 }
 
+/// What to write where a boolean is asked for. Words of YAML 1.1 are strings in YAML 1.2.
+pub(super) fn boolean_help(text: &str) -> &'static str {
+    match text.to_ascii_lowercase().as_str() {
+        "no" | "n" | "off" | "false" => "write `false`",
+        "yes" | "y" | "on" | "true" => "write `true`",
+        _ => "write `true` or `false`",
+    }
+}
+
 fn is_number(text: &str) -> bool {
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     let radix = |prefix, radix| {

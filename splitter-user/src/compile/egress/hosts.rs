@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use splitter_common::abi::{MAX_EGRESS_NETWORKS, MAX_PORT_RANGES, PortRanges};
 
-use super::{EgressError, EgressImage, NetworkKey, is_about, key, ranges_of, record};
-use crate::policy::model::{Network, Outbound, Reach};
+use super::{EgressImage, NetworkKey, key, ranges_of, record};
+use crate::policy::model::{Network, Outbound};
 
 /// Most addresses of one name: more than large services answer in an hour, and few enough that one
 /// name cannot fill the map.
@@ -66,17 +66,13 @@ fn alone(ip: IpAddr) -> Network {
     Network { ip, prefix: if ip.is_ipv4() { 32 } else { 128 } }
 }
 
-/// Adds what a document says of host names. Answers which of their addresses are left out. Fails
-/// where a name could have none.
+/// Adds what a document says of host names. Answers which of their addresses are left out.
 pub(super) fn add(
     image: &mut EgressImage,
     said: &Outbound,
     rule: u32,
     hosts: &HostAddresses,
-) -> Result<BTreeSet<LeftOut>, EgressError> {
-    for host in said.hosts().collect::<BTreeSet<_>>() {
-        check_ranges(said, host)?;
-    }
+) -> BTreeSet<LeftOut> {
     let mut left_out = BTreeSet::new();
     let mut leave_out = |host: &str, ip, why| {
         let (document, host) = (said.name.clone(), host.to_owned());
@@ -97,18 +93,7 @@ pub(super) fn add(
         let without_room = |host: &str| leave_out(host, ip, NoRoom::Ranges);
         image.networks.extend(say(said, &alone(ip), &by, without_room).map(|record| (key, record)));
     }
-    Ok(left_out)
-}
-
-/// Whether all that is said of a name fits where nothing else is said of its address.
-fn check_ranges(said: &Outbound, host: &str) -> Result<(), EgressError> {
-    let names = |reach: &&Reach| reach.to.hosts().iter().any(|name| name == host);
-    let n = ranges_of(said.reaches.iter().filter(names)).len();
-    if n > MAX_PORT_RANGES {
-        let (name, network) = (said.name.clone(), host.to_owned());
-        return Err(EgressError::Ranges { name, network, n });
-    }
-    Ok(())
+    left_out
 }
 
 /// An address, with the places of what is said of it and by which names.
@@ -149,7 +134,7 @@ fn say(
     mut without_room: impl FnMut(&str),
 ) -> Option<PortRanges> {
     let reaches = || said.reaches.iter().enumerate();
-    let around = reaches().filter(|(_, reach)| is_about(reach, network)).map(|(at, _)| at);
+    let around = reaches().filter(|(_, reach)| reach.is_about(network)).map(|(at, _)| at);
     let mut chosen: BTreeSet<usize> = around.collect();
     let mut fitting = None;
     for (at, host) in by {

@@ -16,7 +16,7 @@ pub(super) mod layers;
 pub(super) mod meta;
 mod names;
 mod order;
-mod outbound;
+pub(super) mod outbound;
 mod plan;
 pub(super) mod port;
 pub(super) mod read;

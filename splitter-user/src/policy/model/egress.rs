@@ -92,7 +92,7 @@ pub struct Network {
 }
 
 /// Ports from one to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortSpan {
     /// The first.
     pub first: u16,

@@ -1,22 +1,27 @@
 //! `kind: Egress`: what clients may reach besides the services.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+
+use splitter_common::abi::MAX_PORT_RANGES;
 
 use super::client::{CGROUP_KEYS, LABEL_KEYS, read_cgroup_name, read_selector};
 use super::host::read_host;
 use super::route::{exclusive, read_errno};
 use crate::policy::Reading;
-use crate::policy::address::parse_port;
+use crate::policy::address::{parse_port, parse_protocol};
 use crate::policy::code;
 use crate::policy::diagnostic::{Diagnostic, Span};
 use crate::policy::document::Document;
 use crate::policy::fields::{Field, inert, read as field};
 use crate::policy::mesh::meta::read_object;
+use crate::policy::mesh::outbound::too_deep;
 use crate::policy::mesh::resource::{
     At, Cidr, ClientEgress, ClientSelector, OutboundMode, Resource,
 };
-use crate::policy::model::{CgroupName, Destinations, Errno, Network, Outbound, PortSpan, Reach};
+use crate::policy::model::{
+    CgroupName, Destinations, Errno, Network, Outbound, PortSpan, Protocol, Reach,
+};
 use crate::policy::reader::{Fields, Reader};
 use crate::policy::words::quote;
 use crate::policy::yaml::{NodeId, Value};
@@ -63,6 +68,7 @@ pub(in crate::policy) fn read(
     };
     let refuse = read_reaches(reader, spec.value("refuse"), "refuse");
     let allow = read_reaches(reader, spec.value("allow"), "allow");
+    let reaches: Vec<_> = refuse?.into_iter().chain(allow?).collect();
     let said = Outbound {
         name: format!("{}/{}", object.meta.namespace, object.meta.name),
         cgroups: Vec::new(),
@@ -70,8 +76,9 @@ pub(in crate::policy) fn read(
         audit: audit?,
         errno: errno?,
         loopback: loopback?,
-        reaches: refuse?.into_iter().chain(allow?).collect(),
+        reaches: reaches.iter().map(|reach| reach.value.clone()).collect(),
     };
+    check_ports(reader, &said, &reaches)?;
     let Clients { cgroups, selectors } = clients?;
     let egress = ClientEgress { meta: object.meta, cgroups, selectors, said };
     Some(Document::Resource(Box::new(Resource::Egress(egress))))
@@ -80,7 +87,11 @@ pub(in crate::policy) fn read(
 const REACH_HELP: &str = "write a list such as `[{cidr: 10.0.0.0/8, ports: [443]}]`";
 
 /// What is said of destinations; nothing where there is no key. `None` where some of it is wrong.
-fn read_reaches(reader: &mut Reader<'_>, node: Option<NodeId>, key: &str) -> Option<Vec<Reach>> {
+fn read_reaches(
+    reader: &mut Reader<'_>,
+    node: Option<NodeId>,
+    key: &str,
+) -> Option<Vec<At<Reach>>> {
     let Some(node) = node else { return Some(Vec::new()) };
     let nodes = reader.list(node, &format!("`{key}`"), REACH_HELP)?;
     if nodes.is_empty() {
@@ -93,19 +104,20 @@ fn read_reaches(reader: &mut Reader<'_>, node: Option<NodeId>, key: &str) -> Opt
     (reaches.len() == nodes.len()).then_some(reaches)
 }
 
-fn read_reach(reader: &mut Reader<'_>, node: NodeId, is_refused: bool) -> Option<Reach> {
+fn read_reach(reader: &mut Reader<'_>, node: NodeId, is_refused: bool) -> Option<At<Reach>> {
     let fields = reader.fields(node, "a destination", &["cidr", "host", "ports", "protocol"])?;
     let to = read_to(reader, &fields);
     let ports = match fields.value("ports") {
         Some(node) => read_some(reader, node, "`ports`", read_ports),
         None => Some(Vec::new()),
     };
-    let protocol = fields.value("protocol").map(|node| reader.protocol(node));
+    let protocol = fields.value("protocol").map(|node| read_protocol(reader, node));
     let protocol = match protocol {
         Some(read) => Some(read?),
         None => None,
     };
-    Some(Reach { is_refused, to: to?, ports: ports?, protocol })
+    let value = Reach { is_refused, to: to?, ports: ports?, protocol };
+    Some(At { value, at: reader.span(node) })
 }
 
 /// Networks or host names. Where both are given, what is wrong with either is told too.
@@ -120,6 +132,61 @@ fn read_to(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Destinations>
     read_some(reader, cidr.value, "`cidr`", read_network);
     exclusive(reader, fields.get("host")?, cidr, "write a destination for each of the two");
     None
+}
+
+/// Reports networks and host names of which more is said than the kernel can be told, each at the
+/// destination that is too much.
+fn check_ports(reader: &mut Reader<'_>, said: &Outbound, reaches: &[At<Reach>]) -> Option<()> {
+    let mut is_good = true;
+    for network in said.networks().into_iter().collect::<BTreeSet<_>>() {
+        let Network { ip, prefix } = network;
+        let about = reaches.iter().filter(|reach| reach.value.is_about(&network));
+        is_good &= check_number(reader, &format!("{ip}/{prefix}"), about);
+    }
+    for host in said.hosts().collect::<BTreeSet<_>>() {
+        let about = reaches.iter().filter(|reach| reach.value.names(host));
+        is_good &= check_number(reader, host, about);
+    }
+    is_good.then_some(())
+}
+
+/// Whether what is said of a network or a name is few enough.
+fn check_number<'a>(
+    reader: &mut Reader<'_>,
+    of: &str,
+    about: impl Iterator<Item = &'a At<Reach>>,
+) -> bool {
+    let mut seen = HashSet::new();
+    let mut first_too_much = None;
+    for reach in about {
+        seen.extend(reach.value.said());
+        if seen.len() > MAX_PORT_RANGES {
+            first_too_much.get_or_insert(reach.at);
+        }
+    }
+    let Some(at) = first_too_much else { return true };
+    let n = seen.len();
+    let message =
+        format!("{n} things are said of ports of {of}, those of ranges around it included");
+    let help = format!(
+        "at most {MAX_PORT_RANGES} can be told apart: put ports together to ranges, or say less of \
+         the ranges around it"
+    );
+    reader.push(Diagnostic::new(&code::EGRESS_PORTS, at, message).with_help(help));
+    false
+}
+
+/// Without any, it is both: the help of services does not fit.
+fn read_protocol(reader: &mut Reader<'_>, node: NodeId) -> Option<Protocol> {
+    let text = reader.string(node, "a protocol")?;
+    let protocol = parse_protocol(text).ok();
+    if protocol.is_none() {
+        let at = reader.span(node);
+        let message = format!("{} is not a protocol that is looked at", quote(text));
+        let help = "write `tcp` or `udp`, in lower case, or leave `protocol` out for both";
+        reader.push(Diagnostic::new(&code::BAD_PROTOCOL, at, message).with_help(help));
+    }
+    protocol
 }
 
 /// One value, or a list of at least one. `None` where one is wrong.
@@ -142,7 +209,14 @@ fn read_some<T>(
 
 /// A v4-mapped range is that of the IPv4 addresses.
 fn read_network(reader: &mut Reader<'_>, node: NodeId) -> Option<Network> {
-    let At { value: Cidr { ip, prefix }, .. } = reader.cidr(node, "a destination")?;
+    let At { value: Cidr { ip, prefix }, at } = reader.cidr(node, "a destination")?;
+    let written = reader.text(node)?.split('/').next()?;
+    if written.parse().ok() != Some(ip) {
+        let message = format!("{} is an address of a range", quote(reader.text(node)?));
+        let help = format!("write `{ip}/{prefix}` for the range, or `{written}` for the address");
+        reader.push(Diagnostic::new(&code::BAD_RANGE, at, message).with_help(help));
+        return None;
+    }
     Some(match (ip, ip.to_canonical()) {
         (IpAddr::V6(_), IpAddr::V4(v4)) if prefix >= 96 => {
             Network { ip: v4.into(), prefix: prefix - 96 }
@@ -212,7 +286,12 @@ fn read_client(
         );
         return None;
     };
-    clients.cgroups.push(At { value: name?, at });
+    let client = At { value: name?, at };
+    if let Some(diagnostic) = too_deep(&client) {
+        reader.push(diagnostic);
+        return None;
+    }
+    clients.cgroups.push(client);
     Some(())
 }
 

@@ -256,9 +256,9 @@ pub(in crate::policy) fn read_errno(
     let diagnostic = if matches!(word, "EPERM" | "1") {
         let help = "kernel clients such as NFS retry EPERM for ever, and people search for a \
                     firewall: write EACCES or ECONNREFUSED";
-        Diagnostic::new(&code::EPERM, at, "a route may not answer EPERM").with_help(help)
+        Diagnostic::new(&code::EPERM, at, format!("`{key}` may not be EPERM")).with_help(help)
     } else {
-        let message = format!("{} is not an errno that a route may answer", quote(word));
+        let message = format!("{} is not an errno for `{key}`", quote(word));
         let help = match numbered {
             Some(errno) => format!("write the name: `{}`", errno.name),
             None => suggest(word, &names, "the errnos are"),
