@@ -81,8 +81,13 @@ pub struct Value {
 
 /// Compares two policies.
 pub fn diff(old: &Policy, new: &Policy) -> Difference {
-    let outbound = edits(describe_outbound(&old.outbound), describe_outbound(&new.outbound));
+    let outbound = diff_outbound(&old.outbound, &new.outbound);
     Difference { outbound, ..diff_services(&old.services, &new.services) }
+}
+
+/// Compares what clients may reach besides services.
+pub fn diff_outbound(old: &[Outbound], new: &[Outbound]) -> Vec<Edit> {
+    edits(describe_outbound(old), describe_outbound(new))
 }
 
 /// Compares services with those of the same names.

@@ -7,24 +7,54 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use splitter_common::abi::map;
+use splitter_common::abi::{EgressRoot, map};
 
+use crate::compile::egress::{Compiled, EgressError, HostAddresses, Places, compile_egress};
 use crate::compile::{Cgroup, ClientNames, Compiler, Ids, Note, command_bytes};
 use crate::policy::model::{CgroupName, NetnsName, Policy};
 use crate::publish::{Change, PublishError, Publisher};
-use crate::tables::Sizes;
+use crate::tables::egress::MemoryEgress;
 use crate::tables::memory::MemoryMaps;
 use crate::tables::world::Client;
+use crate::tables::{EgressTables as _, Sizes};
 
 /// A policy that was compiled and published into memory.
 pub struct Rehearsal {
     publisher: Publisher<MemoryMaps>,
+    egress: MemoryEgress,
     notes: Vec<(String, Note)>,
 }
 
+/// A policy cannot be put into memory.
+#[derive(Debug, thiserror::Error)]
+pub enum RehearsalError {
+    /// It does not fit the tables.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// What clients may reach cannot be told to the kernel.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+}
+
+/// Number of the set of what clients may reach.
+const SET: u32 = 1;
+
 impl Rehearsal {
     /// Publishes a policy into tables that are large enough for it.
-    pub fn new(policy: &Policy, ids: Ids) -> Result<Self, PublishError> {
+    pub fn new(policy: &Policy, ids: Ids) -> Result<Self, RehearsalError> {
+        let places = places(policy, &ids);
+        // What host names stand for is known on the node only.
+        let Compiled { image, .. } =
+            compile_egress(&policy.outbound, &places, &HostAddresses::new())?;
+        let root = EgressRoot {
+            set: SET,
+            levels: image.levels,
+            everyone: image.everyone,
+            ..EgressRoot::default()
+        };
+        let root = (!policy.outbound.is_empty()).then_some(root);
+        let mut egress = MemoryEgress::default();
+        egress.insert(SET, &image).expect("memory does not fail");
         let mut compiler = Compiler::new(ids);
         let mut notes = Vec::new();
         let mut changes = Vec::new();
@@ -34,8 +64,8 @@ impl Rehearsal {
             changes.push(Change::Put(Arc::new(image)));
         }
         let n = u32::try_from(policy.services.len()).unwrap_or(u32::MAX);
-        let publisher = publish(&changes, Sizes::for_services(n))?;
-        Ok(Self { publisher, notes })
+        let publisher = publish(&changes, root, Sizes::for_services(n))?;
+        Ok(Self { publisher, egress, notes })
     }
 
     /// The publisher that has the policy in force.
@@ -48,18 +78,41 @@ impl Rehearsal {
         self.publisher.maps()
     }
 
+    /// What clients may reach, for judgements.
+    pub fn egress(&self) -> &MemoryEgress {
+        &self.egress
+    }
+
     /// What is had only nearly, with the name of its service.
     pub fn notes(&self) -> &[(String, Note)] {
         &self.notes
     }
 }
 
+/// Cgroups that documents name, where they are imagined.
+fn places(policy: &Policy, ids: &Ids) -> Places {
+    let path_of = |cgroup: &Cgroup| {
+        let known = ids.cgroups.iter().filter(|(_, known)| known.id == cgroup.id);
+        known.filter_map(|(name, _)| name.path()).map(str::to_owned).next()
+    };
+    let place = |name: &CgroupName| {
+        let cgroup = ids.cgroups.get(name)?;
+        let path = name.path().map(str::to_owned).or_else(|| path_of(cgroup))?;
+        Some((name.clone(), vec![(path, *cgroup)]))
+    };
+    policy.outbound.iter().flat_map(|said| &said.cgroups).filter_map(place).collect()
+}
+
 /// Publishes, and again with a larger map for as long as one is full.
-fn publish(changes: &[Change], mut sizes: Sizes) -> Result<Publisher<MemoryMaps>, PublishError> {
+fn publish(
+    changes: &[Change],
+    egress: Option<EgressRoot>,
+    mut sizes: Sizes,
+) -> Result<Publisher<MemoryMaps>, PublishError> {
     loop {
         let maps = MemoryMaps::new(sizes);
         let mut publisher = Publisher::adopt(maps).expect("empty tables are not damaged");
-        match publisher.publish(changes.to_vec()) {
+        match publisher.publish_with(changes.to_vec(), egress) {
             Err(PublishError::Full { map, wanted, .. }) => grow(&mut sizes, map, wanted),
             result => return result.map(|_| publisher),
         }
@@ -87,7 +140,8 @@ fn grow(sizes: &mut Sizes, map: &str, wanted: u32) {
 /// A cgroup that is named by anything but its path is where one of that kind usually is, unless a
 /// client's own path has it.
 pub fn imagine_ids(policy: &Policy, roles: &[Role]) -> Ids {
-    let names = ClientNames::of(&policy.services);
+    let mut names = ClientNames::of(&policy.services);
+    names.cgroups.extend(policy.outbound.iter().flat_map(|said| said.cgroups.clone()));
     let clients = roles.iter().filter_map(|role| role.cgroup.as_ref());
     let clients: Vec<String> = clients.map(CgroupName::usual_path).collect();
     let own: Vec<String> = clients.iter().flat_map(|path| lineage(path)).collect();

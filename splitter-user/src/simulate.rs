@@ -14,8 +14,8 @@ use splitter_common::hash::mix;
 use crate::compile::{backend_image, effective_weights, frontend_key, name_ids, service_id};
 use crate::explain::errno_name;
 use crate::policy::model::{Action, Balance, Frontend, Pick, Policy, Route, Service, Subset};
-use crate::publish::{CounterOwner, Counters, PublishError};
-use crate::rehearsal::{Rehearsal, Role, imagine_ids};
+use crate::publish::{CounterOwner, Counters};
+use crate::rehearsal::{Rehearsal, RehearsalError, Role, imagine_ids};
 use crate::tables::world::{Client, HostWorld, Tickets};
 
 /// Connections to make.
@@ -96,7 +96,7 @@ pub struct Other {
 }
 
 /// Makes the connections. Fails where the policy cannot be published even into memory.
-pub fn simulate(policy: &Policy, load: &Load) -> Result<Simulation, PublishError> {
+pub fn simulate(policy: &Policy, load: &Load) -> Result<Simulation, RehearsalError> {
     let ids = imagine_ids(policy, std::slice::from_ref(&load.role));
     let rehearsal = Rehearsal::new(policy, ids.clone())?;
     let service = policy.services.iter().find(|service| service.frontends.contains(&load.to));

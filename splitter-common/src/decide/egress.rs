@@ -34,31 +34,56 @@ pub struct Judgement {
     pub errno: u16,
 }
 
+/// What of a rule decides about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// What is said of a network.
+    Range(PortRange),
+    /// That loopback addresses are allowed.
+    Loopback,
+    /// Nothing names the destination: the mode does.
+    Mode,
+}
+
 /// What is to be refused or told of; `None` for what is allowed.
 #[inline(always)]
 pub fn judge<W: EgressWorld>(world: &W, key: &FrontendKey) -> Option<Judgement> {
     let root = root_in_force(world)?;
-    let EgressRule { rule, errno, flags, .. } = find_rule(world, &root);
+    let EgressRule { rule, errno, flags, .. } = find_rule(world, &root)?;
     let is_set = |flag| flags & flag != 0;
-    if !is_set(egress_flag::IS_THERE) {
-        return None;
-    }
-    let addr = dialled(key.addr);
-    let network = EgressNetwork { set: root.set, rule, addr };
-    let said = world.ranges(&network).and_then(|ranges| find_range(&ranges, key));
-    let is_refused = match said {
-        Some(range) => range.refused != 0,
-        None if is_set(egress_flag::LOOPBACK) && is_loopback(addr) => false,
-        None => is_set(egress_flag::REFUSES),
+    let is_refused = match find_ground(world, root.set, rule, flags, key) {
+        Ground::Range(range) => range.refused != 0,
+        Ground::Loopback => false,
+        Ground::Mode => is_set(egress_flag::REFUSES),
     };
     let errno = if is_set(egress_flag::AUDITS) { 0 } else { errno };
     is_refused.then_some(Judgement { set: root.set, rule, errno })
 }
 
+/// The ground of a judgement by a rule with these flags.
+#[inline(always)]
+pub fn find_ground<W: EgressWorld>(
+    world: &W,
+    set: u32,
+    rule: u32,
+    flags: u8,
+    key: &FrontendKey,
+) -> Ground {
+    let addr = dialled(key.addr);
+    let said = world.ranges(&EgressNetwork { set, rule, addr });
+    match said.and_then(|ranges| find_range(&ranges, key)) {
+        Some(range) => Ground::Range(range),
+        None if flags & egress_flag::LOOPBACK != 0 && is_loopback(addr) => Ground::Loopback,
+        None => Ground::Mode,
+    }
+}
+
+/// The root that counts.
+///
 /// As with plans: the root that is not in force is the only one that is ever written, and not before
 /// every reader that could hold it has ended.
 #[inline(always)]
-fn root_in_force<W: EgressWorld>(world: &W) -> Option<EgressRoot> {
+pub fn root_in_force<W: EgressWorld>(world: &W) -> Option<EgressRoot> {
     let (first, second) = (world.root(0)?, world.root(1)?);
     let generation = world.generation();
     let counts = |root: &EgressRoot| root.generation != 0 && root.generation <= generation;
@@ -70,9 +95,9 @@ fn root_in_force<W: EgressWorld>(world: &W) -> Option<EgressRoot> {
     }
 }
 
-/// The rule of the deepest cgroup around the client that has one.
+/// The rule of the deepest cgroup around the client that has one, or that for everybody.
 #[inline(always)]
-fn find_rule<W: EgressWorld>(world: &W, root: &EgressRoot) -> EgressRule {
+pub fn find_rule<W: EgressWorld>(world: &W, root: &EgressRoot) -> Option<EgressRule> {
     let mut found = root.everyone;
     let mut level = 0_u32;
     while level < EGRESS_LEVELS {
@@ -84,7 +109,7 @@ fn find_rule<W: EgressWorld>(world: &W, root: &EgressRoot) -> EgressRule {
         }
         level = level.wrapping_add(1);
     }
-    found
+    (found.flags & egress_flag::IS_THERE != 0).then_some(found)
 }
 
 #[inline(always)]
@@ -116,7 +141,7 @@ const LOOPBACK_V6: u32 = u32::to_be(1);
 
 /// The address that the kernel connects to: loopback where it is unspecified.
 #[inline(always)]
-fn dialled(addr: Addr) -> Addr {
+pub fn dialled(addr: Addr) -> Addr {
     let words: Words = bytemuck::cast(addr);
     bytemuck::cast(match words {
         [0, 0, MAPPED, 0] => [0, 0, MAPPED, LOOPBACK_V4],

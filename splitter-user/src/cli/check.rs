@@ -52,11 +52,13 @@ struct Findings<'a> {
     services: usize,
     frontends: usize,
     backends: usize,
+    /// Documents of what clients may reach.
+    egress: usize,
     /// Room that the policy takes in each map.
     maps: Vec<Room>,
 }
 
-/// Something that a service gets only nearly, or that cannot be known here.
+/// Something that a service or egress document gets only nearly, or that cannot be known here.
 #[derive(Serialize)]
 struct Remark {
     /// Name of the service, or of the egress document.
@@ -105,6 +107,7 @@ fn find<'a>(
         services: services.len(),
         frontends: services.iter().map(|service| service.frontends.len()).sum(),
         backends: subsets.map(|subset| subset.backends.len()).sum(),
+        egress: policy.map_or(0, |policy| policy.outbound.len()),
         maps: Vec::new(),
     };
     if let Some(policy) = policy {
@@ -113,6 +116,7 @@ fn find<'a>(
         let notes = rehearsal.notes().iter();
         findings.notes = notes.map(|(service, note)| remark(service, note)).collect();
         findings.notes.extend(services.iter().flat_map(unchecked_names));
+        findings.notes.extend(policy.outbound.iter().flat_map(unchecked_clients));
         findings.notes.extend(policy.outbound.iter().flat_map(unresolved_hosts));
         findings.maps = rooms(&rehearsal);
     }
@@ -152,6 +156,14 @@ fn unchecked_names(service: &Service) -> impl Iterator<Item = Remark> {
     })
 }
 
+fn unchecked_clients(said: &Outbound) -> impl Iterator<Item = Remark> {
+    said.cgroups.iter().map(|name| Remark {
+        service: said.name.clone(),
+        place: "clients".to_owned(),
+        message: format!("whether the {name} exists is known only on the node"),
+    })
+}
+
 fn unresolved_hosts(said: &Outbound) -> impl Iterator<Item = Remark> {
     let hosts: BTreeSet<&str> = said.hosts().collect();
     hosts.into_iter().map(|host| Remark {
@@ -188,5 +200,9 @@ fn report(findings: &Findings<'_>, sources: &[Source], verbose: bool) -> anyhow:
     let (services, frontends) =
         (count(findings.services, "service"), count(findings.frontends, "frontend"));
     let backends = count(findings.backends, "backend");
-    print(&format!("{services}, {frontends}, {backends}: ok{warned}\n"))
+    let egress = match findings.egress {
+        0 => String::new(),
+        n => format!(", {}", count(n, "egress document")),
+    };
+    print(&format!("{services}, {frontends}, {backends}{egress}: ok{warned}\n"))
 }

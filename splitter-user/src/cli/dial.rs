@@ -9,7 +9,7 @@ use crate::rehearsal::Role;
 /// The address that is dialled and the client that dials it.
 #[derive(Args, Debug)]
 pub(crate) struct Dial {
-    /// Frontend that the client dials; TCP unless it ends in /udp
+    /// Address that the client dials; TCP unless it ends in /udp
     #[arg(long, value_name = "ADDR:PORT[/udp]")]
     pub(crate) to: Frontend,
     /// Effective user id of the client

@@ -7,7 +7,7 @@ use clap::Args;
 use super::client::{Address, Answer, unexpected};
 use super::{Exit, Output, print, print_json};
 use crate::daemon::control::{Request, Response};
-use crate::daemon::dump::{ChoiceDump, Dump, FrontendDump};
+use crate::daemon::dump::{ChoiceDump, Dump, EgressDump, FrontendDump, NetworkDump, RuleDump};
 
 /// Options of `dump`.
 #[derive(Args)]
@@ -41,7 +41,32 @@ fn text(dump: &Dump) -> Result<String, fmt::Error> {
     for frontend in &dump.frontends {
         write_frontend(&mut text, frontend)?;
     }
+    write_egress(&mut text, &dump.egress)?;
     Ok(text)
+}
+
+fn write_egress(text: &mut String, egress: &EgressDump) -> fmt::Result {
+    let EgressDump { set, since, everyone, clients, networks } = egress;
+    if *since == 0 {
+        return Ok(());
+    }
+    writeln!(text, "egress set={set} since={since}")?;
+    if let Some(rule) = everyone {
+        writeln!(text, "  everyone {}", show_rule(rule))?;
+    }
+    for (cgroup, rule) in clients {
+        writeln!(text, "  cgroup {cgroup} {}", show_rule(rule))?;
+    }
+    for NetworkDump { rule, network, ranges } in networks {
+        writeln!(text, "  network {network} rule={rule} {}", ranges.join(","))?;
+    }
+    Ok(())
+}
+
+fn show_rule(dump: &RuleDump) -> String {
+    let RuleDump { rule, name, errno, flags } = dump;
+    let name = name.as_deref().unwrap_or("(not known)");
+    format!("rule={rule} {name} errno={errno} {}", flags.join(","))
 }
 
 fn write_frontend(text: &mut String, frontend: &FrontendDump) -> fmt::Result {

@@ -9,22 +9,23 @@ use super::client::{Answer, LiveAddress, unexpected};
 use super::dial::Dial;
 use super::reading::{ReadingOptions, VipOptions, load_files};
 use super::{Exit, Output, print, print_json};
+use crate::compile::egress::HostAddresses;
 use crate::compile::frontend_key;
 use crate::daemon::control::{Request, Response};
 use crate::daemon::engine::LiveExplanation;
 use crate::explain::{Explanation, Names, explain};
 use crate::policy::model::Policy;
-use crate::publish::PublishError;
-use crate::rehearsal::{Rehearsal, imagine_ids};
+use crate::rehearsal::{Rehearsal, RehearsalError, imagine_ids};
 
 /// Options of `explain`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The connection is decided by the very code that runs in the kernel: nothing is dialled, and no ticket \
-is taken. What is not said about the client is 0, its command empty and its cgroup the root. With \
-files, the policy is in memory, and neither privilege nor a daemon is needed; cgroups and network \
-namespaces that it names are taken to exist. Without files, the daemon is asked about the policy that \
-runs, on the cgroups and namespaces of this node.")]
+is taken. Of an address that no service has, it is told which egress document judges it. What is not \
+said about the client is 0, its command empty and its cgroup the root. With files, the policy is in \
+memory, and neither privilege nor a daemon is needed; cgroups and network namespaces that it names are \
+taken to exist. Without files, the daemon is asked about the policy that runs, on the cgroups and \
+namespaces of this node.")]
 #[command(mut_arg("socket", |socket| socket.conflicts_with("offline")))]
 pub(crate) struct Options {
     /// Policy files, directories of them, or - for standard input; the running policy where none
@@ -62,13 +63,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn explain_offline(policy: &Policy, dial: &Dial) -> Result<Explanation, PublishError> {
+fn explain_offline(policy: &Policy, dial: &Dial) -> Result<Explanation, RehearsalError> {
     let role = dial.role();
     let ids = imagine_ids(policy, std::slice::from_ref(&role));
-    let names = Names::new(&policy.services, &ids);
+    // What host names stand for is known on the node only.
+    let hosts = HostAddresses::new();
+    let names = Names::new(&policy.services, &ids).with_egress(&policy.outbound, hosts);
     let client = role.client(0, &ids);
     let rehearsal = Rehearsal::new(policy, ids)?;
-    Ok(explain(rehearsal.maps(), &names, &frontend_key(&dial.to), client))
+    let (maps, egress) = (rehearsal.maps(), rehearsal.egress());
+    Ok(explain(maps, egress, &names, &frontend_key(&dial.to), client))
 }
 
 fn explain_live(options: &Options) -> anyhow::Result<Exit> {

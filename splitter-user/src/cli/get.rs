@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use super::client::{Answer, LiveAddress, unexpected};
 use super::reading::{ReadingOptions, VipOptions, load_files};
 use super::weight::show_weights;
 use super::{Exit, print, print_json};
-use crate::daemon::control::{Request, Response, RouteView, ServiceView};
+use crate::daemon::control::{EgressView, Request, Response, RouteView, ServiceView};
 use crate::daemon::health::HealthCounts;
-use crate::policy::native::to_yaml;
+use crate::policy::model::Policy;
+use crate::policy::native::{outbound_to_yaml, to_yaml};
 
 /// Options of `get`.
 #[derive(Args)]
@@ -21,7 +23,7 @@ With --as native, words that name files or directories, and - for standard input
 of asking the daemon, and what they mean is printed: documents of Istio, Kubernetes and the Gateway \
 API as the services that they come to.")]
 pub(crate) struct Options {
-    /// Services; all of them where none is named.
+    /// Services, and egress documents as Egress/NAMESPACE/NAME; all of them where none is named.
     #[arg(value_name = "SERVICE|FILE")]
     words: Vec<String>,
     /// Form of the documents, whatever they were written in.
@@ -36,6 +38,13 @@ pub(crate) struct Options {
     reading: ReadingOptions,
     #[command(flatten)]
     vips: VipOptions,
+}
+
+/// The running policy for programs.
+#[derive(Serialize)]
+struct Got {
+    services: Vec<ServiceView>,
+    egress: Vec<EgressView>,
 }
 
 /// Forms of documents.
@@ -68,11 +77,11 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Exit> {
     let form = if is_native { Form::Yaml } else { options.output };
     let details = form != Form::Text;
     match options.daemon.find().ask(&Request::Get { services: options.words, details })? {
-        Answer::Done(Response::Services { services }) => {
+        Answer::Done(Response::Services { services, egress }) => {
             match form {
-                Form::Text => print(&table(&services)?)?,
-                Form::Yaml => print(&documents(&services))?,
-                Form::Json => print_json(&services)?,
+                Form::Text => print(&text(&services, &egress)?)?,
+                Form::Yaml => print(&documents(&services, &egress))?,
+                Form::Json => print_json(&Got { services, egress })?,
             }
             Ok(Exit::Success)
         }
@@ -96,32 +105,64 @@ fn print_files(options: &Options) -> anyhow::Result<Exit> {
     let files: Vec<PathBuf> = options.words.iter().map(PathBuf::from).collect();
     let loaded = load_files(&files, &options.reading, &options.vips)?;
     let Some((loaded, _)) = loaded else { return Ok(Exit::Failure) };
-    let documents: Vec<String> = loaded.policy.services.iter().map(to_yaml).collect();
+    let Policy { services, outbound } = &loaded.policy;
+    let egress = outbound.iter().map(outbound_to_yaml);
+    let documents: Vec<String> = services.iter().map(to_yaml).chain(egress).collect();
     print(&documents.join("---\n"))?;
     Ok(Exit::Success)
 }
 
-fn documents(services: &[ServiceView]) -> String {
-    let documents: Vec<&str> =
-        services.iter().filter_map(|service| service.document.as_deref()).collect();
-    documents.join("---\n")
+fn documents(services: &[ServiceView], egress: &[EgressView]) -> String {
+    let services = services.iter().filter_map(|service| service.document.as_deref());
+    let egress = egress.iter().filter_map(|said| said.document.as_deref());
+    services.chain(egress).collect::<Vec<_>>().join("---\n")
 }
 
-fn table(services: &[ServiceView]) -> Result<String, std::fmt::Error> {
-    let rows: Vec<[String; 4]> = services.iter().flat_map(rows).collect();
-    let head = ["SERVICE", "FRONTENDS", "ROUTE", "ACTION"].map(str::to_owned);
-    let mut widths = head.clone().map(|title| title.len());
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
+/// A table of each kind that there is.
+fn text(services: &[ServiceView], egress: &[EgressView]) -> Result<String, std::fmt::Error> {
+    let rows: Vec<_> = services.iter().flat_map(rows).collect();
+    let mut text = String::new();
+    if !rows.is_empty() || egress.is_empty() {
+        write_table(&mut text, ["SERVICE", "FRONTENDS", "ROUTE", "ACTION"], &rows)?;
+    }
+    if !egress.is_empty() {
+        let gap = if text.is_empty() { "" } else { "\n" };
+        text.push_str(gap);
+        let rows: Vec<_> = egress.iter().map(egress_row).collect();
+        write_table(&mut text, ["EGRESS", "CLIENTS", "SAYS"], &rows)?;
+    }
+    Ok(text)
+}
+
+/// Columns are as wide as their widest cell, but for the last.
+fn write_table<const N: usize>(
+    text: &mut String,
+    head: [&str; N],
+    rows: &[[String; N]],
+) -> std::fmt::Result {
+    let head = head.map(str::to_owned);
+    let rows = std::iter::once(&head).chain(rows);
+    let mut widths = [0; N];
+    for row in rows.clone() {
+        for (width, cell) in widths.iter_mut().zip(row).take(N - 1) {
             *width = (*width).max(cell.len());
         }
     }
-    let mut text = String::new();
-    for [service, frontends, route, action] in std::iter::once(&head).chain(&rows) {
-        let [a, b, c, _] = widths;
-        writeln!(text, "{service:<a$}  {frontends:<b$}  {route:<c$}  {action}")?;
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        writeln!(text, "{}", cells.collect::<Vec<_>>().join("  "))?;
     }
-    Ok(text)
+    Ok(())
+}
+
+fn egress_row(said: &EgressView) -> [String; 3] {
+    let clients = match said.clients[..] {
+        [] => "every client".to_owned(),
+        _ => said.clients.join(", "),
+    };
+    let says: Vec<String> =
+        said.says.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    [said.name.clone(), clients, says.join(", ")]
 }
 
 /// One row per route; the first has the service's columns.

@@ -94,8 +94,39 @@ impl EgressImage {
     }
 }
 
-/// Cgroups by name, each with its path from the v2 root.
-pub type Places = BTreeMap<CgroupName, (String, Cgroup)>;
+/// Cgroups by name, each with its path from the v2 root. A name may be that of several.
+pub type Places = BTreeMap<CgroupName, Vec<(String, Cgroup)>>;
+
+/// The cgroups of a document's clients.
+///
+/// Where several have a name, nobody knows which is meant. A document that refuses holds for all of
+/// them, and one that lets go on holds for none, so that no client is freer than anybody meant.
+fn places_of<'a>(
+    said: &'a Outbound,
+    places: &'a Places,
+) -> impl Iterator<Item = &'a (String, Cgroup)> {
+    let found = said.cgroups.iter().filter_map(|name| places.get(name));
+    found.filter(|found| found.len() == 1 || is_strict(said)).flatten()
+}
+
+fn is_strict(said: &Outbound) -> bool {
+    said.refuses() && !said.audit
+}
+
+/// Names of clients that are not those of one cgroup: the document, and what about which name.
+pub fn describe_names(outbound: &[Outbound], places: &Places) -> Vec<(String, String)> {
+    let describe = |said: &Outbound, name: &CgroupName| {
+        let n = places.get(name).map_or(0, Vec::len);
+        Some(match n {
+            0 => format!("the {name} does not exist now"),
+            1 => return None,
+            _ if is_strict(said) => format!("{n} cgroups are the {name}: it holds for all of them"),
+            _ => format!("{n} cgroups are the {name}: it holds for none of them"),
+        })
+    };
+    let names = outbound.iter().flat_map(|said| said.cgroups.iter().map(move |name| (said, name)));
+    names.filter_map(|(said, name)| Some((said.name.clone(), describe(said, name)?))).collect()
+}
 
 /// Compiles what documents say, in their order. Cgroups that do not exist have no clients. Of the
 /// addresses of host names, those are left out that there is no room for: others choose them.
@@ -126,14 +157,10 @@ fn add_rules(
     outbound: &[Outbound],
     places: &Places,
 ) -> Result<(), EgressError> {
-    for (path, cgroup) in
-        outbound.iter().flat_map(|said| &said.cgroups).filter_map(|name| places.get(name))
-    {
+    for (path, cgroup) in outbound.iter().flat_map(|said| places_of(said, places)) {
         // The first document counts that takes the clients of this cgroup.
-        let is_around = |(outer, _): &(String, Cgroup)| is_around(outer, path);
-        let takes = |said: &Outbound| {
-            said.cgroups.iter().any(|name| places.get(name).is_some_and(is_around))
-        };
+        let takes =
+            |said: &Outbound| places_of(said, places).any(|(outer, _)| is_around(outer, path));
         let Some((said, rule)) = outbound.iter().zip(0..).find(|(said, _)| takes(said)) else {
             continue;
         };
@@ -193,6 +220,25 @@ fn record(ranges: &[PortRange]) -> Option<PortRanges> {
 fn key(rule: u32, network: &Network) -> NetworkKey {
     let (addr, bits) = mapped(network);
     (rule, addr, bits)
+}
+
+/// The first thing that a document says which an address got a range of ports from.
+pub fn find_reach<'s>(
+    said: &'s [Reach],
+    hosts: &HostAddresses,
+    addr: Addr,
+    range: &PortRange,
+) -> Option<&'s Reach> {
+    let (ip, prefix) = match addr.to_v4() {
+        Some(v4) => (IpAddr::from(v4), 32),
+        None => (IpAddr::from(addr.0), 128),
+    };
+    let of_host = |host: &String| hosts.get(host).is_some_and(|of| of.contains(&ip));
+    let is_about = |reach: &&Reach| {
+        reach.is_about(&Network { ip, prefix }) || reach.to.hosts().iter().any(of_host)
+    };
+    let says = |reach: &&Reach| reach.said().map(port_range).any(|said| said == *range);
+    said.iter().filter(is_about).find(says)
 }
 
 fn port_range(PortsSaid { ports, protocol, is_refused }: PortsSaid) -> PortRange {

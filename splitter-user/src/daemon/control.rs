@@ -178,6 +178,9 @@ pub(crate) enum Response {
     Services {
         /// The services.
         services: Vec<ServiceView>,
+        /// Documents of what clients may reach, in the order in which they count.
+        #[serde(default)]
+        egress: Vec<EgressView>,
     },
     /// Hosts, sorted.
     Hosts {
@@ -191,7 +194,7 @@ pub(crate) enum Response {
     /// See [`Status`].
     Status(Box<Status>),
     /// See [`Dump`].
-    Dump(Dump),
+    Dump(Box<Dump>),
     /// Everything is removed.
     Detached {
         /// What was, as paths.
@@ -277,6 +280,20 @@ pub(crate) struct ServiceView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) health: Option<HealthCounts>,
     /// The service as a native document, where details were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) document: Option<String>,
+}
+
+/// What clients may reach besides services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EgressView {
+    /// Name of the document.
+    pub(crate) name: String,
+    /// Cgroups of the clients; every client where empty.
+    pub(crate) clients: Vec<String>,
+    /// Keys of its specification with their values, but for clients and defaults.
+    pub(crate) says: Vec<(String, String)>,
+    /// The native document, where details were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) document: Option<String>,
 }

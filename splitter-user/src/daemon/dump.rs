@@ -3,18 +3,25 @@
 //! Names are not in the tables; those of services, routes and subsets are put beside their ids
 //! where the policy that runs is known.
 
+mod egress;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use splitter_common::abi::{Backend, Choice, Plan, PlanPair, Route, Subset, Wheel, action, pick};
+use splitter_common::abi::{
+    Backend, Choice, EgressRoot, Plan, PlanPair, Route, Subset, Wheel, action, pick,
+};
 use splitter_common::addr::{Addr, PortBe};
 
 use super::engine::{Running, show_frontend};
 use crate::compile::slots::Slots;
 use crate::compile::{name_ids, service_id};
 use crate::policy::model::Service;
+use crate::tables::egress::MemoryEgress;
 use crate::tables::{Arena, Maps, committed, read, read_slots, read_thresholds};
+
+pub(crate) use egress::{EgressDump, NetworkDump, RuleDump};
 
 /// All tables, from the frontends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +30,9 @@ pub(crate) struct Dump {
     pub(crate) generation: u64,
     /// Frontends, sorted by key.
     pub(crate) frontends: Vec<FrontendDump>,
+    /// What clients may reach besides them.
+    #[serde(default)]
+    pub(crate) egress: EgressDump,
 }
 
 /// One frontend and the plan that counts.
@@ -113,8 +123,19 @@ pub(crate) fn socket_addr(addr: Addr, port_be: PortBe) -> SocketAddr {
     SocketAddr::new(ip, port_be.to_host())
 }
 
+/// What clients may reach, copied, with the names of the rules.
+pub(crate) struct EgressCopy {
+    pub(crate) root: EgressRoot,
+    pub(crate) tables: MemoryEgress,
+    pub(crate) names: Vec<String>,
+}
+
 /// Reads all tables, and puts the names of these services into them.
-pub(crate) fn dump(maps: &impl Maps, running: &[Running]) -> std::io::Result<Dump> {
+pub(crate) fn dump(
+    maps: &impl Maps,
+    running: &[Running],
+    egress: &EgressCopy,
+) -> std::io::Result<Dump> {
     let names = running
         .iter()
         .map(|running| (service_id(&running.service.name).0, running.service.as_ref()));
@@ -126,7 +147,8 @@ pub(crate) fn dump(maps: &impl Maps, running: &[Running]) -> std::io::Result<Dum
         pair,
         ..walk.plan_of(pair)
     });
-    Ok(Dump { generation: walk.generation, frontends: frontends.collect() })
+    let egress = egress::dump(&egress.root, &egress.tables, &egress.names);
+    Ok(Dump { generation: walk.generation, frontends: frontends.collect(), egress })
 }
 
 struct Walk<'a, M> {

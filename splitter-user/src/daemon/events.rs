@@ -34,7 +34,7 @@ pub(crate) struct Event {
     pub(crate) verdict: String,
     /// What was dialled, as `ADDRESS:PORT/PROTOCOL`.
     pub(crate) to: String,
-    /// Name of the egress document; `None` where an earlier daemon had it.
+    /// Name of the egress document; `None` where an earlier daemon had it and could not keep it.
     pub(crate) rule: Option<String>,
     /// Process id of the client.
     pub(crate) process: u32,

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::assignments::{Assignments, Command};
 use super::control::{
-    Applied, Compared, Host, Problem, Request, Response, RouteView, ServiceView, Text,
+    Applied, Compared, EgressView, Host, Problem, Request, Response, RouteView, ServiceView, Text,
 };
 use super::dump;
 use super::engine::{ChangeError, DrainTarget, Engine, Outcome, Running, Stand};
@@ -17,15 +17,17 @@ use super::hooks::{KernelHooks, hook_problems, tell_needs};
 use super::resolver::DnsStatus;
 use super::status::{self, EgressStatus, ProgramStatus, Scope, Survey, describe_action};
 use super::sweep::SweepBook;
-use crate::diff::diff_services;
+use crate::diff::{Difference, diff_outbound, diff_services};
 use crate::kernel::KernelMaps;
 use crate::policy::diagnostic::Diagnostic;
-use crate::policy::model::Frontend;
-use crate::policy::native::to_yaml;
+use crate::policy::model::{Frontend, Outbound};
+use crate::policy::native::{egress_values, outbound_to_yaml, to_yaml};
 use crate::policy::{self, Loaded, Reading, Source};
 use crate::rehearsal::Role;
 use crate::tables::memory::MemoryMaps;
 
+/// What names of egress documents have before them where services are named too.
+const EGRESS_PREFIX: &str = "Egress/";
 /// Events in one answer.
 const MOST_EVENTS: usize = 1_000;
 
@@ -234,9 +236,10 @@ fn hosts(engine: &KernelEngine) -> Result<Answer, ChangeError> {
 
 fn compared(stand: Stand) -> Answer {
     Answer::later(move || {
-        let Stand { old, new, left_alone, generation } = stand;
+        let Stand { old, new, outbound: [said, says], left_alone, generation } = stand;
         let [old, new] = [&old, &new].map(|services| services.iter().map(AsRef::as_ref));
-        let difference = diff_services(old, new);
+        let outbound = diff_outbound(&said, &says);
+        let difference = Difference { outbound, ..diff_services(old, new) };
         Response::Compared(Compared { difference, left_alone, generation })
     })
 }
@@ -244,10 +247,12 @@ fn compared(stand: Stand) -> Answer {
 fn dump(engine: &KernelEngine) -> Answer {
     let failed = |error| Response::Failed { message: format!("read the maps: {error}") };
     let running: Vec<Running> = engine.running().cloned().collect();
-    match MemoryMaps::copy_of(engine.publisher().maps()) {
-        Ok(maps) => {
-            Answer::later(move || dump::dump(&maps, &running).map_or_else(failed, Response::Dump))
-        }
+    let maps = MemoryMaps::copy_of(engine.publisher().maps());
+    match maps.and_then(|maps| Ok((maps, engine.copy_egress()?))) {
+        Ok((maps, egress)) => Answer::later(move || {
+            dump::dump(&maps, &running, &egress)
+                .map_or_else(failed, |dump| Response::Dump(Box::new(dump)))
+        }),
         Err(error) => Answer::Ready(failed(error)),
     }
 }
@@ -336,23 +341,38 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 fn get(
     engine: &KernelEngine,
     circumstances: &Circumstances,
-    services: &[String],
+    names: &[String],
     details: bool,
 ) -> Result<Answer, ChangeError> {
     if let Some(reason) = engine.degraded() {
         return Err(ChangeError::Degraded(reason.to_owned()));
     }
-    let running: Vec<Running> = if services.is_empty() {
-        engine.running().cloned().collect()
-    } else {
-        let find = |name: &String| engine.find(name).cloned();
-        services.iter().map(find).collect::<Result<_, _>>()?
-    };
+    let (mut running, mut egress) = (Vec::new(), Vec::new());
+    for name in names {
+        match name.strip_prefix(EGRESS_PREFIX) {
+            Some(document) => egress.push(view_egress(engine.find_egress(document)?, details)),
+            None => running.push(engine.find(name)?.clone()),
+        }
+    }
+    if names.is_empty() {
+        running.extend(engine.running().cloned());
+        egress.extend(engine.egress().map(|(said, ..)| view_egress(said, details)));
+    }
     let health = circumstances.health.clone();
     Ok(Answer::later(move || {
         let services = running.iter().map(|running| view(running, &health, details)).collect();
-        Response::Services { services }
+        Response::Services { services, egress }
     }))
+}
+
+fn view_egress(said: &Outbound, details: bool) -> EgressView {
+    let values = egress_values(said).into_iter();
+    EgressView {
+        name: said.name.clone(),
+        clients: said.cgroups.iter().map(ToString::to_string).collect(),
+        says: values.map(|(key, value)| (key.to_owned(), value)).collect(),
+        document: details.then(|| outbound_to_yaml(said)),
+    }
 }
 
 fn view(running: &Running, health: &HealthBook, details: bool) -> ServiceView {
@@ -398,7 +418,8 @@ fn full_status(
     status.problems.extend(status.sweep.problem.take());
     status.assignments = circumstances.assignments.status(engine);
     let egress = engine.egress();
-    let describe = |(said, counts, hosts)| EgressStatus::new(said, counts, hosts, &status.dns);
+    let describe =
+        |(said, counts, hosts, notes)| EgressStatus::new(said, counts, hosts, &status.dns, notes);
     status.egress = egress.map(describe).collect();
     status.problems.extend(engine.host_problems());
     status.draining = engine.draining(&status.sweep.draining);

@@ -4,8 +4,6 @@
 
 mod egress;
 
-pub(crate) use egress::EgressStatus;
-
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +22,8 @@ use crate::compile::{Note, name_ids, service_id};
 use crate::policy::model::{Action, Backend, OldConnections, Pick, Service, Subset};
 use crate::publish::{CounterOwner, Counters as Indices};
 use crate::tables::{Arena, Maps, read};
+
+pub(crate) use egress::EgressStatus;
 
 /// Services that are told of in detail where nobody asked for some or for all.
 const FEW: usize = 32;

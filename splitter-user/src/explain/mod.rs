@@ -3,6 +3,7 @@
 //! The story is told from what the kernel's own decision looked at, on whatever tables it is
 //! asked: a policy in memory or the running one. Nothing is decided here, and no ticket is taken.
 
+mod egress;
 mod names;
 mod record;
 #[cfg(test)]
@@ -22,11 +23,13 @@ use splitter_common::addr::{Addr, PortBe};
 use splitter_common::decide::{Decision, Verdict, decide};
 use splitter_common::hash::{bucket, scale, subset_bucket};
 
+pub use egress::Judged;
 pub use names::{Names, errno_name};
 
 use crate::policy::model::Mark;
-use crate::tables::Maps;
+use crate::tables::egress::HostRules;
 use crate::tables::world::{Client, HostWorld, Tickets};
+use crate::tables::{EgressTables, Maps};
 use names::reason_name;
 use record::{Look, Recorder};
 
@@ -49,7 +52,10 @@ pub struct Explanation {
     pub subset: Option<Chosen>,
     /// The backend and how it was chosen.
     pub backend: Option<Chosen>,
-    /// `miss`, `pass`, `reject` or `rewrite`.
+    /// What egress documents say of what is no service; `None` where there are none, or it is one.
+    #[serde(default)]
+    pub egress: Option<Judged>,
+    /// `miss`, `refuse`, `pass`, `reject` or `rewrite`.
     pub verdict: Word,
     /// Why it is not a rewrite; the word is that of the metrics.
     pub reason: Option<Word>,
@@ -160,12 +166,31 @@ pub enum How {
 }
 
 /// Explains what a connection of `client` to `key` would meet now.
-pub fn explain<M: Maps>(maps: &M, names: &Names, key: &FrontendKey, client: Client) -> Explanation {
+pub fn explain<M: Maps>(
+    maps: &M,
+    egress: &dyn EgressTables,
+    names: &Names,
+    key: &FrontendKey,
+    client: Client,
+) -> Explanation {
     let looks = RefCell::new(Vec::new());
     let world = HostWorld::new(maps, client.clone(), Tickets::Peek, 0);
     let decision = decide(&Recorder::new(world, &looks), key);
+    let is_miss = decision.verdict == Verdict::Miss;
+    let rules = HostRules::new(maps, egress, &client);
+    let judged = is_miss.then(|| egress::tell(&rules, names, key)).flatten();
     let story = Story { looks: looks.into_inner(), names, client };
-    story.tell(key, &decision)
+    story.tell(key, &decision).judged(judged)
+}
+
+impl Explanation {
+    /// The same, with what egress documents say.
+    fn judged(self, egress: Option<Judged>) -> Self {
+        match egress.as_ref().and_then(|judged| judged.errno.clone()) {
+            None => Self { egress, ..self },
+            errno => Self { egress, errno, verdict: "refuse".into(), ..self },
+        }
+    }
 }
 
 /// What was looked at, and what it takes to read it.
@@ -188,6 +213,7 @@ impl Story<'_> {
             routes: self.routes(plan.service, decision),
             subset: self.subset(&plan, decision),
             backend: self.backend(&plan, decision),
+            egress: None,
             verdict: verdict_word(decision.verdict).into(),
             reason: reason_name(decision.tally.reason).map(Word::from),
             errno: (decision.errno != 0).then(|| errno_name(decision.errno)),

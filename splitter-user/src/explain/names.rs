@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
-use splitter_common::abi::Reason;
+use splitter_common::abi::{PortRange, Reason};
+use splitter_common::addr::Addr;
 
+use crate::compile::egress::{HostAddresses, find_reach};
 use crate::compile::{Ids, name_ids, service_id};
-use crate::policy::model::{CgroupName, Errno, Service};
+use crate::policy::model::{CgroupName, Errno, Outbound, Reach, Service};
 
 /// Ids to names, of some services. What it does not know is shown by its number.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +15,10 @@ pub struct Names {
     services: HashMap<u64, ServiceNames>,
     cgroups: HashMap<u64, CgroupName>,
     networks: HashMap<u64, String>,
+    /// Egress documents by the numbers of their rules.
+    egress: Vec<(String, Vec<Reach>)>,
+    /// Addresses that their host names stand for.
+    hosts: HostAddresses,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +52,33 @@ impl Names {
         // Paths come first, and other names of the same cgroup replace them.
         let cgroups = ids.cgroups.iter().map(|(name, cgroup)| (cgroup.id, name.clone())).collect();
         let networks = ids.networks.iter().map(|(name, id)| (*id, name.to_string())).collect();
-        Self { services, cgroups, networks }
+        Self { services, cgroups, networks, ..Self::default() }
+    }
+
+    /// Those of egress documents too, in the order of their rules, whose host names stand for these
+    /// addresses.
+    #[must_use]
+    pub fn with_egress<'a>(
+        mut self,
+        outbound: impl IntoIterator<Item = &'a Outbound>,
+        hosts: HostAddresses,
+    ) -> Self {
+        self.hosts = hosts;
+        let outbound = outbound.into_iter();
+        self.egress = outbound.map(|said| (said.name.clone(), said.reaches.clone())).collect();
+        self
+    }
+
+    /// Name of an egress document.
+    pub fn egress(&self, rule: u32) -> String {
+        let known = self.egress.get(rule as usize);
+        known.map_or_else(|| format!("rule {rule}"), |(name, _)| name.clone())
+    }
+
+    /// What an egress document says that an address has a range of ports from, as far as it is known.
+    pub fn reach(&self, rule: u32, addr: Addr, range: &PortRange) -> Option<&Reach> {
+        let (_, reaches) = self.egress.get(rule as usize)?;
+        find_reach(reaches, &self.hosts, addr, range)
     }
 
     /// Name of a service.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Chosen, Explanation, How, PlanSeen, RouteTried};
+use super::{Chosen, Explanation, How, Judged, PlanSeen, RouteTried};
 
 impl Display for Explanation {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -23,6 +23,9 @@ impl Display for Explanation {
                 writeln!(f, "  {what} {chosen}")?;
             }
         }
+        if let Some(judged) = &self.egress {
+            writeln!(f, "  {judged}")?;
+        }
         self.write_verdict(f)
     }
 }
@@ -37,7 +40,25 @@ impl Explanation {
                 writeln!(f, "rewrite to {}; getpeername answers the {peer}", backend.name)
             }
             ("reject", _, Some(errno)) => writeln!(f, "reject with {errno}{reason}"),
+            ("refuse", _, Some(errno)) => writeln!(f, "refuse with {errno}"),
+            _ if self.egress.as_ref().is_some_and(|it| it.verdict == "audited") => {
+                writeln!(f, "leave it alone, and tell of it")
+            }
             _ => writeln!(f, "leave it alone{reason}"),
+        }
+    }
+}
+
+impl Display for Judged {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Some(document) = &self.document else {
+            return write!(f, "no egress document takes the client");
+        };
+        write!(f, "egress {document}: {}", self.verdict)?;
+        match (self.by.as_deref(), &self.value) {
+            (Some(by), Some(value)) => write!(f, " by `{by}: {value}`"),
+            (Some(by), None) => write!(f, " by `{by}`"),
+            (None, _) => Ok(()),
         }
     }
 }

@@ -13,9 +13,12 @@ use super::load::Loaded;
 use super::sys;
 use crate::compile::egress::EgressImage;
 use crate::tables::EgressTables;
+use crate::tables::egress::MemoryEgress;
 
 /// Elements per batch call.
 const CHUNK: usize = 1_024;
+/// Bits of a key that has the whole of an address.
+const EVERY_BIT: u32 = NETWORK_BITS + 128;
 
 /// Key of the trie, `struct bpf_lpm_trie_key`: the bits that count, then the data.
 #[repr(C)]
@@ -61,6 +64,26 @@ impl EgressTables for EgressMaps {
             sys::delete(&self.networks, key)?;
         }
         Ok(())
+    }
+
+    fn rule(&self, client: &EgressClient) -> io::Result<Option<EgressRule>> {
+        sys::lookup(&self.clients, client)
+    }
+
+    fn ranges(&self, network: &EgressNetwork) -> io::Result<Option<PortRanges>> {
+        sys::lookup(&self.networks, &NetworkKey { bits: EVERY_BIT, network: *network })
+    }
+
+    fn copy(&self, set: u32) -> io::Result<MemoryEgress> {
+        let (clients, rules) = sys::lookup_all::<EgressClient, EgressRule>(&self.clients, CHUNK)?;
+        let rules = clients.into_iter().zip(rules).filter(|(client, _)| client.set == set);
+        let (keys, ranges) = sys::lookup_all::<NetworkKey, PortRanges>(&self.networks, CHUNK)?;
+        let own = keys.into_iter().zip(ranges).filter(|(key, _)| key.network.set == set);
+        let networks = own.filter_map(|(NetworkKey { bits, network }, ranges)| {
+            let bits = u8::try_from(bits.checked_sub(NETWORK_BITS)?).ok()?;
+            Some(((network, bits), ranges))
+        });
+        Ok(MemoryEgress::new(rules, networks))
     }
 }
 

@@ -36,8 +36,8 @@ pub(crate) use old_connections::value as old_connections_value;
 pub(super) use route::{exclusive, read_errno};
 pub(crate) use write::{connection_values, eject_value, fault_values, health_value, match_values};
 pub use write::{policy_to_yaml, to_yaml};
-pub(crate) use write_egress::egress_values;
 pub use write_egress::outbound_to_yaml;
+pub(crate) use write_egress::{egress_values, reach_value};
 
 const SPEC: [&str; 9] = [
     "frontends",

@@ -30,9 +30,9 @@ impl<M: Maps> Publisher<M> {
         read(&self.maps, Arena::EgressCounts, rule).unwrap_or_default()
     }
 
-    /// Begins to count anew for a rule.
-    pub fn zero_egress_counts(&mut self, rule: u32) -> io::Result<()> {
-        write(&mut self.maps, Arena::EgressCounts, rule, &EgressCounts::default())
+    /// Has a rule count on from there.
+    pub fn set_egress_counts(&mut self, rule: u32, counts: &EgressCounts) -> io::Result<()> {
+        write(&mut self.maps, Arena::EgressCounts, rule, counts)
     }
 
     fn root(&self, slot: u32) -> EgressRoot {

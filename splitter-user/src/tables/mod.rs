@@ -4,6 +4,7 @@
 //! kernel's maps, and [`memory::MemoryMaps`], their twin in plain memory for the simulator and the
 //! property tests. Readers may run at any moment, so words are stored atomically, in order.
 
+pub mod egress;
 pub mod memory;
 pub mod world;
 
@@ -13,9 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 use splitter_common::abi::{
-    AFFINITY_RANGE, Backend, Choice, Commit, Conduct, EgressCounts, EgressRoot, Fault, FrontendKey,
-    MAX_EGRESS_RULES, MAX_SPLIT, Match, Plan, PlanPair, Route, STATE_CELLS, State, Subset, Wheel,
-    map,
+    AFFINITY_RANGE, Backend, Choice, Commit, Conduct, EgressClient, EgressCounts, EgressNetwork,
+    EgressRoot, EgressRule, Fault, FrontendKey, MAX_EGRESS_RULES, MAX_SPLIT, Match, Plan, PlanPair,
+    PortRanges, Route, STATE_CELLS, State, Subset, Wheel, map,
 };
 
 use crate::compile::egress::EgressImage;
@@ -243,6 +244,12 @@ pub trait EgressTables {
     fn insert(&mut self, set: u32, image: &EgressImage) -> io::Result<()>;
     /// Removes all entries but those of one set.
     fn keep_only(&mut self, set: u32) -> io::Result<()>;
+    /// The rule of a cgroup.
+    fn rule(&self, client: &EgressClient) -> io::Result<Option<EgressRule>>;
+    /// What is said of the smallest network that an address is in.
+    fn ranges(&self, network: &EgressNetwork) -> io::Result<Option<PortRanges>>;
+    /// The entries of a set, as they are now.
+    fn copy(&self, set: u32) -> io::Result<egress::MemoryEgress>;
 }
 
 /// Reads a record; `None` where the index is out of range.

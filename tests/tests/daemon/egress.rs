@@ -272,3 +272,141 @@ fn claim(site: &Site, inside: Inside) -> Result<()> {
     assert_eq!(send["state"], "detached", "nothing needs it");
     Ok(())
 }
+
+/// What is told of a destination, by the running daemon or of a policy file.
+pub(super) fn explained(site: &Site, file: Option<&str>, to: &str, way: Way) -> Result<Value> {
+    let protocol = if way as usize == tcp as Way as usize { "tcp" } else { "udp" };
+    let (to, cgroup) = (format!("{to}/{protocol}"), site.place().cgroup_path() + "/web");
+    let asked = file.into_iter().chain(["--to", &to, "--cgroup", &cgroup]);
+    let asked: Vec<&str> = std::iter::once("explain").chain(asked).collect();
+    site.json(&asked)
+}
+
+#[test]
+fn an_explanation_is_what_becomes_of_a_connection() -> Result<()> {
+    let site = Site::new()?;
+    let file = site.write("policy.yaml", policy(&site, SAID, "mode: allowAny"))?;
+    let _daemon = site.run(&["--policy", &file])?;
+    in_own_network(|| {
+        add_addresses()?;
+        let _inside = site.place().enter_child("web")?;
+        eventually("the cgroup is found", || is_shut("10.66.0.1:1", tcp))?;
+        // Unspecified addresses are none that a frontend could have, and are not asked about.
+        let asked = OPEN.iter().chain(&SHUT).filter(|(to, _)| !to.starts_with("0.0.0.0"));
+        for (to, way) in asked {
+            let live = explained(&site, None, to, *way)?;
+            let errno = is_shut(to, *way)?.then_some("ECONNRESET");
+            assert_eq!(live["errno"].as_str(), errno, "{to}: {live}");
+            assert_eq!(live["egress"]["document"], "default/web");
+            let offline = explained(&site, Some(&file), to, *way)?;
+            assert_eq!(
+                (&live["egress"], &live["verdict"]),
+                (&offline["egress"], &offline["verdict"])
+            );
+        }
+        let entry = explained(&site, None, "10.66.1.1:443", tcp)?["egress"].clone();
+        assert_eq!((&entry["by"], &entry["verdict"]), (&"refuse".into(), &"refused".into()));
+        assert_eq!(entry["value"], r#"{cidr: ["10.66.1.0/24", "fd66::1/128"]}"#);
+        let service = explained(&site, None, FRONTEND, tcp)?;
+        assert_eq!((&service["egress"], &service["verdict"]), (&Value::Null, &"rewrite".into()));
+        load(&site, &policy(&site, &format!("{SAID}\n  audit: true"), "mode: allowAny"))?;
+        let told = explained(&site, None, "10.67.0.1:443", tcp)?;
+        assert_eq!((&told["verdict"], &told["errno"]), (&"miss".into(), &Value::Null));
+        assert_eq!(told["egress"]["verdict"], "audited");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_unit_in_two_places_is_refused_in_both_and_noted() -> Result<()> {
+    let site = Site::new()?;
+    let unit = format!("egress-{}.service", std::process::id());
+    let web = policy(&site, "mode: registryOnly", "mode: allowAny");
+    let by_path = format!("clients: [{{cgroup: {}/web}}]", site.place().cgroup_path());
+    let by_unit = web.replace(&by_path, &format!("clients: [{{unit: {unit}}}]"));
+    let file = site.write("policy.yaml", by_unit)?;
+    let daemon = site.run(&["--policy", &file])?;
+    let notes = || Ok::<_, anyhow::Error>(site.status()?["egress"][0]["notes"].clone());
+    assert_eq!(notes()?, serde_json::json!([format!("the unit {unit} does not exist now")]));
+    let other = format!("other.slice/{unit}");
+    in_own_network(|| {
+        add_addresses()?;
+        let address: SocketAddr = "10.66.0.1:1".parse()?;
+        let is_refused = || Ok(is_refused(&tcp(address), libc::EACCES));
+        ensure!(!is_refused()?, "of another client");
+        site.place().enter_path(&unit)?;
+        eventually("the unit is found", is_refused)?;
+        assert_eq!(notes()?, serde_json::json!([]));
+        site.place().enter_path(&other)?;
+        eventually("the other one is found", is_refused)?;
+        let note = format!("2 cgroups are the unit {unit}: it holds for all of them");
+        assert_eq!(notes()?, serde_json::json!([note]));
+        site.place().enter_path(&unit)?;
+        ensure!(is_refused()?, "the first is refused still");
+        site.place().remove_path(&unit)?;
+        site.place().remove_path("other.slice")
+    })?;
+    eventually("both are gone", || {
+        let told = site.splitter(&["status"])?.out;
+        Ok(told.contains(&format!("note: the unit {unit} does not exist now")))
+    })?;
+    ensure!(daemon.log().contains(&format!("2 cgroups are the unit {unit}")), "{}", daemon.log());
+    Ok(())
+}
+
+#[test]
+fn names_and_counts_of_rules_outlive_a_daemon() -> Result<()> {
+    let site = Site::new()?;
+    let file = site.write("policy.yaml", policy(&site, SAID, "mode: allowAny"))?;
+    let daemon = site.run(&["--policy", &file])?;
+    in_own_network(|| {
+        add_addresses()?;
+        let _inside = site.place().enter_child("web")?;
+        eventually("the cgroup is found", || is_shut("10.66.0.1:1", tcp))?;
+        ensure_all_shut()?;
+        let refused = || Ok::<_, anyhow::Error>(site.status()?["egress"][0]["refused"].as_u64());
+        let before = refused()?.context("a count")?;
+        daemon.kill()?;
+        ensure!(is_shut("10.67.7.7:7", tcp)?, "without a daemon");
+        let _daemon = site.run(&["--policy", &file])?;
+        assert_eq!(refused()?, Some(before + 1));
+        let told = |event: &Value| event["to"] == "10.67.7.7:7/tcp";
+        eventually("what was refused meanwhile is told", || {
+            let answer = site.ask(&serde_json::json!({"verb": "events", "after": 0}))?;
+            let events = answer["events"].as_array().cloned().unwrap_or_default();
+            let Some(event) = events.iter().find(|event| told(event)) else { return Ok(false) };
+            assert_eq!(event["rule"], "default/web");
+            Ok(true)
+        })
+    })
+}
+
+#[test]
+fn documents_are_listed_and_compared_like_services() -> Result<()> {
+    let site = Site::new()?;
+    let first = policy(&site, SAID, "mode: allowAny");
+    let file = site.write("policy.yaml", &first)?;
+    let _daemon = site.run(&["--policy", &file])?;
+    let table = site.splitter(&["get"])?.success()?;
+    ensure!(table.contains("default/rest") && table.contains("mode: registryOnly"), "{table}");
+    let running = site.write("running.yaml", site.splitter(&["get", "-o", "yaml"])?.success()?)?;
+    site.splitter(&["diff", &file, &running])?.success()?;
+    let one = site.json(&["get", "Egress/default/rest"])?;
+    assert_eq!(
+        (&one["egress"][0]["name"], &one["services"]),
+        (&"default/rest".into(), &Value::Array(vec![]))
+    );
+    let dump = site.json(&["dump"])?["egress"].clone();
+    assert_eq!(dump["everyone"]["name"], "default/rest");
+    let networks = dump["networks"].as_array().context("networks")?;
+    let network = networks.iter().find(|it| it["network"] == "10.66.0.0/16").context("one")?;
+    assert_eq!(network["ranges"], serde_json::json!(["allow:443-443/tcp", "allow:8000-8099/tcp"]));
+    let next = site.write("next.yaml", policy(&site, SAID, "mode: registryOnly"))?;
+    let differs = site.splitter(&["diff", &next])?;
+    ensure!(differs.code == Some(1), "{differs:?}");
+    ensure!(
+        differs.out.contains("~ egress of every client, mode: allowAny -> registryOnly"),
+        "{differs:?}"
+    );
+    Ok(())
+}

@@ -11,7 +11,7 @@ use splitter_tests::etc::resolving_by;
 use splitter_tests::names::answer_name;
 use splitter_tests::net::in_own_network;
 
-use super::egress::{add_addresses, is_refused, tcp, udp_send};
+use super::egress::{add_addresses, explained, is_refused, tcp, udp_send};
 
 const NAME_SERVER: &str = "127.0.0.53";
 /// What the hosts file knows; the rest is up to the name server.
@@ -61,6 +61,16 @@ fn ensure_by_name() -> Result<()> {
     Ok(())
 }
 
+/// Both are told to be allowed by the name.
+fn ensure_explained(site: &Site) -> Result<()> {
+    for by_name in ["10.66.1.1:443", "10.66.0.1:443"] {
+        let egress = explained(site, None, by_name, tcp)?["egress"].clone();
+        assert_eq!((&egress["by"], &egress["verdict"]), (&"allow".into(), &"allowed".into()));
+        ensure!(egress["value"].as_str().is_some_and(|it| it.contains("api.example.test")));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_name_is_what_it_resolves_to_and_what_it_lately_did() -> Result<()> {
     let site = Site::new()?;
@@ -84,6 +94,7 @@ fn a_name_is_what_it_resolves_to_and_what_it_lately_did() -> Result<()> {
         *answer.lock().expect("nobody panics with it") = [10, 66, 1, 1];
         eventually("the new answer is taken in", || Ok(!is_shut("10.66.1.1:443")?))?;
         ensure!(!is_shut("10.66.0.1:443")?, "clients may have kept the old one");
+        ensure_explained(&site)?;
         let api = host(&site, "api.example.test")?;
         assert_eq!(api["addresses"], serde_json::json!(["10.66.1.1"]));
         assert_eq!(api["left"], serde_json::json!(["10.66.0.1"]));

@@ -55,7 +55,7 @@ fn health_is_shown_and_outlives_other_changes() -> Result<()> {
     ensure!(out.contains("(1 of 2 checked backends healthy)"), "{out}");
     let services = site.json(&["get"])?;
     let counts = json!({"healthy": 1, "unhealthy": 1, "not_probed": 0});
-    assert_eq!(services[0]["health"], counts);
+    assert_eq!(services["services"][0]["health"], counts);
     // It stays unhealthy without another verdict.
     let before = health(&site, 1)?["probes"].as_u64();
     site.splitter(&["weight", "shop", "v1=1"])?.success()?;

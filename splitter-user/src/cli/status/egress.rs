@@ -18,7 +18,8 @@ const MOST_ADDRESSES: usize = 8;
 pub(super) fn write(text: &mut String, egress: &[EgressStatus]) -> fmt::Result {
     for (i, rule) in egress.iter().take(MOST_EGRESS).enumerate() {
         let label = if i == 0 { "egress" } else { "" };
-        let EgressStatus { name, cgroups, mode, audit, refused, audited, untold, hosts } = rule;
+        let EgressStatus { name, cgroups, mode, audit, refused, audited, untold, hosts, notes } =
+            rule;
         let clients = match cgroups[..] {
             [] => "every client".to_owned(),
             [ref only] => only.clone(),
@@ -32,6 +33,9 @@ pub(super) fn write(text: &mut String, egress: &[EgressStatus]) -> fmt::Result {
         match untold {
             0 => writeln!(text)?,
             n => writeln!(text, ", {n} of them in no event")?,
+        }
+        for note in notes {
+            writeln!(text, "              note: {note}")?;
         }
         write_hosts(text, hosts)?;
     }

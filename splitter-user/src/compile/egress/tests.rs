@@ -52,8 +52,8 @@ impl EgressWorld for Rules<'_> {
     }
 }
 
-fn place(path: &str, cgroup: Cgroup) -> (CgroupName, (String, Cgroup)) {
-    (CgroupName::Path(path.to_owned()), (path.to_owned(), cgroup))
+fn place(path: &str, cgroup: Cgroup) -> (CgroupName, Vec<(String, Cgroup)>) {
+    (CgroupName::Path(path.to_owned()), vec![(path.to_owned(), cgroup)])
 }
 
 /// What a name server says of the names in policies. Two names share an address.
@@ -235,4 +235,36 @@ fn names_take_no_more_room_than_there_is() {
             .all(|it| it.ip.to_string() == "0.0.0.0")
     );
     assert_eq!(ports(&image, "10.1.2.3"), [(1, 0)]);
+}
+
+#[test]
+fn a_name_of_several_cgroups_makes_nobody_freer() {
+    let name = CgroupName::Container("0123456789ab".to_owned());
+    let places: Places = [(
+        name.clone(),
+        vec![
+            ("/a".to_owned(), Cgroup { id: 1, level: 1 }),
+            ("/b".to_owned(), Cgroup { id: 2, level: 1 }),
+        ],
+    )]
+    .into();
+    let everybody = Outbound::plain("default/rest".to_owned(), Vec::new(), true);
+    let document = |registry_only, audit| {
+        let plain = Outbound::plain("default/some".to_owned(), vec![name.clone()], registry_only);
+        [Outbound { audit, ..plain }, everybody.clone()]
+    };
+    for (registry_only, audit, expected) in [
+        (true, false, "2 cgroups are the container 0123456789ab: it holds for all of them"),
+        (true, true, "2 cgroups are the container 0123456789ab: it holds for none of them"),
+        (false, false, "2 cgroups are the container 0123456789ab: it holds for none of them"),
+    ] {
+        let outbound = document(registry_only, audit);
+        let Compiled { image, .. } =
+            compile_egress(&outbound, &places, &HostAddresses::new()).expect("few of everything");
+        assert_eq!(image.clients.len(), if registry_only && !audit { 2 } else { 0 });
+        let told = [("default/some".to_owned(), expected.to_owned())];
+        assert_eq!(describe_names(&outbound, &places), told);
+    }
+    let told = describe_names(&document(true, false), &Places::new());
+    assert_eq!(told[0].1, "the container 0123456789ab does not exist now");
 }

@@ -12,7 +12,7 @@ pub(super) use networks::Networks;
 pub(super) use watch::{ClientWatch, watch_places};
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::compile::egress::Places;
 use crate::compile::{Cgroup, ClientNames, Ids};
@@ -22,9 +22,9 @@ use crate::policy::model::CgroupName;
 pub(crate) trait ClientSource {
     /// The cgroup at a path from the v2 root.
     fn cgroup(&self, path: &str) -> Option<Cgroup>;
-    /// Where the cgroups are that names mean; those that none or several have are left out. All at
-    /// once, because each look may go through the whole hierarchy.
-    fn places(&self, names: &BTreeSet<&CgroupName>) -> Places;
+    /// All cgroups that have one of the names, by name. All names at once, because each look may go
+    /// through the whole hierarchy.
+    fn places(&self, names: &BTreeSet<CgroupName>) -> Places;
     /// The ids of names.
     fn find(&self, names: &ClientNames) -> Ids;
 }
@@ -46,26 +46,20 @@ impl ClientSource for NodeClients {
         self.tree.at(path)
     }
 
-    fn places(&self, names: &BTreeSet<&CgroupName>) -> Places {
-        let found = self.tree.survey(names.iter().copied()).found;
-        let mut count: BTreeMap<CgroupName, usize> = BTreeMap::new();
-        for (name, _) in &found {
-            *count.entry(name.clone()).or_default() += 1;
+    fn places(&self, names: &BTreeSet<CgroupName>) -> Places {
+        let mut by_name = Places::new();
+        for (name, place) in self.tree.survey(names).found {
+            by_name.entry(name).or_default().push((place.path, place.cgroup));
         }
-        let only = found.into_iter().filter(|(name, _)| count.get(name) == Some(&1));
-        only.map(|(name, place)| (name, (place.path, place.cgroup))).collect()
+        by_name
     }
 
     fn find(&self, names: &ClientNames) -> Ids {
-        let mut by_name: BTreeMap<CgroupName, Vec<Cgroup>> = BTreeMap::new();
-        for (name, place) in self.tree.survey(&names.cgroups).found {
-            by_name.entry(name).or_default().push(place.cgroup);
-        }
         let mut ids = Ids::default();
-        for (name, cgroups) in by_name {
-            match cgroups[..] {
-                [only] => drop(ids.cgroups.insert(name, only)),
-                _ => drop(ids.ambiguous.insert(name, cgroups.len())),
+        for (name, places) in self.places(&names.cgroups) {
+            match places[..] {
+                [(_, only)] => drop(ids.cgroups.insert(name, only)),
+                _ => drop(ids.ambiguous.insert(name, places.len())),
             }
         }
         if !names.networks.is_empty() {

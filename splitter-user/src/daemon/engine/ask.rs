@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{ChangeError, Engine, OptionalHooks};
 use crate::compile::{Cgroups, ClientNames, frontend_key};
 use crate::explain::{Explanation, How, Names, explain};
-use crate::policy::model::CgroupName;
-use crate::policy::model::{Frontend, Service};
+use crate::policy::model::{CgroupName, Frontend, Outbound, Service};
 use crate::policy::{Loaded, Source};
 use crate::rehearsal::{Role, lineage};
 use crate::tables::Maps;
@@ -20,6 +19,8 @@ pub(crate) struct Stand {
     pub(crate) old: Vec<Arc<Service>>,
     /// What would run in their place, and what would join.
     pub(crate) new: Vec<Arc<Service>>,
+    /// What clients may reach besides services, and what they could.
+    pub(crate) outbound: [Vec<Outbound>; 2],
     /// Number of the other running services.
     pub(crate) left_alone: usize,
     /// The generation in force.
@@ -50,7 +51,8 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         let found: Vec<_> = running.map(|running| Arc::clone(&running.service)).collect();
         let left_alone = self.running.len() - found.len();
         let new = loaded.policy.services.iter().cloned().map(Arc::new).collect();
-        Ok(Stand { old: found, new, left_alone, generation: self.publisher.generation() })
+        let (generation, outbound) = (self.publisher.generation(), Default::default());
+        Ok(Stand { old: found, new, outbound, left_alone, generation })
     }
 
     /// Asks the decision on the live maps, without taking a ticket.
@@ -69,9 +71,11 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         names.networks.extend(role.netns_name.clone());
         let mut ids = self.clients.find(&names);
         ids.cgroups.extend(own);
-        let names = Names::new(dialled, &ids);
-        let client = role.client(0, &ids);
-        let explanation = explain(self.publisher.maps(), &names, &frontend_key(to), client);
+        let names =
+            Names::new(dialled, &ids).with_egress(&self.egress_documents(), self.egress_hosts());
+        let (client, key) = (role.client(0, &ids), frontend_key(to));
+        let (maps, tables) = (self.publisher.maps(), self.egress.tables());
+        let explanation = explain(maps, tables, &names, &key, client);
         let next_ticket = explanation.subset.as_ref().and_then(|subset| match subset.choice {
             How::Ticket { ticket, .. } => Some(ticket),
             _ => None,
@@ -88,12 +92,13 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         let path = match &role.cgroup {
             None => "/".to_owned(),
             Some(CgroupName::Path(path)) => path.clone(),
-            Some(name) => self
-                .clients
-                .places(&BTreeSet::from([name]))
-                .remove(name)
-                .map(|(path, _)| path)
-                .ok_or_else(|| nobody(name, "none is found now, or several are"))?,
+            Some(name) => {
+                let found = self.clients.places(&BTreeSet::from([name.clone()]));
+                match found.get(name).map_or(&[][..], Vec::as_slice) {
+                    [(only, _)] => only.clone(),
+                    _ => return Err(nobody(name, "none is found now, or several are")),
+                }
+            }
         };
         let find = |path: String| {
             let cgroup = self.clients.cgroup(&path);

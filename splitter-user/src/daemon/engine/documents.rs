@@ -70,7 +70,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         let running = self.running.iter().filter(|(name, _)| is_touched(name));
         let old: Vec<_> = running.map(|(_, running)| running.service.clone()).collect();
         let left_alone = self.running.len() - old.len();
-        Ok(Stand { old, new, left_alone, generation: self.publisher.generation() })
+        let outbound = [self.egress.wanted().to_vec(), plan.documents.outbound.clone()];
+        let generation = self.publisher.generation();
+        Ok(Stand { old, new, outbound, left_alone, generation })
     }
 
     /// All documents with new ones on top, and the index of the first of those.

@@ -3,23 +3,28 @@
 //! A change is written as a set of its own, which the root refers to from the commit on. The set of
 //! before is removed when the next one comes, after every decision that could look at it has ended.
 
-use std::collections::{BTreeSet, VecDeque};
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use splitter_common::abi::{EgressCounts, EgressRoot, egress_flag};
 use tracing::warn;
 
 use super::hosts::{HostStatus, Hosts};
 use super::{ChangeError, Engine, OptionalHooks};
-use crate::compile::egress::{Compiled, EgressImage, LeftOut, compile_egress};
+use crate::compile::egress::{
+    Compiled, EgressImage, HostAddresses, LeftOut, Places, compile_egress, describe_names,
+};
 use crate::compile::image::Need;
+use crate::daemon::dump::EgressCopy;
 use crate::policy::model::{CgroupName, Errno, Outbound};
+use crate::policy::suggest;
 use crate::publish::PublishError;
 use crate::tables::{EgressTables, Maps};
+use names::RuleNames;
 
 /// Name of the rule for clients that wait for a policy, as those of documents are.
 const HOLD: &str = "splitter/hold";
-/// Sets whose rules' names are known, for events that come late.
-const SETS_REMEMBERED: usize = 16;
 
 /// What is in force, and what shall be.
 pub(super) struct Egress {
@@ -38,23 +43,61 @@ pub(super) struct Egress {
     is_stale: bool,
     /// What that came to; of an earlier daemon's nothing is known.
     pub(super) in_force: Option<EgressImage>,
-    /// Names of rules by set, the latest last.
-    names: VecDeque<(u32, Vec<String>)>,
+    names: RuleNames,
+    /// What about which names of clients, by document.
+    notes: Vec<(String, String)>,
 }
 
 /// A change that is written and not committed.
 pub(super) struct Staged {
     compiled: Compiled,
+    /// What is to be said of names of clients.
+    notes: Vec<(String, String)>,
+    /// The set that was in force.
+    before: u32,
     pub(super) root: EgressRoot,
 }
 
 impl Egress {
-    /// Nothing yet, where host names stand for what an earlier daemon knew.
-    pub(super) fn new(tables: Box<dyn EgressTables>, hosts: Hosts) -> Self {
-        let (wanted, held, left_out) = (Vec::new(), Vec::new(), BTreeSet::new());
-        let (gives_policy, is_stale, in_force) = (false, true, None);
-        let names = VecDeque::new();
-        Self { tables, wanted, hosts, left_out, held, gives_policy, is_stale, in_force, names }
+    /// With what an earlier daemon kept of the names of rules, where some are in force, and of what
+    /// host names stand for.
+    pub(super) fn new(
+        tables: Box<dyn EgressTables>,
+        hosts: Hosts,
+        root: EgressRoot,
+        kept: &str,
+    ) -> Self {
+        let is_adopted = root != EgressRoot::default();
+        Self {
+            tables,
+            wanted: Vec::new(),
+            hosts,
+            left_out: BTreeSet::new(),
+            held: Vec::new(),
+            gives_policy: false,
+            is_stale: true,
+            in_force: None,
+            names: if is_adopted { RuleNames::read(kept) } else { RuleNames::default() },
+            notes: Vec::new(),
+        }
+    }
+
+    /// What documents say.
+    pub(super) fn wanted(&self) -> &[Outbound] {
+        &self.wanted
+    }
+
+    /// The tables.
+    pub(super) fn tables(&self) -> &dyn EgressTables {
+        self.tables.as_ref()
+    }
+
+    /// Takes in what is to be said of names of clients, and logs what is new of it.
+    fn note(&mut self, notes: Vec<(String, String)>) {
+        for note in notes.iter().filter(|note| !self.notes.contains(note)) {
+            warn!(document = %note.0, "clients of an egress document: {}", note.1);
+        }
+        self.notes = notes;
     }
 
     /// What the clients may reach now.
@@ -127,25 +170,27 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         self.egress.held.clone()
     }
 
-    fn compile_egress(&self) -> Result<Compiled, ChangeError> {
-        let places = self.clients.places(&self.egress_cgroups().collect());
-        let hosts = self.egress.hosts.addresses(&self.egress.wanted);
-        let mut compiled = compile_egress(&self.egress.said(), &places, &hosts)
+    fn compile_egress(&self) -> Result<(Compiled, Vec<(String, String)>), ChangeError> {
+        let names: BTreeSet<CgroupName> = self.egress_cgroups().cloned().collect();
+        let places = if names.is_empty() { Places::new() } else { self.clients.places(&names) };
+        let said = self.egress.said();
+        let mut compiled = compile_egress(&said, &places, &self.egress_hosts())
             .map_err(|error| ChangeError::Impossible(error.to_string()))?;
         if !self.egress.held.is_empty() {
             compiled.image.everyone.flags |= egress_flag::HOLDS;
         }
-        Ok(compiled)
+        Ok((compiled, describe_names(&said, &places)))
     }
 
     /// Looks whether cgroups that came or went, or other addresses of hosts, make it another thing
     /// than what is in force.
     pub(super) fn is_egress_stale(&mut self) -> bool {
-        let Ok(Compiled { image, left_out }) = self.compile_egress() else {
+        let Ok((Compiled { image, left_out }, notes)) = self.compile_egress() else {
             return self.egress.is_stale;
         };
         let is_other = self.egress.in_force.as_ref().is_some_and(|in_force| *in_force != image);
         self.egress.is_stale |= is_other;
+        self.egress.note(notes);
         if !self.egress.is_stale {
             self.egress.leave_out(left_out);
         }
@@ -157,7 +202,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         if !self.egress.is_stale {
             return Ok(None);
         }
-        let compiled = self.compile_egress()?;
+        let (compiled, notes) = self.compile_egress()?;
         let image = &compiled.image;
         let is_nothing = *image == EgressImage::default();
         // Held by a daemon before this one, which was not told of whom: until there is a policy.
@@ -167,6 +212,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         let was_nothing = self.publisher.egress_root() == EgressRoot::default();
         if self.egress.in_force.as_ref() == Some(image) || is_nothing && was_nothing {
             self.egress.is_stale = false;
+            self.egress.note(notes);
             self.egress.leave_out(compiled.left_out);
             return Ok(None);
         }
@@ -183,30 +229,45 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         }
         let EgressImage { everyone, levels, .. } = *image;
         let root = EgressRoot { generation: 0, set, levels, everyone };
-        Ok(Some(Staged { compiled, root }))
+        self.keep_egress_names(set, compiled.image.names.clone());
+        Ok(Some(Staged { compiled, notes, before: before.set, root }))
+    }
+
+    /// Keeps the names of a set that is not in force yet. A daemon can do without.
+    fn keep_egress_names(&mut self, set: u32, names: Vec<String>) {
+        self.egress.names.learn(set, names);
+        if let Err(error) = self.overrides.keep_egress(&self.egress.names.to_text()) {
+            warn!("keep the names of egress documents in the state directory: {error}");
+        }
     }
 
     /// Takes in that a change is committed.
-    pub(super) fn take_egress(&mut self, Staged { compiled, root }: Staged) {
+    pub(super) fn take_egress(&mut self, Staged { compiled, notes, before, .. }: Staged) {
         let Compiled { image, left_out } = compiled;
-        let before = self.egress.in_force.as_ref().map_or(&[][..], |image| &image.names);
-        let renamed =
-            image.names.iter().zip(0..).filter(|(name, rule)| {
-                before.get(*rule as usize).is_none_or(|before| before != *name)
-            });
-        for (_, rule) in renamed {
-            if let Err(error) = self.publisher.zero_egress_counts(rule) {
-                warn!("begin to count anew for a rule of egress: {error}");
-            }
-        }
-        self.egress.names.push_back((root.set, image.names.clone()));
-        if self.egress.names.len() > SETS_REMEMBERED {
-            self.egress.names.pop_front();
+        self.egress.note(notes);
+        if let Err(error) = self.carry_counts(before, &image.names) {
+            warn!("count on, or anew, for rules of egress: {error}");
         }
         self.egress.in_force = Some(image);
         self.egress.leave_out(left_out);
         self.egress.is_stale = false;
         self.settle_egress();
+    }
+
+    /// Counts on for rules of the same names, wherever they are now, and anew for others.
+    fn carry_counts(&mut self, before: u32, names: &[String]) -> std::io::Result<()> {
+        let known = self.egress.names.of(before).iter().zip(0..);
+        let counts =
+            known.map(|(name, rule)| (name.clone(), (rule, self.publisher.egress_counts(rule))));
+        let counts: BTreeMap<String, (u32, EgressCounts)> = counts.collect();
+        for (name, rule) in names.iter().zip(0..) {
+            match counts.get(name) {
+                Some((before, _)) if *before == rule => {}
+                Some((_, counts)) => self.publisher.set_egress_counts(rule, counts)?,
+                None => self.publisher.set_egress_counts(rule, &EgressCounts::default())?,
+            }
+        }
+        Ok(())
     }
 
     /// Detaches what nothing in force needs. It costs time and changes nothing, so it fails nothing.
@@ -229,19 +290,57 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         if self.publisher.has_egress() { self.hooks.set(Need::Egress, true) } else { Ok(()) }
     }
 
-    /// Name of a rule; `None` where it was an earlier daemon's.
+    /// Name of a rule; `None` where it is not known, because an earlier daemon could not keep it.
     pub(crate) fn egress_name(&self, set: u32, rule: u32) -> Option<&str> {
-        let (_, names) = self.egress.names.iter().find(|(known, _)| *known == set)?;
-        names.get(rule as usize).map(String::as_str)
+        self.egress.names.of(set).get(rule as usize).map(String::as_str)
     }
 
-    /// What is said of clients, with what came of it and what its host names stand for.
+    /// Addresses that the documents' host names stand for.
+    pub(super) fn egress_hosts(&self) -> HostAddresses {
+        self.egress.hosts.addresses(&self.egress.wanted)
+    }
+
+    /// What is said of clients, with what came of it, what its host names stand for, and what is to be
+    /// said of names of clients.
     pub(crate) fn egress(
         &self,
-    ) -> impl Iterator<Item = (&Outbound, EgressCounts, Vec<HostStatus>)> {
-        self.egress.wanted.iter().zip(0..).map(|(said, rule)| {
+    ) -> impl Iterator<Item = (&Outbound, EgressCounts, Vec<HostStatus>, Vec<&str>)> {
+        let notes = |said: &Outbound| {
+            let own = self.egress.notes.iter().filter(|(document, _)| *document == said.name);
+            own.map(|(_, note)| note.as_str()).collect()
+        };
+        self.egress.wanted.iter().zip(0..).map(move |(said, rule)| {
             let counts = self.publisher.egress_counts(rule);
-            (said, counts, self.egress.host_status(said, rule))
+            (said, counts, self.egress.host_status(said, rule), notes(said))
         })
+    }
+
+    /// A document by its name.
+    pub(crate) fn find_egress(&self, name: &str) -> Result<&Outbound, ChangeError> {
+        let found = self.egress.wanted.iter().find(|said| said.name == name);
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.egress.wanted.iter().map(|said| &*said.name).collect();
+            let help = match known[..] {
+                [] => "there is none".to_owned(),
+                _ => suggest(name, &known, "egress documents"),
+            };
+            ChangeError::Impossible(format!("no egress document is named `{name}`: {help}"))
+        })
+    }
+
+    /// What is in force, as the tables have it.
+    pub(crate) fn copy_egress(&self) -> std::io::Result<EgressCopy> {
+        let root = self.publisher.egress_root();
+        let names = self.egress.names.of(root.set).to_vec();
+        Ok(EgressCopy { root, tables: self.egress.tables.copy(root.set)?, names })
+    }
+
+    /// Documents by the numbers of the rules in force. Of an earlier daemon's, only the name is known.
+    pub(super) fn egress_documents(&self) -> Vec<Outbound> {
+        let said = self.egress.said();
+        let find = |name: &String| said.iter().find(|said| said.name == *name).cloned();
+        let plain = |name: &String| Outbound::plain(name.clone(), Vec::new(), false);
+        let names = self.egress.names.of(self.publisher.egress_root().set).iter();
+        names.map(|name| find(name).unwrap_or_else(|| plain(name))).collect()
     }
 }

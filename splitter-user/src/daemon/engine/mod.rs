@@ -243,11 +243,11 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     ) -> Self {
         let drains = drains::read(overrides.drains());
         let hosts = Hosts::restore(&documents.answers, &documents.egress_hosts, Instant::now());
+        let egress = Egress::new(egress, hosts, publisher.egress_root(), overrides.egress());
         let needs = |need, id| publisher.image(id).is_some_and(|image| image.needs(need));
         let count = |need| publisher.services().filter(|id| needs(need, *id)).count();
         Self {
             needs: Need::ALL.map(count),
-            egress: Egress::new(egress, hosts),
             publisher,
             hooks,
             clients,
@@ -262,6 +262,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             timed: TimedServices::default(),
             drains,
             leaving: Leaving::default(),
+            egress,
             degraded: None,
         }
     }

@@ -3,6 +3,7 @@
 mod checks;
 mod documents;
 mod drains;
+mod egress;
 mod hosts;
 mod mesh;
 
@@ -14,12 +15,13 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::compile::Cgroup;
-use crate::compile::egress::{EgressImage, Places};
+use crate::compile::egress::Places;
 use crate::compile::image::{ActionImage, ChoiceImage};
 use crate::policy::load;
 use crate::policy::model::CgroupName;
-use crate::rehearsal::Role;
+use crate::rehearsal::{Role, lineage};
 use crate::tables::Sizes;
+use crate::tables::egress::MemoryEgress;
 use crate::tables::memory::MemoryMaps;
 
 /// Hooks that remember whether they are attached, and can refuse.
@@ -42,41 +44,31 @@ impl OptionalHooks for FakeHooks {
 #[derive(Clone, Default)]
 struct FakeClients(Rc<RefCell<BTreeMap<String, u64>>>);
 
+fn level_of(path: &str) -> u32 {
+    (lineage(path).len() - 1).try_into().unwrap()
+}
+
 impl ClientSource for FakeClients {
     fn cgroup(&self, path: &str) -> Option<Cgroup> {
-        let level = u32::from(path != "/");
-        self.0.borrow().get(path).map(|id| Cgroup { id: *id, level })
+        self.0.borrow().get(path).map(|id| Cgroup { id: *id, level: level_of(path) })
     }
 
-    fn places(&self, names: &BTreeSet<&CgroupName>) -> Places {
-        let place = |name: &&CgroupName| {
-            let path = self.0.borrow().keys().find(|path| name.is_at(path)).cloned()?;
-            let cgroup = self.cgroup(&path)?;
-            Some(((*name).clone(), (path, cgroup)))
-        };
-        names.iter().filter_map(place).collect()
+    fn places(&self, names: &BTreeSet<CgroupName>) -> Places {
+        let known = self.0.borrow();
+        let mut places = Places::new();
+        for name in names {
+            for (path, id) in known.iter().filter(|(path, _)| name.is_at(path)) {
+                let cgroup = Cgroup { id: *id, level: level_of(path) };
+                places.entry(name.clone()).or_default().push((path.clone(), cgroup));
+            }
+        }
+        places
     }
 
     fn find(&self, names: &ClientNames) -> Ids {
-        let places = self.places(&names.cgroups.iter().collect()).into_iter();
-        let cgroups = places.map(|(name, (_, cgroup))| (name, cgroup)).collect();
-        Ids { cgroups, ..Ids::default() }
-    }
-}
-
-/// Numbers of the sets that are there.
-#[derive(Default)]
-struct Sets(std::collections::BTreeSet<u32>);
-
-impl EgressTables for Sets {
-    fn insert(&mut self, set: u32, _image: &EgressImage) -> io::Result<()> {
-        self.0.insert(set);
-        Ok(())
-    }
-
-    fn keep_only(&mut self, set: u32) -> io::Result<()> {
-        self.0.retain(|other| *other == set);
-        Ok(())
+        let found = self.places(&names.cgroups).into_iter();
+        let only = found.filter_map(|(name, places)| Some((name, places.first()?.1)));
+        Ids { cgroups: only.collect(), ..Ids::default() }
     }
 }
 
@@ -94,11 +86,15 @@ fn bench() -> Bench {
 }
 
 fn bench_with(sizes: Sizes, state: TempDir) -> Bench {
-    let publisher = Publisher::adopt(MemoryMaps::new(sizes)).unwrap();
+    bench_on(MemoryMaps::new(sizes), state)
+}
+
+fn bench_on(maps: MemoryMaps, state: TempDir) -> Bench {
+    let publisher = Publisher::adopt(maps).unwrap();
     let (hooks, clients) = (FakeHooks::default(), FakeClients::default());
     let overrides = Overrides::open(state.path()).unwrap();
     let documents = Documents::from_text(overrides.documents()).unwrap();
-    let (looked_up, egress) = (Box::new(clients.clone()), Box::new(Sets::default()));
+    let (looked_up, egress) = (Box::new(clients.clone()), Box::new(MemoryEgress::default()));
     let engine = Engine::new(publisher, hooks.clone(), looked_up, overrides, documents, egress);
     Bench { engine, hooks, clients, state }
 }

@@ -30,7 +30,11 @@ pub(super) const NEW_JOURNAL: &str = "_journal.new";
 pub(super) const DOCUMENTS: &str = "_documents";
 /// The same for what is drained by command.
 pub(super) const DRAINS: &str = "_drains";
-/// Of both.
+/// The same for the names of egress documents, which no change waits for.
+const EGRESS: &str = "_egress";
+/// Of that while it is written. It is none of a change's files.
+const EGRESS_NEW: &str = "_egress.part";
+/// Of all of these.
 const OTHER_EXTENSION: &str = "json";
 /// So many new files are flushed one by one; for more, flushing the whole file system once is
 /// faster, though it is others' data too.
@@ -96,6 +100,18 @@ impl Files {
     /// Text of the drains' file, empty where there is none.
     pub(super) fn read_drains(&self) -> io::Result<String> {
         Ok(self.read_text(DRAINS)?.unwrap_or_default())
+    }
+
+    /// Text of the file of egress documents' names, empty where there is none.
+    pub(super) fn read_egress(&self) -> io::Result<String> {
+        Ok(self.read_text(EGRESS)?.unwrap_or_default())
+    }
+
+    /// Replaces that file. The disk is not waited for: what it names is lost with the power too.
+    pub(super) fn write_egress(&self, text: &str) -> io::Result<()> {
+        let new = self.dir.join(EGRESS_NEW);
+        fs::write(&new, text)?;
+        fs::rename(new, self.path(EGRESS))
     }
 
     fn read_text(&self, name: &str) -> io::Result<Option<String>> {
@@ -205,7 +221,7 @@ impl Files {
     ///
     /// Names of services have no `_`, so two services never share a file.
     pub(super) fn path(&self, service: &str) -> PathBuf {
-        let is_other = [DOCUMENTS, DRAINS].contains(&service);
+        let is_other = [DOCUMENTS, DRAINS, EGRESS].contains(&service);
         let extension = if is_other { OTHER_EXTENSION } else { EXTENSION };
         self.dir.join(format!("{}.{extension}", service.replace('/', "_")))
     }

@@ -1,8 +1,9 @@
 //! Services that were applied or reweighted by command, kept in a directory over restarts.
 //!
 //! One file per service holds its document, under a first line that says which file's document it
-//! overrides. One more file holds what [`super::documents`] keeps, and one what [`super::drains`]
-//! does.
+//! overrides. One more file holds what [`super::documents`] keeps, one what [`super::drains`]
+//! does, and one the names of egress documents, which belongs to no change: it says which rules are
+//! whose in whatever set the kernel has.
 //!
 //! A change is written beside the files before the policy that it describes is committed, which is
 //! when a full disk or a lost directory shows. Once it is, the disk is waited for, and the files are
@@ -66,6 +67,8 @@ pub(crate) struct Overrides {
     by_name: BTreeMap<String, Override>,
     documents: String,
     drains: String,
+    /// Text of the file of egress documents' names, as it was found.
+    egress: String,
     /// What the journal says: how it was before a change that is not settled.
     before: Changes,
     /// What that change makes of the files.
@@ -103,8 +106,9 @@ impl Overrides {
     pub(crate) fn open(state_dir: &Path) -> Result<Self, StateError> {
         let files = Files::open(state_dir)?;
         let (by_name, documents) = (files.read_all()?, files.read_documents()?);
-        let (drains, before, next) = (files.read_drains()?, Changes::default(), Vec::new());
-        Ok(Self { files, by_name, documents, drains, before, next })
+        let (drains, egress) = (files.read_drains()?, files.read_egress()?);
+        let (before, next) = (Changes::default(), Vec::new());
+        Ok(Self { files, by_name, documents, drains, egress, before, next })
     }
 
     /// Every override by the service's name.
@@ -120,6 +124,16 @@ impl Overrides {
     /// Text of the drains' file, empty where there is none.
     pub(crate) fn drains(&self) -> &str {
         &self.drains
+    }
+
+    /// Names of egress documents as an earlier daemon kept them, empty where none did.
+    pub(crate) fn egress(&self) -> &str {
+        &self.egress
+    }
+
+    /// Keeps names of egress documents for the next daemon, apart from any change.
+    pub(crate) fn keep_egress(&self, text: &str) -> io::Result<()> {
+        self.files.write_egress(text)
     }
 
     /// Where that of the documents is.

@@ -27,15 +27,20 @@ pub(crate) struct EgressStatus {
     /// Its host names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) hosts: Vec<HostStatus>,
+    /// What is to be said of names of clients.
+    #[serde(default)]
+    pub(crate) notes: Vec<String>,
 }
 
 impl EgressStatus {
-    /// What is said, what came of it, and what its host names stand for.
+    /// What is said, what came of it, what its host names stand for, and what is to be said of names of
+    /// clients.
     pub(in crate::daemon) fn new(
         said: &Outbound,
         counts: EgressCounts,
         hosts: Vec<HostStatus>,
         dns: &DnsStatus,
+        notes: Vec<&str>,
     ) -> Self {
         let unresolved = |host: HostStatus| HostStatus {
             unresolved: dns.unresolved.get(&host.name).cloned(),
@@ -51,6 +56,7 @@ impl EgressStatus {
             audited,
             untold,
             hosts: hosts.into_iter().map(unresolved).collect(),
+            notes: notes.into_iter().map(str::to_owned).collect(),
         }
     }
 }

@@ -51,7 +51,8 @@ pub(crate) fn egress_values(outbound: &Outbound) -> Vec<(&'static str, String)> 
     values
 }
 
-fn reach_value(reach: &Reach) -> String {
+/// A destination.
+pub(crate) fn reach_value(reach: &Reach) -> String {
     let network = |Network { ip, prefix }: &Network| format!("\"{ip}/{prefix}\"");
     let port = |PortSpan { first, last }: &PortSpan| {
         if first == last { first.to_string() } else { format!("\"{first}-{last}\"") }
