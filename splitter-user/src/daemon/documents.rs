@@ -118,6 +118,18 @@ impl Documents {
         self.base.iter().any(|held| held.source.name == file)
     }
 
+    /// Names of policy files with a document.
+    pub(crate) fn base_files(&self) -> impl Iterator<Item = &str> {
+        self.base.iter().map(|held| held.source.name.as_str())
+    }
+
+    /// Names of egress documents that take nobody, because nobody bears their labels.
+    pub(crate) fn egress_of_nobody(&self) -> impl Iterator<Item = &str> {
+        let identities = self.base.iter().chain(&self.applied).flat_map(|held| &held.identities);
+        let names = identities.filter_map(|identity| identity.strip_prefix("Egress/"));
+        names.filter(|name| self.outbound.iter().all(|said| said.name != *name))
+    }
+
     /// What a load of `sources` leaves. Those in layer 0 are policy files.
     pub(crate) fn after(&self, loaded: &Loaded, sources: &[Source]) -> Self {
         let mut identities = vec![Vec::new(); sources.len()];

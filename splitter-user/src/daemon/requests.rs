@@ -422,6 +422,7 @@ fn full_status(
         |(said, counts, hosts, notes)| EgressStatus::new(said, counts, hosts, &status.dns, notes);
     status.egress = egress.map(describe).collect();
     status.problems.extend(engine.host_problems());
+    status.problems.extend(engine.egress_problems());
     status.draining = engine.draining(&status.sweep.draining);
     status.problems.extend(hook_problems(&status.hooks, &status.cgroup));
     Ok(survey)

@@ -227,7 +227,7 @@ fn begin_policy(
 /// Publishes the policy files. Where they are wrong, what an earlier daemon left running goes on.
 fn start_policy(engine: &mut KernelEngine, files: &PolicyFiles) -> anyhow::Result<()> {
     let Err(problem) = load_policy(engine, files) else { return Ok(()) };
-    if engine.publisher().services().next().is_none() {
+    if engine.publisher().services().next().is_none() && !engine.has_left_egress() {
         bail!("{problem}");
     }
     error!("the policy of the daemon before this one is kept: {problem}");
@@ -283,22 +283,25 @@ fn check_emptied(
     sources: &[Source],
 ) -> Result<(), String> {
     let is_in = |name: &str, directory: &Path| Path::new(name).parent() == Some(directory);
-    let had_services = |directory: &Path| {
-        engine.running().any(|running| match &running.origin {
+    let had_policies = |directory: &Path| {
+        let services = engine.running().any(|running| match &running.origin {
             Origin::File(file) | Origin::Override(file) | Origin::Derived(file) => {
                 is_in(file, directory)
             }
             Origin::Applied => false,
-        })
+        });
+        services
+            || engine.document_files().any(|file| is_in(file, directory))
+            || sources.is_empty() && engine.has_egress_of_files()
     };
     let is_emptied = |path: &&PathBuf| {
         path.is_dir()
             && !sources.iter().any(|source| is_in(&source.name, path))
-            && had_services(path)
+            && had_policies(path)
     };
     match files.paths().iter().find(is_emptied) {
         Some(directory) => Err(format!(
-            "{} has no policy files now, and had services before: to remove them, leave a file \
+            "{} has no policy files now, and had some before: to remove them, leave a file \
              with a comment in it",
             show(directory)
         )),

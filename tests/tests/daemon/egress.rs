@@ -317,6 +317,42 @@ fn an_explanation_is_what_becomes_of_a_connection() -> Result<()> {
     })
 }
 
+/// A directory that lost its files opens nothing, be it noticed at once or by the next daemon.
+#[test]
+fn documents_of_lost_files_stay_in_force() -> Result<()> {
+    let site = Site::new()?;
+    std::fs::create_dir(site.path("policies"))?;
+    let text = format!(
+        "apiVersion: splitter.dev/v1\nkind: Egress\nmetadata: {{name: web}}\n\
+         spec: {{mode: registryOnly, errno: ECONNRESET, clients: [{{cgroup: {}/web}}]}}\n",
+        site.place().cgroup_path()
+    );
+    let file = site.write("policies/web.yaml", text)?;
+    let directory = site.path("policies").to_string_lossy().into_owned();
+    let told = || {
+        let problems = site.problems()?;
+        Ok(problems
+            .iter()
+            .filter_map(Value::as_str)
+            .any(|it| it.contains("has no policy files now")))
+    };
+    in_own_network(|| {
+        add_addresses()?;
+        let daemon = site.run(&["--policy", &directory])?;
+        let _inside = site.place().enter_child("web")?;
+        eventually("the cgroup is found", || is_shut("10.66.0.1:1", tcp))?;
+        std::fs::remove_file(&file)?;
+        eventually("the loss is told", told)?;
+        ensure!(is_shut("10.66.0.1:1", tcp)?, "it runs on");
+        daemon.kill()?;
+        let _next = site.run(&["--policy", &directory])?;
+        eventually("the next daemon tells it too", told)?;
+        ensure!(is_shut("10.66.0.1:1", tcp)?, "it still runs on");
+        std::fs::write(&file, "# nothing any more\n")?;
+        eventually("what is taken away on purpose is gone", || Ok(!is_shut("10.66.0.1:1", tcp)?))
+    })
+}
+
 #[test]
 fn a_unit_in_two_places_is_refused_in_both_and_noted() -> Result<()> {
     let site = Site::new()?;

@@ -142,6 +142,13 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     ) -> Result<(), ChangeError> {
         let replaced: HashSet<&str> =
             loaded.policy.services.iter().map(|service| service.name.as_str()).collect();
+        if let Some(name) = replaced.iter().find(|name| self.find_labelled(name) != **name) {
+            return Err(ChangeError::Impossible(format!(
+                "apply {name}: it was applied with `labels` in its routes, as part of the \
+                 documents, and this one is without: `splitter apply --remove {name}` takes that \
+                 one away first"
+            )));
+        }
         let others = self.running.values().map(|running| running.service.as_ref());
         let others = others.filter(|service| !replaced.contains(service.name.as_str()));
         let near = neighbours(loaded.policy.services.iter(), others);

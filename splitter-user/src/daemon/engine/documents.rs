@@ -58,8 +58,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     /// What [`Self::apply_documents`] would change.
     pub(crate) fn stand_documents(&self, new: &[Source]) -> Result<Stand, ChangeError> {
         self.check_known()?;
-        let (sources, _) = self.with_new(new);
+        let (sources, first) = self.with_new(new);
         let loaded = self.load(&sources)?;
+        let named = named_from(&loaded, first);
         let plan = self.plan_documents(loaded, &sources, &[])?;
         let targets = plan.targets();
         let changed = targets.values().filter(|target| !self.runs(target));
@@ -69,8 +70,9 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         };
         let running = self.running.iter().filter(|(name, _)| is_touched(name));
         let old: Vec<_> = running.map(|(_, running)| running.service.clone()).collect();
-        let left_alone = self.running.len() - old.len();
-        let outbound = [self.egress.wanted().to_vec(), plan.documents.outbound.clone()];
+        let is_left_alone = |name: &String| !is_touched(name) && !named.contains(name);
+        let left_alone = self.running.keys().filter(|name| is_left_alone(name)).count();
+        let outbound = [self.egress.wanted.clone(), plan.documents.outbound.clone()];
         let generation = self.publisher.generation();
         Ok(Stand { old, new, outbound, left_alone, generation })
     }
@@ -120,7 +122,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
     }
 
     /// The document of a service that was applied and takes clients by labels; else the name itself.
-    fn find_labelled(&self, name: &str) -> String {
+    pub(super) fn find_labelled(&self, name: &str) -> String {
         let name = name.strip_prefix("Split/").unwrap_or(name);
         let is_it = |identity: &&String| {
             let full = identity.strip_prefix(SPLIT_BY_LABELS).and_then(|it| it.strip_prefix('/'));
@@ -218,6 +220,7 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         self.drop_overrides(dropped);
         self.files = files;
         self.documents = documents;
+        self.warn_of_nobody();
         self.degraded = None;
         Ok(applied)
     }

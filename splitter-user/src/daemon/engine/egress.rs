@@ -82,11 +82,6 @@ impl Egress {
         }
     }
 
-    /// What documents say.
-    pub(super) fn wanted(&self) -> &[Outbound] {
-        &self.wanted
-    }
-
     /// The tables.
     pub(super) fn tables(&self) -> &dyn EgressTables {
         self.tables.as_ref()
@@ -313,6 +308,35 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
             let counts = self.publisher.egress_counts(rule);
             (said, counts, self.egress.host_status(said, rule), notes(said))
         })
+    }
+
+    /// Documents that are in force for nobody.
+    pub(crate) fn egress_problems(&self) -> Vec<String> {
+        let problem = |name| {
+            format!(
+                "the egress document {name} holds for nobody: no workload and no pod bears the \
+                 labels of its clients"
+            )
+        };
+        self.documents.egress_of_nobody().map(problem).collect()
+    }
+
+    /// Logs them.
+    pub(super) fn warn_of_nobody(&self) {
+        for problem in self.egress_problems() {
+            warn!("{problem}");
+        }
+    }
+
+    /// Whether rules are in force that an earlier daemon left, and no document was read yet.
+    pub(crate) fn has_left_egress(&self) -> bool {
+        let root = self.publisher.egress_root();
+        self.egress.in_force.is_none() && root != EgressRoot::default() && !self.is_holding()
+    }
+
+    /// Whether some of these are of policy files. What commands gave is kept, and comes back by itself.
+    pub(crate) fn has_egress_of_files(&self) -> bool {
+        self.has_left_egress() && self.documents.applied.is_empty()
     }
 
     /// A document by its name.

@@ -312,6 +312,11 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         self.files.values().any(|filed| *filed.file == *file) || self.documents.has_base(file)
     }
 
+    /// Names of policy files that gave documents when they were last loaded.
+    pub(crate) fn document_files(&self) -> impl Iterator<Item = &str> {
+        self.documents.base_files()
+    }
+
     /// Names of services that were applied or reweighted by command.
     pub(crate) fn overridden(&self) -> Vec<String> {
         self.overrides.iter().map(|(name, _)| name.clone()).collect()

@@ -80,9 +80,27 @@ fn services_by_labels_follow_workloads_and_are_removed_by_name() {
     assert_eq!(cgroup(&bench), "/a");
     bench.engine.apply_documents(&[source("web.yaml", &labelled("/b"))]).unwrap();
     assert_eq!(cgroup(&bench), "/b");
+    // A plain one in its place would be replaced again at the next change of a workload.
+    let error = bench.apply(&service("shop", 1, "v1: 1")).unwrap_err().to_string();
+    assert!(error.contains("`splitter apply --remove shop` takes that one away"), "{error}");
     let applied = bench.engine.remove(&["shop".to_owned()]).unwrap();
     assert_eq!((applied.removed, applied.dropped.len()), (vec!["shop".to_owned()], 1));
     assert!(bench.engine.find("shop").is_err());
+}
+
+#[test]
+fn an_egress_document_for_nobody_is_told() {
+    let mut bench = bench();
+    let egress = "apiVersion: splitter.dev/v1\nkind: Egress\nmetadata: {name: some}\n\
+                  spec: {mode: registryOnly, clients: [{labels: {app: web}}]}\n";
+    let web = workload("web", "/a").replace("{cgroup: ", "{labels: {app: web}, cgroup: ");
+    bench.engine.apply_documents(&[source("other.yaml", &workload("other", "/b"))]).unwrap();
+    bench.engine.apply_documents(&[source("web.yaml", &web)]).unwrap();
+    bench.engine.apply_documents(&[source("some.yaml", egress)]).unwrap();
+    assert_eq!(bench.engine.egress_problems(), [""; 0]);
+    bench.engine.remove(&["Workload/default/web".to_owned()]).unwrap();
+    let problems = bench.engine.egress_problems();
+    assert!(problems[0].starts_with("the egress document default/some holds for nobody"));
 }
 
 #[test]
