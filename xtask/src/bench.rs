@@ -58,6 +58,15 @@ impl Options {
         if self.smoke { Profile::Dev } else { Profile::Release }
     }
 
+    /// Where records go: those of short runs must not take the place of a report's.
+    fn records(&self) -> &'static str {
+        match self {
+            Self { smoke: true, .. } => "bench-smoke",
+            Self { quick: true, .. } => "bench-quick",
+            _ => "bench",
+        }
+    }
+
     /// The words for `splitter-bench`.
     fn arguments(&self) -> Vec<&str> {
         let flags = [
@@ -95,7 +104,7 @@ pub(crate) fn run(toolchain: ToolchainChoice, options: &Options) -> Result<()> {
     let splitter = build::binary(options.profile());
     let mut bench = std::process::Command::new(splitter.with_file_name("splitter-bench"));
     bench.args(options.arguments()).current_dir(workspace::root()).env("SPLITTER_BIN", splitter);
-    bench.arg("--out").arg(workspace::target_dir().join("bench"));
+    bench.arg("--out").arg(workspace::target_dir().join(options.records()));
     exec::run(&mut bench)
 }
 
