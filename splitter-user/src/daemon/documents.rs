@@ -113,11 +113,6 @@ impl Documents {
         self.applied.iter().map(|held| held.source.reading.layer).max().map_or(1, |top| top + 1)
     }
 
-    /// Whether a document counts that is in a policy file of this name.
-    pub(crate) fn has_base(&self, file: &str) -> bool {
-        self.base.iter().any(|held| held.source.name == file)
-    }
-
     /// Names of policy files with a document.
     pub(crate) fn base_files(&self) -> impl Iterator<Item = &str> {
         self.base.iter().map(|held| held.source.name.as_str())

@@ -219,8 +219,11 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         }
         self.drop_overrides(dropped);
         self.files = files;
+        let known = self.egress_problems();
         self.documents = documents;
-        self.warn_of_nobody();
+        for problem in self.egress_problems().iter().filter(|it| !known.contains(it)) {
+            warn!("{problem}");
+        }
         self.degraded = None;
         Ok(applied)
     }

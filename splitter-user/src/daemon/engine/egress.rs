@@ -321,13 +321,6 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
         self.documents.egress_of_nobody().map(problem).collect()
     }
 
-    /// Logs them.
-    pub(super) fn warn_of_nobody(&self) {
-        for problem in self.egress_problems() {
-            warn!("{problem}");
-        }
-    }
-
     /// Whether rules are in force that an earlier daemon left, and no document was read yet.
     pub(crate) fn has_left_egress(&self) -> bool {
         let root = self.publisher.egress_root();

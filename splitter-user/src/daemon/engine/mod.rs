@@ -309,7 +309,8 @@ impl<M: Maps, H: OptionalHooks> Engine<M, H> {
 
     /// Whether a policy file gave any service or document when it was last loaded.
     pub(crate) fn has_services_of(&self, file: &str) -> bool {
-        self.files.values().any(|filed| *filed.file == *file) || self.documents.has_base(file)
+        self.files.values().any(|filed| *filed.file == *file)
+            || self.document_files().any(|known| known == file)
     }
 
     /// Names of policy files that gave documents when they were last loaded.
